@@ -1,0 +1,77 @@
+# The README's commands. Each works from a bare clone with python3 >= 3.10 and no environment; stamps in .venv make
+# the second call start at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= out
+DATA ?= demo-data
+RUNS ?= runs
+
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+BASE := $(VENV)/.installed-base
+FULL := $(VENV)/.installed-full
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench train-demo clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: $(BASE) ## install, turn four prompts into layers with the shipped checkpoint, show the contact sheet
+	$(BIN)/t2l generate \
+	    "a red teapot on a wooden table" \
+	    "a tiger in a forest" \
+	    "a sailboat in a harbor" \
+	    "a potted plant in a meadow" \
+	    --seed 7 --out $(OUT)
+	@sheet="$(OUT)/contact_sheet.png"; \
+	if [ "$$(uname)" = Darwin ]; then open "$$sheet"; \
+	elif [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] && command -v xdg-open >/dev/null; then xdg-open "$$sheet" >/dev/null 2>&1 & \
+	else echo "open $$sheet to see the layers side by side"; fi
+
+test: $(FULL) ## install everything and run the test suite (continuous integration runs the same)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+
+lint: $(FULL) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(FULL) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(FULL) ## run every script of benchmarks/
+	@for script in benchmarks/*.py; do \
+	    [ -e "$$script" ] || { echo "benchmarks/ holds no script yet"; break; }; \
+	    echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
+	done
+
+AE := $(RUNS)/demo-autoencoder
+train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, UNet at 128 then 256, export, figures
+	$(BIN)/t2l build-demo --out $(DATA)
+	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json --data $(DATA)/train --run $(AE)
+	$(BIN)/t2l cache-latents --checkpoint $(AE)/snapshot.safetensors --data $(DATA)/train --size 128 --out $(RUNS)/demo-latents-128
+	$(BIN)/t2l train-unet configs/demo-unet.json --latents $(RUNS)/demo-latents-128 --run $(RUNS)/demo-unet-128
+	$(BIN)/t2l cache-latents --checkpoint $(AE)/snapshot.safetensors --data $(DATA)/train --size 256 --out $(RUNS)/demo-latents-256
+	$(BIN)/t2l train-unet configs/demo-unet-256.json --latents $(RUNS)/demo-latents-256 --run $(RUNS)/demo-unet-256 \
+	    --init $(RUNS)/demo-unet-128/snapshot.safetensors
+	$(BIN)/t2l export --run $(RUNS)/demo-unet-256 --data $(DATA)/train --out $(RUNS)/text2layer-demo.safetensors
+	$(BIN)/t2l evaluate --checkpoint $(RUNS)/text2layer-demo.safetensors --data $(DATA) --json $(RUNS)/demo-evaluation.json
+
+clean: ## remove the environment and what the demo wrote; keeps data and training runs
+	rm -rf $(VENV) $(OUT) *.egg-info build dist
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	    || { echo "Python 3.10 or newer is needed; name one with: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV) \
+	    || { echo "python3 has no venv module; on Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
+
+$(BASE): pyproject.toml | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(FULL): pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[dev,train,data,eval]'
+	@touch $@ $(BASE)

@@ -1,0 +1,55 @@
+"""Text2Layer: a prompt becomes foreground, background, mask and composite (after Zhang et al. 2023, arXiv 2307.09781).
+
+The names below load their modules when they are first used, so `import t2l` itself loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import DiffusionConfig as DiffusionConfig
+    from .data.shards import Shards as Shards
+    from .generate import GenerateConfig as GenerateConfig
+    from .generate import generate as text_to_layers
+    from .layers import Layers as Layers
+    from .model.autoencoder import AutoencoderConfig as AutoencoderConfig
+    from .model.autoencoder import LayeredAutoencoder as LayeredAutoencoder
+    from .model.text2layer import Text2Layer as Text2Layer
+
+__all__ = [
+    "AutoencoderConfig",
+    "DiffusionConfig",
+    "GenerateConfig",
+    "LayeredAutoencoder",
+    "Layers",
+    "Shards",
+    "Text2Layer",
+    "text_to_layers",
+]
+
+_HOMES = {
+    "AutoencoderConfig": "model.autoencoder",
+    "DiffusionConfig": "config",
+    "GenerateConfig": "generate",
+    "LayeredAutoencoder": "model.autoencoder",
+    "Layers": "layers",
+    "Shards": "data.shards",
+    "Text2Layer": "model.text2layer",
+    "text_to_layers": "generate",
+}
+# `t2l.generate` is the module: a function of that name here would vanish once somebody imports the module.
+_OTHER_NAMES = {"text_to_layers": "generate"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"t2l has no {name}; it has {', '.join(__all__)}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), _OTHER_NAMES.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | set(__all__))

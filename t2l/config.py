@@ -1,0 +1,113 @@
+"""Dataclass configs <-> JSON, and `name=value` overrides for the command line.
+
+A config is a frozen dataclass beside the class it builds. Nested dataclasses become nested objects. Unknown names and
+values of the wrong kind are refused, with the names that exist.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """The noise schedule a UNet was trained with, and what it predicts. Every checkpoint carries it.
+
+    It stands here because diffusion computes with it and model writes it into files, and neither knows the other.
+    """
+
+    num_train_steps: int = 1000
+    beta_start: float = 0.00085  # Stable Diffusion's scaled-linear schedule
+    beta_end: float = 0.012
+    prediction: Literal["eps", "v"] = "eps"
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as JSON values (tuples become lists when written)."""
+    return asdict(config)
+
+
+def config_from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
+    """Build a config dataclass from JSON values. Raises ValueError for a name or a value the class does not have."""
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(values.keys() - known):
+        raise ValueError(f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    hints = typing.get_type_hints(cls)
+    try:
+        return cls(**{name: _convert(f"{cls.__name__}.{name}", hints[name], v) for name, v in values.items()})
+    except TypeError as error:
+        raise ValueError(f"{cls.__name__} is incomplete: {error}") from error
+
+
+def load_config(cls: type[Config], path: str | Path) -> Config:
+    """Read a config from a JSON file. Raises FileNotFoundError, or ValueError naming the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"the config file {path} does not exist")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold one JSON object, got a {type(values).__name__}")
+    try:
+        return config_from_dict(cls, values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def override(config: Config, assignments: list[str]) -> Config:
+    """The config with `name=value` or `outer.inner=value` replaced; values are JSON, or else plain text.
+
+    Raises ValueError for a text without `=` and for names the config does not have.
+    """
+    values = config_to_dict(config)
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"an override is written name=value, got {assignment!r}")
+        *outer, last = name.split(".")
+        node = values
+        for part in outer:
+            if not isinstance(node.get(part), dict):
+                raise ValueError(f"{type(config).__name__} has no {name}; it has {', '.join(sorted(values))}")
+            node = node[part]
+        node[last] = _parse(text)
+    return config_from_dict(type(config), values)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _convert(name: str, hint: Any, value: Any) -> Any:
+    """One JSON value as the annotated type: int, float, bool, str, tuple, dataclass, Literal or a union with None."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(name, next(a for a in args if a is not type(None)), value)
+    if origin is typing.Literal:
+        if value not in args:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, args))}, got {value!r}")
+        return value
+    if is_dataclass(hint) and isinstance(value, dict):
+        return config_from_dict(hint, value)  # type: ignore[arg-type]
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(name, args[0], v) for v in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    wanted = origin or hint
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise ValueError(f"{name} must be {wanted.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""Examples in, batches out: shards, crops, the latent cache and the demo data set."""

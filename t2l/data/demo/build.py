@@ -1,0 +1,219 @@
+"""Build the demo data set: fetch the sources, plan who stands where, draw, write shards.
+
+    OUT/train, OUT/test, OUT/held_out    shards
+    OUT/config.json                      what the folder was begun with; another config is refused
+    OUT/dataset.json                     config, things, places, counts, words
+    OUT/ledger.csv                       every source file with its licence and author
+    OUT/downloads                        the packages, as fetched and unpacked
+
+Every sample is a function of (seed, split, index), so the bytes do not depend on the number of processes. The same
+command goes on after the last finished shard.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...config import config_to_dict
+from ...layers import Layers
+from ..example import Example
+from ..shards import Shards, shard_is_finished, write_shard
+from .captions import Thing, describe, load_things
+from .cutouts import COLOURS, can_recolour, place_cutout, random_pose, read_cutout, recolour
+from .places import Place, PlaceArtist, load_places
+from .sources import fetch_sources, read_source, write_ledger
+
+SPLITS = ("train", "test", "held_out")
+FLOATING = {"sea", "space", "underwater"}  # places without ground to stand on
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """What the demo data set is built from. dataset.json carries it."""
+
+    seed: int = 0
+    size: int = 256  # pixels per side
+    train: int = 12000  # samples
+    test: int = 512  # samples of (thing, place) pairs that train never shows
+    held_out: int = 128  # samples of things that train never shows
+    test_pairs: int = 2  # places per thing that only test shows
+    recoloured: float = 0.4  # share of the samples of a recolourable thing
+    fluent: float = 0.6  # least share of the glossy emoji among a thing's pictures, where it has one
+    shard_size: int = 1000  # samples a shard
+    processes: int = 2
+
+    def __post_init__(self) -> None:
+        small = {name: getattr(self, name) for name in ("size", "shard_size", "processes") if getattr(self, name) < 1}
+        if small:
+            raise ValueError(f"{', '.join(small)} must be 1 or more, got {small}")
+
+    def count(self, split: str) -> int:
+        """Samples of a split."""
+        return int(getattr(self, split))
+
+
+Pair = tuple[Thing, Place]
+
+
+def build_demo(config: DemoConfig, out: Path, progress: Callable[[str], None] = print) -> None:
+    """Build the whole demo data set under `out`, or what is missing of it. progress: gets lines for people.
+
+    Raises ValueError when `out` holds a data set of another config, and what `fetch_sources` raises.
+    """
+    out = Path(out)
+    _claim(out, config)
+    fetch_sources(out / "downloads", progress)
+    pictures = [source for thing in load_things() for source in thing.pictures]
+    plates = [source for place in load_places() for source in place.files]
+    write_ledger(out / "ledger.csv", out / "downloads", pictures + plates)
+    draw_shards(config, out, progress)
+    _describe(config, out)
+    progress(f"the demo data set is complete in {out}")
+
+
+def _claim(out: Path, config: DemoConfig) -> None:
+    """Write the config down, or check that it is the one `out` was begun with; processes may differ."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "config.json"
+    wanted = config_to_dict(replace(config, processes=1))
+    if not path.is_file():
+        path.write_text(json.dumps(wanted, indent=2))
+    elif (found := json.loads(path.read_text())) != wanted:
+        other = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise ValueError(f"{out} holds a data set with other {', '.join(other)}; choose another folder or delete it")
+
+
+def draw_shards(config: DemoConfig, out: Path, progress: Callable[[str], None]) -> None:
+    """Draw every shard that is not finished, in `config.processes` processes."""
+    jobs = [
+        (split, number)
+        for split in SPLITS
+        for number in range(-(-config.count(split) // config.shard_size))
+        if not shard_is_finished(out / split, number)
+    ]
+    if config.processes == 1:
+        for job in jobs:
+            _draw_shard(config, out, *job)
+        return
+    with ProcessPoolExecutor(config.processes, multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(_draw_shard, config, out, *job): job for job in jobs}
+        for done, future in enumerate(as_completed(running), 1):
+            future.result()
+            split, number = running[future]
+            progress(f"{split}/{number:06d}.tar is drawn ({done} of {len(jobs)})")
+
+
+def _draw_shard(config: DemoConfig, out: Path, split: str, number: int) -> None:
+    torch.set_num_threads(1)  # the processes share the machine, and sums keep their order
+    first = number * config.shard_size
+    indices = range(first, min(first + config.shard_size, config.count(split)))
+    pairs = plan(config, split)
+    artist = _artist(config, out / "downloads")
+    examples: Iterator[Example] = (artist.draw(split, index, *pairs[index]) for index in indices)
+    write_shard(out / split, number, examples)
+
+
+@cache
+def _artist(config: DemoConfig, downloads: Path) -> Artist:
+    """One artist per process: what it has decoded serves every shard."""
+    return Artist(config, partial(read_source, downloads))
+
+
+def pairs_for_test(config: DemoConfig) -> dict[str, tuple[str, ...]]:
+    """For every thing the places where only test shows it. The pairs of the README's example stay in train."""
+    rng = np.random.default_rng([config.seed, 99])
+    names = [place.name for place in load_places()]
+    pairs = {}
+    for thing in _things(held_out=False):
+        allowed = [name for name in names if (thing.name, name) != ("teapot", "wooden table")]
+        pairs[thing.name] = tuple(str(name) for name in rng.choice(allowed, config.test_pairs, replace=False))
+    return pairs
+
+
+@cache
+def plan(config: DemoConfig, split: str) -> list[Pair]:
+    """Who stands where, for every sample of a split: every thing equally often, places by their weights."""
+    rng = np.random.default_rng([config.seed, 100 + SPLITS.index(split)])
+    things, hidden = _things(held_out=split == "held_out"), pairs_for_test(config)
+    rounds = -(-config.count(split) // len(things))
+    order = np.concatenate([rng.permutation(len(things)) for _ in range(max(rounds, 1))])
+    pairs = []
+    for number in order[: config.count(split)]:
+        thing = things[number]
+        only_test = hidden.get(thing.name, ())
+        places = [place for place in load_places() if (place.name in only_test) == (split == "test")]
+        weights = np.array([place.weight for place in places])
+        pairs.append((thing, places[int(rng.choice(len(places), p=weights / weights.sum()))]))
+    return pairs
+
+
+def _things(held_out: bool) -> list[Thing]:
+    return [thing for thing in load_things() if thing.held_out == held_out]
+
+
+class Artist:
+    """Draws samples; keeps the cut-outs and plates it has decoded. read: a source file's id -> its bytes."""
+
+    def __init__(self, config: DemoConfig, read: Callable[[str], bytes]) -> None:
+        self.config = config
+        self.places = PlaceArtist(read)
+        self._cutout = cache(lambda source: read_cutout(read(source)))
+        self._can_recolour = cache(lambda source: can_recolour(self._cutout(source)))
+        self._recoloured = lru_cache(64)(lambda source, colour: recolour(self._cutout(source), colour))
+
+    def draw(self, split: str, index: int, thing: Thing, place: Place) -> Example:
+        """The sample `index` of a split, a pure function of the config's seed and the arguments."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, SPLITS.index(split), index])
+        source = self._choose(thing, rng)
+        colour = str(rng.choice(list(COLOURS))) if rng.random() < config.recoloured else None
+        if not (thing.recolour and self._can_recolour(source)):
+            colour = None
+        cutout = self._recoloured(source, colour) if colour else self._cutout(source)
+        pose = random_pose(rng, cutout, grounded=place.name not in FLOATING)
+        foreground, mask = place_cutout(cutout, pose, config.size)
+        background, plate = self.places.draw(place, rng, config.size)
+        texts = describe(thing, place, colour, rng)
+        sources = (source, plate) if plate else (source,)
+        layers = Layers(foreground[None], background[None], mask[None])
+        key = f"{split}-{index:06d}"
+        return Example(key, layers, thing=thing.name, place=place.name, colour=colour, sources=sources, **texts)
+
+    def _choose(self, thing: Thing, rng: np.random.Generator) -> str:
+        """One of a thing's pictures: the emoji most often, clip art least."""
+        weights = np.array([{"fluent": 3.0, "furniture": 1.0, "clipart": 0.5}[s.split("/")[0]] for s in thing.pictures])
+        fluent = np.array([source.startswith("fluent/") for source in thing.pictures])
+        if fluent.any() and not fluent.all():
+            share = max(self.config.fluent, float(weights[fluent].sum() / weights.sum()))
+            shares = np.where(fluent, share / weights[fluent].sum(), (1 - share) / weights[~fluent].sum())
+            weights = weights * shares
+        return str(rng.choice(thing.pictures, p=weights / weights.sum()))
+
+
+def _describe(config: DemoConfig, out: Path) -> None:
+    """Write dataset.json: what was built, from the shards themselves."""
+    counts, words = {}, set()
+    for split in (split for split in SPLITS if config.count(split)):
+        shards = Shards(out / split)
+        counts[split] = len(shards)
+        for index in range(len(shards)):
+            words |= set(shards.metadata(index)["caption"].replace(",", "").split())
+    summary = {
+        "config": config_to_dict(replace(config, processes=1)),
+        "counts": counts,
+        "things": {thing.name: len(thing.pictures) for thing in _things(held_out=False)},
+        "held_out_things": {thing.name: len(thing.pictures) for thing in _things(held_out=True)},
+        "places": {place.name: list(place.phrases) for place in load_places()},
+        "test_only_pairs": pairs_for_test(config),
+        "words": sorted(words),
+    }
+    (out / "dataset.json").write_text(json.dumps(summary, indent=2) + "\n")

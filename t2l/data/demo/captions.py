@@ -1,0 +1,60 @@
+"""Words for a drawn sample: what stands in front, where it is, and the whole prompt in several wordings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from .places import Place
+
+WORDINGS = [  # share, wording; {bare} has no article
+    (0.62, "{foreground} {background}"),
+    (0.14, "a photo of {foreground} {background}"),
+    (0.12, "a picture of {foreground} {background}"),
+    (0.12, "{bare}, {background}"),
+]
+USUAL = 0.75  # share of the first name and the first phrase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thing:
+    """One row of things.json."""
+
+    names: tuple[str, ...]  # the usual one first
+    pictures: tuple[str, ...]  # ids of source files
+    article: str | None = None  # None: a or an, by the first letter; "": none
+    recolour: bool = False  # may be drawn and captioned in another colour
+    held_out: bool = False  # never in train
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+@cache
+def load_things() -> tuple[Thing, ...]:
+    """The curated things."""
+    rows = json.loads((Path(__file__).parent / "things.json").read_text())["things"]
+    return tuple(Thing(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in rows)
+
+
+def describe(thing: Thing, place: Place, colour: str | None, rng: np.random.Generator) -> dict[str, str]:
+    """caption, foreground_caption and background_caption: lower case, plain ASCII, no full stop."""
+    name = _usually_first(thing.names, rng)
+    bare = f"{colour} {name}" if colour else name
+    article = thing.article if thing.article is not None else ("an" if bare[0] in "aeiou" else "a")
+    foreground = f"{article} {bare}".strip()
+    background = _usually_first(place.phrases, rng)
+    wording = WORDINGS[int(rng.choice(len(WORDINGS), p=[share for share, _ in WORDINGS]))][1]
+    caption = wording.format(foreground=foreground, background=background, bare=bare)
+    return {"caption": caption, "foreground_caption": foreground, "background_caption": background}
+
+
+def _usually_first(choices: tuple[str, ...], rng: np.random.Generator) -> str:
+    if len(choices) == 1 or rng.random() < USUAL:
+        return choices[0]
+    return choices[1 + int(rng.integers(len(choices) - 1))]

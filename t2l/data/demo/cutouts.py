@@ -1,0 +1,160 @@
+"""Pictures of things with alpha: read, cut to their box, recoloured, put into a frame.
+
+Inside this file a cut-out is premultiplied RGBA, (4, H, W) floats in [0, 1].
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+COLOURS = {  # hue in degrees, saturation, value of a fully lit surface
+    "red": (2, 0.90, 0.90),
+    "yellow": (49, 0.92, 1.00),
+    "green": (130, 0.80, 0.72),
+    "blue": (215, 0.88, 0.92),
+    "purple": (276, 0.72, 0.80),
+}
+LARGEST, SMALLEST = 384, 200  # pixels a cut-out has along its longer side: shrunk above, doubled below
+
+
+def read_cutout(data: bytes) -> Tensor:
+    """A picture file as a premultiplied cut-out, cropped to what is visible. Alpha is stretched to reach 0 and 1."""
+    with Image.open(io.BytesIO(data)) as picture:
+        rgba = picture.convert("RGBA")
+    alpha = rgba.getchannel("A").point(lambda a: min(255, max(0, round((a - 8) * 255 / 239))))
+    rgba.putalpha(alpha)
+    rgba = rgba.crop(alpha.getbbox())
+    premultiplied = rgba.convert("RGBa")  # resizing straight colours would drag in what lies under alpha 0
+    premultiplied.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    if max(premultiplied.size) < SMALLEST:  # poses are read from it bilinearly
+        size = (2 * premultiplied.width, 2 * premultiplied.height)
+        premultiplied = premultiplied.resize(size, Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(premultiplied)).permute(2, 0, 1).float() / 255
+
+
+def can_recolour(cutout: Tensor) -> bool:
+    """True when one hue covers enough of the thing to make it that colour."""
+    return float(_dominant_share(cutout)[0]) > 0.3
+
+
+def recolour(cutout: Tensor, colour: str) -> Tensor:
+    """Give the thing's dominant hue one of `COLOURS`, keeping its shading, highlights and other colours."""
+    _, weight = _dominant_share(cutout)
+    alpha = cutout[3].clamp(min=1e-4)
+    straight = (cutout[:3] / alpha).clamp(0, 1)
+    luma = _luma(straight)
+    typical = (luma * weight * alpha).sum() / (weight * alpha).sum().clamp(min=1e-4)
+    shade = luma / typical.clamp(min=0.05)
+    base = torch.tensor(_hsv_to_rgb(*COLOURS[colour])).view(3, 1, 1)
+    dark = base * shade.clamp(max=1) ** 0.9
+    light = 1 - (1 - base) / shade.clamp(min=1)  # towards white, never past it
+    painted = torch.where(shade > 1, light, dark).clamp(0, 1)
+    return torch.cat([torch.lerp(straight, painted, weight) * cutout[3], cutout[3:]])
+
+
+def _dominant_share(cutout: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of the thing in its dominant hue, and how much each pixel belongs to it: (H, W) in [0, 1]."""
+    straight = (cutout[:3] / cutout[3].clamp(min=1e-4)).clamp(0, 1)
+    hue, saturation, value = _rgb_to_hsv(straight)
+    vivid = ((saturation - 0.15) / 0.25).clamp(0, 1) * ((value - 0.08) / 0.15).clamp(0, 1)
+    weight = vivid * (cutout[3] > 0.5)
+    histogram = torch.histc(hue[weight > 0.5], bins=36, min=0, max=360)
+    smooth = sum(histogram.roll(k) for k in (-1, 0, 1))
+    dominant = (float(smooth.argmax()) + 0.5) * 10
+    distance = ((hue - dominant + 180) % 360 - 180).abs()
+    belongs = vivid * ((60 - distance) / 20).clamp(0, 1)
+    return (belongs * cutout[3]).sum() / cutout[3].sum(), belongs
+
+
+def _luma(rgb: Tensor) -> Tensor:
+    return (rgb * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0)
+
+
+def _rgb_to_hsv(rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(3, H, W) in [0, 1] -> hue in degrees, saturation and value, (H, W) each."""
+    r, g, b = rgb
+    value, low = rgb.max(0).values, rgb.min(0).values
+    chroma = (value - low).clamp(min=1e-6)
+    hue = torch.where(value == r, (g - b) / chroma, torch.where(value == g, 2 + (b - r) / chroma, 4 + (r - g) / chroma))
+    return (hue * 60) % 360, (value - low) / value.clamp(min=1e-6), value
+
+
+def _hsv_to_rgb(hue: float, saturation: float, value: float) -> list[float]:
+    wheel = [(n + hue / 60) % 6 for n in (5, 3, 1)]
+    return [value - value * saturation * max(0.0, min(k, 4 - k, 1.0)) for k in wheel]
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a cut-out stands in a square frame; lengths as shares of the frame's side."""
+
+    extent: float  # longer side of the thing's box
+    x: float  # of the box's centre, 0 = left
+    y: float  # of the box's lower edge, 0 = top
+    angle: float  # degrees
+    flip: bool
+
+
+def random_pose(rng: np.random.Generator, cutout: Tensor, grounded: bool) -> Pose:
+    """A pose with the whole thing inside the frame, its box 45 to 80 % of it. grounded: it stands low in the frame."""
+    height, width = cutout.shape[1:]
+    aspect = min(height, width) / max(height, width)
+    extent = rng.uniform(0.50, 0.74) + 0.06 * (1 - aspect)  # slim things may be longer
+    angle = float(np.clip(rng.normal(0, 3.5), -8, 8))
+    radians = math.radians(abs(angle))
+    scale = extent / max(height, width)
+    turned_width = scale * (width * math.cos(radians) + height * math.sin(radians))
+    turned_height = scale * (height * math.cos(radians) + width * math.sin(radians))
+    slack = max(0.0, 0.98 - turned_width)
+    x = 0.5 + slack * float(np.clip(rng.normal(0, 0.2), -0.5, 0.5))
+    lowest, highest = 0.98, min(0.97, 0.02 + turned_height)
+    drop = rng.beta(3.5, 1.5) if grounded else rng.beta(2.5, 2.5)
+    return Pose(extent, x, highest + (lowest - highest) * float(drop), angle, bool(rng.random() < 0.5))
+
+
+def place_cutout(cutout: Tensor, pose: Pose, size: int) -> tuple[Tensor, Tensor]:
+    """Put a cut-out into a frame: foreground (3, size, size), straight, extended to the whole frame, and mask (1, ...)."""
+    height, width = cutout.shape[1:]
+    radians = math.radians(pose.angle)
+    scale = pose.extent / max(height, width)
+    turned_height = scale * (height * abs(math.cos(radians)) + width * abs(math.sin(radians)))
+    centre = torch.tensor([pose.x, pose.y - turned_height / 2])
+    line = (torch.arange(2 * size) + 0.5) / (2 * size)  # twice the size, halved below
+    y, x = torch.meshgrid(line - centre[1], line - centre[0], indexing="ij")
+    u = (math.cos(radians) * x + math.sin(radians) * y) / scale * (-1 if pose.flip else 1)
+    v = (math.cos(radians) * y - math.sin(radians) * x) / scale
+    padded = F.pad(cutout, (2, 2, 2, 2))  # so that it fades at the box's own edge
+    grid = torch.stack([2 * u / (width + 4), 2 * v / (height + 4)], dim=-1)
+    warped = F.grid_sample(padded[None], grid[None], mode="bilinear", align_corners=False)
+    pixels = F.avg_pool2d(warped, 2)[0]
+    mask = ((pixels[3:] - 0.01) / 0.98).clamp(0, 1)  # no faint haze around, no holes inside
+    return extend_colours(pixels[:3], pixels[3:]), mask
+
+
+def extend_colours(premultiplied: Tensor, alpha: Tensor) -> Tensor:
+    """Straight colours everywhere: where alpha fades out, the solid colours nearby go on (push-pull pyramid).
+
+    premultiplied: (3, H, W), alpha: (1, H, W). Returns (3, H, W).
+    """
+    solid = ((alpha - 0.2) / 0.6).clamp(0, 1) + 1e-3 * alpha  # rims carry the noise of the file's old background
+    straight = (premultiplied / alpha.clamp(min=1e-4)).clamp(0, 1)
+    return _push_pull(straight, solid.clamp(max=1))
+
+
+def _push_pull(colours: Tensor, trust: Tensor) -> Tensor:
+    """Fill (3, H, W) where trust (1, H, W) is below 1 from a picture of half the size, filled in the same way."""
+    if min(trust.shape[1:]) <= 1 or bool((trust == 1).all()):
+        return colours
+    size = [-(-n // 2) for n in trust.shape[1:]]
+    halved = F.interpolate(torch.cat([colours * trust, trust])[None], size=size, mode="area")[0]
+    coarse = _push_pull(halved[:3] / halved[3:].clamp(min=1e-6), (halved[3:] * 4).clamp(max=1))
+    filled = F.interpolate(coarse[None], size=trust.shape[1:], mode="bilinear", align_corners=False)[0]
+    return torch.lerp(filled, colours, trust)

@@ -1,0 +1,104 @@
+"""One layered training picture with its captions, and the four files it is stored as.
+
+KEY.foreground.webp, KEY.background.webp    lossy colours
+KEY.mask.png                                8-bit grey, exact
+KEY.json                                    captions, thing, place, colour, sources
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..layers import Layers
+
+PICTURES = ("foreground.webp", "background.webp", "mask.png")
+MEMBERS = (*PICTURES, "json")
+TEXTS = ("caption", "foreground_caption", "background_caption", "thing", "place")
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A layered picture and the words for it. `layers` holds one picture (N = 1), in steps of 1/255."""
+
+    key: str  # unique within its data set
+    layers: Layers
+    caption: str  # the whole prompt
+    foreground_caption: str  # "a red teapot"
+    background_caption: str  # "on a wooden table"
+    thing: str  # "teapot"
+    place: str  # "wooden table"
+    colour: str | None = None  # the colour word in the caption, if there is one
+    sources: tuple[str, ...] = ()  # ids of the files it was drawn from
+
+
+def encode_example(example: Example, quality: int = 92) -> dict[str, bytes]:
+    """The example's files by their suffix: `PICTURES` and "json". quality: of the lossy webp colours."""
+    metadata = {name: getattr(example, name) for name in TEXTS}
+    metadata |= {"colour": example.colour, "sources": list(example.sources)}
+    return {
+        "foreground.webp": _to_file(example.layers.foreground, "webp", quality=quality, method=2),
+        "background.webp": _to_file(example.layers.background, "webp", quality=quality, method=2),
+        "mask.png": _to_file(example.layers.mask, "png", compress_level=4),
+        "json": json.dumps(metadata, sort_keys=True).encode(),
+    }
+
+
+def decode_example(key: str, files: dict[str, bytes], metadata: dict[str, Any] | None = None) -> Example:
+    """The inverse of `encode_example`; the mask comes back exactly.
+
+    metadata: the parsed json, where it is known already. Raises ValueError naming the file that is missing,
+    unreadable or of another size.
+    """
+    if missing := [name for name in MEMBERS if name not in files and not (name == "json" and metadata)]:
+        raise ValueError(f"there is no {' and no '.join(missing)}")
+    metadata = check_metadata(_from_json(files["json"]) if metadata is None else metadata)
+    pictures = [_from_file(name, files[name]) for name in PICTURES]
+    sizes = [
+        f"{name} {picture.shape[-1]} x {picture.shape[-2]}" for name, picture in zip(PICTURES, pictures, strict=True)
+    ]
+    if len({picture.shape[-2:] for picture in pictures}) > 1:
+        raise ValueError(f"its pictures differ in size: {', '.join(sizes)}")
+    texts = {name: metadata[name] for name in TEXTS}
+    sources = tuple(metadata.get("sources", ()))
+    return Example(key, Layers(*pictures), colour=metadata.get("colour"), sources=sources, **texts)
+
+
+def check_metadata(metadata: Any) -> dict[str, Any]:
+    """The metadata as it came. Raises ValueError when one of `TEXTS` is missing."""
+    if not isinstance(metadata, dict):
+        raise ValueError(f"its json should hold an object and holds a {type(metadata).__name__}")
+    if missing := [name for name in TEXTS if not isinstance(metadata.get(name), str)]:
+        raise ValueError(f"its json has no {', '.join(missing)}")
+    return metadata
+
+
+def _from_json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"its json is unreadable ({error})") from error
+
+
+def _to_file(pixels: Tensor, kind: str, **options: Any) -> bytes:
+    array = (pixels[0] * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _from_file(name: str, data: bytes) -> Tensor:
+    """A picture file as (1, C, H, W) floats in [0, 1]; C = 1 for the mask, else 3."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            array = np.array(picture.convert("L" if name == "mask.png" else "RGB"))
+    except (OSError, SyntaxError) as error:  # pillow raises SyntaxError for a broken PNG
+        raise ValueError(f"its {name} is unreadable ({error})") from error
+    return torch.from_numpy(array).view(1, *array.shape[:2], -1).permute(0, 3, 1, 2).float() / 255

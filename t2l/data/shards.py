@@ -1,0 +1,143 @@
+"""Tar shards in WebDataset layout with one index each, read at random and in an order that can be resumed.
+
+    000000.tar      KEY.foreground.webp, KEY.background.webp, KEY.mask.png, KEY.json, KEY.foreground.webp, ...
+    000000.jsonl    first line: what the tar must be; then one line per key: where its files lie, and its captions
+
+A shard is written under a temporary name and its index last, so a shard with an index is a finished shard.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .example import Example, decode_example, encode_example
+
+REMEDY = "delete this shard and its index, and run the command that made them again"
+
+
+def shard_is_finished(directory: Path, number: int) -> bool:
+    """True when shard `number` needs no more work."""
+    return all((directory / f"{number:06d}.{kind}").is_file() for kind in ("tar", "jsonl"))
+
+
+def write_shard(directory: Path, number: int, examples: Iterable[Example]) -> None:
+    """Write one shard and its index. The same examples give the same bytes. Keys must not hold a dot or a slash."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{number:06d}.tar"
+    partial = path.with_suffix(".tar.partial")
+    with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
+        rows = [_add(tar, example) for example in examples]
+    head = {"shard": path.name, "bytes": partial.stat().st_size, "count": len(rows)}
+    partial.replace(path)
+    index = path.with_suffix(".jsonl")
+    partial = index.with_suffix(".jsonl.partial")
+    partial.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in [head, *rows]))
+    partial.replace(index)  # a reader never sees half an index
+
+
+def _add(tar: tarfile.TarFile, example: Example) -> dict[str, Any]:
+    """Append one example's files; returns its line of the index."""
+    files, members = encode_example(example), {}
+    for suffix, data in files.items():
+        entry = tarfile.TarInfo(f"{example.key}.{suffix}")
+        entry.size = len(data)
+        members[suffix] = (tar.offset + tarfile.BLOCKSIZE, len(data))  # one header block stands before the data
+        tar.addfile(entry, io.BytesIO(data))
+    return {"key": example.key, "members": members, "metadata": json.loads(files["json"])}
+
+
+class Shards:
+    """A folder of shards as a sequence of examples.
+
+    Files are opened lazily and read with a position of their own (pread), so one object serves many threads, forked
+    workers and, pickled, spawned ones. Raises FileNotFoundError for an empty folder and ValueError, naming the shard
+    (and the key), for a shard without an index, a truncated one and unreadable examples.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self._files: dict[int, int] = {}  # shard -> file descriptor
+        paths = sorted(self.directory.glob("*.tar"))
+        if not paths:
+            raise FileNotFoundError(f"there are no shards (000000.tar, ...) in {self.directory}")
+        self._names = [path.name for path in paths]
+        rows = [_read_index(path) for path in paths]
+        self._rows = [row for shard in rows for row in shard]
+        self._ends = np.cumsum([len(shard) for shard in rows])  # shard s holds the examples ends[s - 1] .. ends[s] - 1
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self._row(index)
+        shard = int(np.searchsorted(self._ends, index % len(self), side="right"))
+        try:
+            wanted = {name: place for name, place in row["members"].items() if name != "json"}
+            files = {name: self._read(shard, *place) for name, place in wanted.items()}
+            return decode_example(row["key"], files, row["metadata"])
+        except ValueError as error:
+            raise ValueError(f"shard {self._names[shard]}, key {row['key']}: {error}; {REMEDY}") from error
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        """The captions, thing, place, colour and sources of one example, without reading its pictures."""
+        return self._row(index)["metadata"]
+
+    def key(self, index: int) -> str:
+        """The key of one example, without reading its pictures."""
+        return self._row(index)["key"]
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """Every index once, (len,) int64: shards permuted, examples shuffled inside each shard.
+
+        A pure function of (seed, epoch): who knows how many of them are used up goes on exactly there.
+        """
+        rng = np.random.default_rng([seed, epoch])
+        starts = np.concatenate([[0], self._ends[:-1]])
+        shards = rng.permutation(len(self._ends))
+        return np.concatenate([starts[s] + rng.permutation(self._ends[s] - starts[s]) for s in shards]).astype(np.int64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_files": {}}
+
+    def __del__(self) -> None:
+        for file in getattr(self, "_files", {}).values():
+            os.close(file)
+
+    def _row(self, index: int) -> dict[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there are {len(self)} examples in {self.directory}, got index {index}")
+        return self._rows[index]
+
+    def _read(self, shard: int, offset: int, size: int) -> bytes:
+        if shard not in self._files:
+            self._files[shard] = os.open(self.directory / self._names[shard], os.O_RDONLY)
+        data = os.pread(self._files[shard], size, offset)
+        if len(data) < size:
+            raise ValueError(f"the file ends {size - len(data)} bytes early")
+        return data
+
+
+def _read_index(path: Path) -> list[dict[str, Any]]:
+    """The lines of a shard's index after the first, which is checked against the tar."""
+    index = path.with_suffix(".jsonl")
+    if not index.is_file():
+        raise ValueError(f"shard {path.name} has no index {index.name}; {REMEDY}")
+    try:
+        head, *rows = [json.loads(line) for line in index.read_text().splitlines()]
+        expected, count = head["bytes"], head["count"]
+        rows = [{name: row[name] for name in ("key", "members", "metadata")} for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the index {index.name} of shard {path.name} is unreadable ({error}); {REMEDY}") from error
+    if len(rows) != count:
+        raise ValueError(f"the index {index.name} should list {count} examples and lists {len(rows)}; {REMEDY}")
+    if (size := path.stat().st_size) != expected:
+        raise ValueError(f"shard {path.name} should have {expected} bytes and has {size}; {REMEDY}")
+    return rows

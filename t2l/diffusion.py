@@ -1,0 +1,73 @@
+"""Noise schedule, forward diffusion and the conversions between eps, v and denoised. Knows no model.
+
+t is an integer step in [0, num_train_steps), 0 = least noise. `noise` is what was drawn, `eps` what a model predicts for
+it, `denoised` the clean estimate. x are scaled latents, (N, C, H, W), unit variance.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .config import DiffusionConfig
+
+
+def scaled_linear_schedule(config: DiffusionConfig | None = None) -> Tensor:
+    """alphas_cumprod of Stable Diffusion: betas linear in their square roots (Rombach et al. 2022, ldm's "linear").
+
+    Returns (num_train_steps,), float32, falling from near 1 to near 0.
+    """
+    config = config or DiffusionConfig()
+    roots = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_train_steps, dtype=torch.float64)
+    return torch.cumprod(1 - roots**2, dim=0).float()
+
+
+def add_noise(x: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """Diffuse clean latents to time t: x_t = sqrt(a_t) x + sqrt(1 - a_t) noise (Ho et al. 2020, Eq. 4)."""
+    signal, sigma = _signal_and_sigma(t, alphas_cumprod)
+    return signal * x + sigma * noise
+
+
+def velocity(x: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """The v target: sqrt(a_t) noise - sqrt(1 - a_t) x (Salimans & Ho 2022, appendix D)."""
+    signal, sigma = _signal_and_sigma(t, alphas_cumprod)
+    return signal * noise - sigma * x
+
+
+def training_target(x: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor, prediction: str) -> Tensor:
+    """What the model must predict: the noise (paper, Eq. 5) or v."""
+    return velocity(x, noise, t, alphas_cumprod) if prediction == "v" else noise
+
+
+def denoised_from_eps(x_t: Tensor, eps: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """The clean estimate: (x_t - sqrt(1 - a_t) eps) / sqrt(a_t) (Song et al. 2021, DDIM, Eq. 9)."""
+    signal, sigma = _signal_and_sigma(t, alphas_cumprod)
+    return (x_t - sigma * eps) / signal
+
+
+def denoised_from_v(x_t: Tensor, v: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """The clean estimate: sqrt(a_t) x_t - sqrt(1 - a_t) v."""
+    signal, sigma = _signal_and_sigma(t, alphas_cumprod)
+    return signal * x_t - sigma * v
+
+
+def eps_from_v(x_t: Tensor, v: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """The noise estimate: sqrt(a_t) v + sqrt(1 - a_t) x_t."""
+    signal, sigma = _signal_and_sigma(t, alphas_cumprod)
+    return signal * v + sigma * x_t
+
+
+def v_from_eps(x_t: Tensor, eps: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """The inverse of `eps_from_v`."""
+    signal, sigma = _signal_and_sigma(t, alphas_cumprod)
+    return (eps - sigma * x_t) / signal
+
+
+def guided(cond: Tensor, uncond: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance: uncond + guidance (cond - uncond) (Ho & Salimans 2022, Eq. 6)."""
+    return torch.lerp(uncond, cond, guidance)
+
+
+def _signal_and_sigma(t: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:
+    a = alphas_cumprod[t].view(-1, 1, 1, 1)
+    return a.sqrt(), (1 - a).sqrt()

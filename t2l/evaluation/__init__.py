@@ -1,0 +1,1 @@
+"""Metrics on plain tensors, frozen judges, and the report that applies them to a checkpoint."""

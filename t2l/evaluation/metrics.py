@@ -1,0 +1,160 @@
+"""Figures of merit as functions of tensors. It needs torch alone: models and data sets are passed in.
+
+Every function of pictures gives one value per picture, (N,); `mean_figure` averages them, every picture counting the
+same and pictures that have no value (NaN) left out. Pixels are floats in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..layers import Layers
+
+MAX_PSNR = 100.0  # dB of two equal pictures, so that one exact picture does not make the mean infinite
+MIN_WEIGHT = 1.0  # a weight that adds up to less than one pixel has no figure
+
+
+def psnr(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio in dB, -10 log10(MSE) as pixels peak at 1, at most MAX_PSNR: (N,).
+
+    predicted, target: (N, C, H, W). weight: (N, 1, H, W) in [0, 1]; the squared error is averaged with it, so that
+    what lies where it is 0 does not count. NaN where the weight adds up to less than one pixel.
+    """
+    error = (predicted - target).square().mean(dim=1, keepdim=True)
+    if weight is None:
+        weight = torch.ones_like(error)
+    total = weight.sum(dim=(1, 2, 3))
+    mse = (error * weight).sum(dim=(1, 2, 3)) / total
+    value = -10 * torch.log10(mse.clamp_min(10 ** (-MAX_PSNR / 10)))
+    return torch.where(total >= MIN_WEIGHT, value, math.nan)
+
+
+def mask_iou(predicted: Tensor, target: Tensor, threshold: float = 0.5) -> Tensor:
+    """Intersection over union of two soft masks cut at `threshold`, as the paper's binary masks: (N,).
+
+    predicted, target: (N, 1, H, W). 1 where both are empty.
+    """
+    a, b = predicted > threshold, target > threshold
+    intersection = (a & b).sum(dim=(1, 2, 3))
+    union = (a | b).sum(dim=(1, 2, 3))
+    return torch.where(union > 0, intersection / union.clamp_min(1), 1.0)
+
+
+def mask_l1(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference over all pixels, (N, C, H, W) -> (N,)."""
+    return (predicted - target).abs().mean(dim=(1, 2, 3))
+
+
+def recompose_l1(layers: Layers, auxiliary: Tensor) -> Tensor:
+    """Mean |m F + (1 - m) B - auxiliary|: how far the recomposed picture is from the one predicted directly, (N,)."""
+    return mask_l1(layers.composite(), auxiliary)
+
+
+def layer_figures(predicted: Layers, target: Layers, auxiliary: Tensor | None = None) -> dict[str, Tensor]:
+    """How well layers were reconstructed: one (N,) tensor per figure.
+
+    Foreground colours count where the true mask shows them, the visible background where it does not, and the hidden
+    background where the foreground lies over it. recompose_l1 is NaN without an auxiliary picture (N, 3, H, W).
+    """
+    m = target.mask
+    return {
+        "mask_iou": mask_iou(predicted.mask, m),
+        "mask_l1": mask_l1(predicted.mask, m),
+        "composite_psnr": psnr(predicted.composite(), target.composite()),
+        "foreground_psnr": psnr(predicted.foreground, target.foreground, m),
+        "visible_background_psnr": psnr(predicted.background, target.background, 1 - m),
+        "hidden_background_psnr": psnr(predicted.background, target.background, m),
+        "recompose_l1": m.new_full((len(m),), math.nan) if auxiliary is None else recompose_l1(predicted, auxiliary),
+    }
+
+
+def mean_figure(values: Tensor) -> float | None:
+    """The mean over pictures, (N,) -> a number; NaNs are left out, and None is what is left of nothing."""
+    values = values[~values.isnan()]
+    return values.double().mean().item() if len(values) else None
+
+
+def check_finite(layers: Layers, source: str) -> None:
+    """Raises ValueError when a layer holds NaN or infinity, which no figure could tell from a missing value."""
+    if not layers.stacked().isfinite().all():
+        raise ValueError(f"{source} gave pictures with values that are not finite; its weights are damaged")
+
+
+class Examples(Protocol):
+    """What `evaluate_autoencoder` reads: anything whose items have `.layers` of one picture, such as data.Shards."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def spread(count: int, total: int) -> list[int]:
+    """At most `count` of the indices 0 .. total - 1, evenly spread: neighbours in a data set may be alike."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
+
+
+def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """The items in order, `size` at a time; the last batch may be smaller."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+@torch.no_grad()
+def evaluate_autoencoder(
+    autoencoder: Any,
+    examples: Examples,
+    limit: int | None = None,
+    batch_size: int = 8,
+    observe: Callable[[Layers, Layers], None] | None = None,
+) -> dict[str, float | None]:
+    """The mean of every figure of `layer_figures` over at most `limit` examples, spread evenly (all when None).
+
+    autoencoder: a LayeredAutoencoder, read through its posterior mean, in evaluation mode; its mode is put back.
+    examples: pictures of one size.
+    observe: called after each batch with the true and the reconstructed layers. None stands for a figure without a
+    value: recompose_l1 without an auxiliary head.
+    """
+    count = len(examples) if limit is None else min(limit, len(examples))
+    if count < 1:
+        raise ValueError(f"an autoencoder is evaluated on one example or more, got {count}")
+    device = next(autoencoder.parameters()).device
+    was_training = autoencoder.training
+    autoencoder.eval()
+    try:
+        parts = []
+        for indices in batches(spread(count, len(examples)), batch_size):
+            target = Layers.cat([examples[i].layers for i in indices]).to(device)
+            decoded = autoencoder.decode(autoencoder.encode(target).mean, size=target.size)
+            check_finite(decoded.layers, "the autoencoder")
+            parts.append(layer_figures(decoded.layers, target, decoded.auxiliary))
+            if observe is not None:
+                observe(target, decoded.layers)
+    finally:
+        autoencoder.train(was_training)
+    return {name: mean_figure(torch.cat([part[name] for part in parts])) for name in parts[0]}
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """The Frechet distance of the Gaussians fitted to two feature sets (Heusel et al. 2017, arXiv 1706.08500, Eq. 6).
+
+    |mu_a - mu_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a S_b)^1/2), a: (n, D), b: (m, D), n and m at least 2.
+
+    With S_a = X^T X and S_b = Y^T Y for the centred, scaled features X and Y, the last trace is the sum of the singular
+    values of X Y^T. That is exact also for n, m < D, where the covariances are singular: nothing is shrunk and no eps
+    is added. The distance of few samples is biased upwards; compare only figures taken with the same n and m.
+    """
+    if min(len(a), len(b)) < 2 or a.shape[1:] != b.shape[1:]:
+        raise ValueError(
+            f"two feature sets (n, D) and (m, D) with n, m >= 2 are needed, got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    a, b = a.double(), b.double()
+    x = (a - a.mean(dim=0)) / math.sqrt(len(a) - 1)
+    y = (b - b.mean(dim=0)) / math.sqrt(len(b) - 1)
+    means = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
+    distance = means + x.square().sum() + y.square().sum() - 2 * torch.linalg.svdvals(x @ y.T).sum()
+    return max(distance.item(), 0.0)  # rounding leaves about -1e-13 for equal sets

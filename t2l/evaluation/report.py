@@ -1,0 +1,291 @@
+"""A checkpoint and a data set -> every figure of the project, as a dictionary, a JSON file and a Markdown table.
+
+Three sets of composites are compared, all at the data's own size:
+- test: pictures of the split `test`, whose (thing, place) pairs no training picture shows;
+- generated: what the checkpoint draws for the captions of test pictures, one each;
+- train: pictures of the split `train`, which teach the probes and stand for "real" in fid_real.
+Wherever fewer pictures are used than a split holds, they are spread evenly over it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import config_to_dict
+from ..data.shards import Shards
+from ..generate import GenerateConfig, generate
+from ..io.atomic import atomic_path
+from ..io.checkpoint import read_metadata
+from ..io.image import contact_sheet, save_png
+from ..layers import Layers
+from ..model.autoencoder import LayeredAutoencoder
+from ..model.text2layer import Text2Layer, load_autoencoder
+from .features import EfficientNetLite0, load_lite0, train_probe
+from .metrics import batches, check_finite, evaluate_autoencoder, frechet_distance, mask_iou, mean_figure, spread
+from .saliency import SaliencyModel, saliency_model
+
+Figures = dict[str, Any]
+Progress = Callable[[str], None]  # gets lines for people
+
+AUTOENCODER_FIGURES = {  # the keys of the JSON file, and what the figure should be
+    "mask_iou": ">= 0.99",
+    "mask_l1": "<= 0.008",
+    "composite_psnr": ">= 25 dB",
+    "foreground_psnr": ">= 27 dB",
+    "visible_background_psnr": ">= 25 dB",
+    "hidden_background_psnr": ">= 19 dB",
+    "recompose_l1": "<= 0.02",
+}
+GENERATION_FIGURES = {
+    "foreground_top1": ">= half of real",
+    "foreground_top1_real": "",
+    "background_top1": ">= half of real",
+    "background_top1_real": "",
+    "mask_iou_saliency": ">= 0.885 (the paper)",
+    "mask_iou_saliency_real": "",
+    "fid": "",
+    "fid_real": "",
+    "fid_reconstruction": "",
+}
+WORDS = {"foreground": "thing", "background": "place"}  # what a probe should recognise in which layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How much is measured, and how pictures are drawn."""
+
+    limit: int | None = None  # at most so many test pictures and prompts; None = all of them
+    prompts: int = 256  # captions of test pictures to draw
+    probe_examples: int = 4000  # train pictures that teach the probes
+    saliency_count: int = 256  # generated pictures shown to the saliency network, 5 s each on one core
+    saliency_real_count: int = 64  # test pictures shown to it, for an anchor
+    threads: int = 1  # of the saliency network
+    batch_size: int = 16
+    generation: GenerateConfig = GenerateConfig()  # how pictures are drawn; the size is always that of the data
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "probe_examples", "batch_size", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"EvaluateConfig.{name} must be at least 1, got {getattr(self, name)}")
+        if self.limit is not None and self.limit < 2:
+            raise ValueError(f"EvaluateConfig.limit must be at least 2, as a covariance needs, got {self.limit}")
+
+
+@dataclass(frozen=True, eq=False)
+class Judges:
+    """The frozen networks that look at composites, on the CPU."""
+
+    network: EfficientNetLite0
+    saliency: SaliencyModel | None
+
+    @torch.no_grad()
+    def features(self, layers: Layers) -> Tensor:
+        """Lite0 features of the composites, (N, 1280)."""
+        return self.network(layers.composite().float().cpu())
+
+    def saliency_iou(self, layers: Layers) -> Tensor:
+        """IOU of each mask with the salient object of its composite, (N,); (0,) without a saliency network."""
+        if self.saliency is None or not len(layers):
+            return torch.zeros(0)
+        return mask_iou(layers.mask.float().cpu(), self.saliency(layers.composite()))
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationTask:
+    """All that the generation's figures need, opened and checked before the work begins."""
+
+    model: Text2Layer
+    judges: Judges
+    test: Shards
+    train: Shards
+    config: EvaluateConfig
+    tell: Progress
+    samples: Path | None  # where a contact sheet goes
+
+
+def evaluate(
+    checkpoint: str | Path,
+    data: str | Path,
+    json_path: str | Path,
+    config: EvaluateConfig | None = None,
+    saliency: str | Path | None = None,
+    samples: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Figures:
+    """Measure a checkpoint on the data set in the folder `data`, write the figures to `json_path` and return them.
+
+    saliency: the ISNet file or folder of `saliency_model`; without it the mask_iou_saliency figures are None.
+    samples: a PNG file for a contact sheet of the first batch of generated pictures. A checkpoint that holds an
+    autoencoder alone has "generation": None, and then neither the train split nor an optional package is needed.
+
+    Raises FileNotFoundError, ValueError, OSError or ModuleNotFoundError with one sentence, before anything slow, when
+    something is missing, does not fit or cannot be written.
+    """
+    config, tell, started = config or EvaluateConfig(), progress or _quiet, time.monotonic()
+    sheet = None if samples is None else Path(samples)
+    for path in filter(None, (Path(json_path), sheet)):
+        check_writable(path)
+    test = open_split(data, "test")
+    config = replace(config, generation=_at_size_of(test, config.generation))
+    autoencoder, model = load_models(Path(checkpoint))
+    task = None
+    if model is not None:
+        train = open_split(data, "train")
+        _check_words(train, data)
+        judges = Judges(load_lite0(), None if saliency is None else saliency_model(saliency, config.threads))
+        task = GenerationTask(model, judges, test, train, config, tell, sheet)
+
+    indices = spread(config.limit or len(test), len(test))
+    tell(f"reconstructing {len(indices)} test pictures")
+    real, reconstructed = [], []
+
+    def observe(target: Layers, predicted: Layers) -> None:
+        if task is not None:
+            real.append(task.judges.features(target))
+            reconstructed.append(task.judges.features(predicted))
+
+    figures: Figures = {"checkpoint": Path(checkpoint).name, "config": config_to_dict(config)}
+    figures["counts"] = {"test": len(indices)}
+    figures["autoencoder"] = evaluate_autoencoder(autoencoder, test, len(indices), config.batch_size, observe)
+    figures["generation"] = None
+    if task is not None:
+        figures["generation"], counts = evaluate_generation(task, indices, torch.cat(real), torch.cat(reconstructed))
+        figures["counts"] |= counts
+    figures["seconds"] = round(time.monotonic() - started, 1)
+    write_json(Path(json_path), figures)
+    return figures
+
+
+def evaluate_generation(
+    task: GenerationTask, indices: Sequence[int], real: Tensor, reconstructed: Tensor
+) -> tuple[dict[str, float | None], dict[str, int]]:
+    """The figures of GENERATION_FIGURES, and how many pictures stand behind them.
+
+    indices: of the test pictures; real, reconstructed: (len(indices), 1280), features of their composites.
+    """
+    learnt = spread(task.config.probe_examples, len(task.train))
+    prompted = [indices[i] for i in spread(task.config.prompts, len(indices))]
+    known = train_features(task, learnt)
+    generated, iou = draw(task, prompted)
+    iou_real = real_saliency(task, indices)
+    figures: dict[str, float | None] = {}
+    for layer, word in WORDS.items():
+        probe = train_probe(known, _labels(task.train, learnt, word))
+        figures[f"{layer}_top1"] = probe.top1(generated, _labels(task.test, prompted, word))
+        figures[f"{layer}_top1_real"] = probe.top1(real, _labels(task.test, indices, word))
+    figures["mask_iou_saliency"] = mean_figure(iou)
+    figures["mask_iou_saliency_real"] = mean_figure(iou_real)
+    figures["fid"] = frechet_distance(generated, real)
+    figures["fid_real"] = frechet_distance(known[spread(len(generated), len(known))], real)  # as many: the same bias
+    figures["fid_reconstruction"] = frechet_distance(reconstructed, real)
+    counts = {"generated": len(generated), "train": len(known), "saliency": len(iou), "saliency_real": len(iou_real)}
+    return figures, counts
+
+
+def train_features(task: GenerationTask, indices: Sequence[int]) -> Tensor:
+    """Lite0 features of train composites, (len(indices), 1280)."""
+    task.tell(f"looking at {len(indices)} train pictures")
+    parts = batches(indices, task.config.batch_size)
+    return torch.cat([task.judges.features(Layers.cat([task.train[i].layers for i in part])) for part in parts])
+
+
+def draw(task: GenerationTask, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Draw the captions of test pictures, at their size: features (len(indices), 1280) and saliency IOU (<= N,)."""
+    config, size = task.config.generation, task.config.batch_size
+    features, iou = [], []
+    for start, batch in zip(count(step=size), batches(indices, size)):
+        prompts = [task.test.metadata(i)["caption"] for i in batch]
+        layers = generate(task.model, prompts, replace(config, seed=config.seed + start)).layers
+        check_finite(layers, "the diffusion model")
+        if start == 0 and task.samples is not None:
+            save_png(contact_sheet(layers, prompts), task.samples)
+        features.append(task.judges.features(layers))
+        iou.append(task.judges.saliency_iou(layers[: max(task.config.saliency_count - start, 0)]))
+        task.tell(f"drew {start + len(batch)} of {len(indices)} pictures")
+    return torch.cat(features), torch.cat(iou)
+
+
+def real_saliency(task: GenerationTask, indices: Sequence[int]) -> Tensor:
+    """Saliency IOU of true masks of test pictures, (<= saliency_real_count,): what the judge itself can reach."""
+    if task.judges.saliency is None:
+        return torch.zeros(0)
+    chosen = [indices[i] for i in spread(task.config.saliency_real_count, len(indices))]
+    task.tell(f"looking for the salient object of {len(chosen)} test pictures")
+    return torch.cat([torch.zeros(0), *(task.judges.saliency_iou(task.test[i].layers) for i in chosen)])
+
+
+def markdown_table(figures: Figures) -> str:
+    """The figures as a Markdown table, one row each with what it should be; "-" where one was not measured."""
+    rows = ["| figure | value | wanted |", "|---|---|---|"]
+    for part, names in (("autoencoder", AUTOENCODER_FIGURES), ("generation", GENERATION_FIGURES)):
+        measured = figures.get(part) or {}
+        for name, wanted in names.items():
+            value = measured.get(name)
+            rows.append(f"| {part}.{name} | {'-' if value is None else f'{value:.4g}'} | {wanted} |")
+    return "\n".join(rows)
+
+
+def open_split(data: str | Path, name: str) -> Shards:
+    """One split of a data set. Raises FileNotFoundError when the folder lacks it."""
+    folder = Path(data) / name
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the data set {data} has no split `{name}`: the folder {folder} does not exist")
+    shards = Shards(folder)
+    if len(shards) < 2:
+        raise ValueError(f"the split {folder} must hold two pictures or more, it holds {len(shards)}")
+    return shards
+
+
+def load_models(checkpoint: Path) -> tuple[LayeredAutoencoder, Text2Layer | None]:
+    """The autoencoder of a checkpoint and, unless it holds an autoencoder alone, the whole model."""
+    if read_metadata(checkpoint).get("kind") == "autoencoder":
+        return load_autoencoder(checkpoint), None
+    model = Text2Layer.load(checkpoint)
+    return model.autoencoder, model
+
+
+def check_writable(path: Path) -> None:
+    """Raises OSError when the file cannot be written; leaves nothing behind but its folder."""
+    with suppress(_Enough), atomic_path(path):
+        raise _Enough
+
+
+def write_json(path: Path, figures: Figures) -> None:
+    """Write the figures, whole or not at all."""
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+
+
+class _Enough(Exception):
+    """Leaves `atomic_path` before the file takes its name."""
+
+
+def _at_size_of(shards: Shards, config: GenerateConfig) -> GenerateConfig:
+    height, width = shards[0].layers.size
+    return replace(config, height=height, width=width)
+
+
+def _check_words(train: Shards, data: str | Path) -> None:
+    for word in WORDS.values():
+        if len(found := set(_labels(train, range(len(train)), word))) < 2:
+            raise ValueError(
+                f"the train split of {data} must show two {word}s or more, to tell apart; it shows {found}"
+            )
+
+
+def _labels(shards: Shards, indices: Sequence[int], word: str) -> list[str]:
+    return [shards.metadata(i)[word] for i in indices]
+
+
+def _quiet(line: str) -> None:
+    """Progress for nobody."""

@@ -1,0 +1,1 @@
+"""Files: checkpoints and pictures. A reader never sees half a file."""

@@ -1,0 +1,164 @@
+"""Layers as PNG files and as one contact sheet; pictures back into pixels. Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ..layers import Layers
+from .atomic import atomic_path
+
+ROWS = ("foreground", "background", "mask", "composite")
+COLUMNS = 8  # pictures side by side on a contact sheet; more begin a new band
+GAP, MARGIN, LABELS = 10, 28, 118  # pixels
+PAPER, INK, FAINT, RIM = (250, 249, 246), (38, 38, 42), (120, 118, 112), (221, 218, 210)
+CAPTION_SIZE, LABEL_SIZE, CAPTION_LINES = 15, 14, 3
+
+
+class HasLayers(Protocol):
+    """What the autoencoder decodes: layers, and more."""
+
+    @property
+    def layers(self) -> Layers: ...
+
+
+def save_layers(picture: Layers | HasLayers, folder: str | Path, stem: str = "picture") -> list[Path]:
+    """Write foreground, background, mask, composite and cut-out of every picture as PNG; returns the paths.
+
+    Names are `stem_foreground.png`, or `stem_01_foreground.png` and so on for more than one picture. The cut-out is RGBA
+    with straight alpha = mask. Characters of the stem that do not belong in a file name become "-". Raises OSError with a
+    sentence for a folder that cannot be written and a full disk.
+    """
+    layers, stem, paths = _layers_of(picture), clean_stem(stem), []
+    for i in range(len(layers)):
+        name = stem if len(layers) == 1 else f"{stem}_{i + 1:02d}"
+        for part, image in layer_images(layers[i : i + 1]).items():
+            path = Path(folder) / f"{name}_{part}.png"
+            save_png(image, path)
+            paths.append(path)
+    return paths
+
+
+def layer_images(layers: Layers) -> dict[str, Image.Image]:
+    """The first picture's foreground, background, mask, composite and cut-out."""
+    parts = {"foreground": layers.foreground, "background": layers.background, "mask": layers.mask}
+    parts |= {"composite": layers.composite(), "cutout": torch.cat([layers.foreground, layers.mask], dim=1)}
+    return {name: to_image(pixels[0]) for name, pixels in parts.items()}
+
+
+def save_png(image: Image.Image, path: str | Path) -> None:
+    """Write a PNG, whole or not at all. Raises OSError with a sentence."""
+    with atomic_path(path) as partial:
+        image.save(partial, format="PNG")
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """Pixels (C, H, W) in [0, 1], C = 1 (grey), 3 (RGB) or 4 (RGBA) -> an 8-bit picture."""
+    values = (pixels.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    return Image.fromarray(values.movedim(0, -1).squeeze(-1).contiguous().numpy())
+
+
+def read_image(path: str | Path, mode: Literal["RGB", "RGBA", "L"] = "RGB") -> Tensor:
+    """A picture file as pixels (1, C, H, W), turned upright. Raises FileNotFoundError, or ValueError for a broken file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"the picture {path} does not exist")
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert(mode)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    values = np.array(image).reshape(image.height, image.width, -1)
+    return torch.from_numpy(values).movedim(-1, 0).unsqueeze(0).float() / 255
+
+
+def clean_stem(stem: str) -> str:
+    """A file name's beginning made of letters, digits, dots, dashes and underscores: at most 80, never hidden or empty."""
+    return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-_")[:80] or "picture"
+
+
+def contact_sheet(picture: Layers | HasLayers, captions: Sequence[str] | None = None) -> Image.Image:
+    """Everything on one sheet: a column per picture; its caption, foreground cut out, background, mask and composite."""
+    layers = _layers_of(picture)
+    columns = [_column(layers[i : i + 1]) for i in range(len(layers))]
+    titles = [*(captions or ()), *[""] * len(columns)][: len(columns)]
+    bands = [
+        _band(columns[i : i + COLUMNS], titles[i : i + COLUMNS], has_titles=bool(captions))
+        for i in range(0, len(columns), COLUMNS)
+    ]
+    width, height = max(band.width for band in bands), sum(band.height for band in bands)
+    sheet = Image.new("RGB", (width + 2 * MARGIN, height + MARGIN * (len(bands) + 1)), PAPER)
+    top = MARGIN
+    for band in bands:
+        sheet.paste(band, (MARGIN, top))
+        top += band.height + MARGIN
+    return sheet
+
+
+def checkerboard(height: int, width: int, square: int = 8) -> Tensor:
+    """The light grey squares that stand for transparency: (1, 3, H, W)."""
+    y, x = torch.arange(height)[:, None] // square, torch.arange(width)[None] // square
+    return torch.where((y + x) % 2 == 0, 0.96, 0.84).expand(1, 3, height, width)
+
+
+def _column(layers: Layers) -> list[Image.Image]:
+    """One picture's four cells, in the order of ROWS."""
+    height, width = layers.size
+    board = checkerboard(height, width, square=max(4, max(height, width) // 24)).to(layers.foreground)
+    shown = [
+        Layers(layers.foreground, board, layers.mask).composite(),
+        layers.background,
+        layers.mask,
+        layers.composite(),
+    ]
+    scale = min(320, max(160, max(height, width))) / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    images = [to_image(pixels[0]).convert("RGB") for pixels in shown]
+    return images if scale == 1 else [image.resize(size, Image.Resampling.LANCZOS) for image in images]
+
+
+def _band(columns: list[list[Image.Image]], titles: list[str], has_titles: bool) -> Image.Image:
+    """Up to COLUMNS pictures side by side, captions above and the rows' names on the left."""
+    width, height = columns[0][0].size
+    font, small = _font(CAPTION_SIZE), _font(LABEL_SIZE)
+    wrapped = [_wrap(title, font, width) for title in titles]
+    head = (max(text.count("\n") for text in wrapped) + 1) * (CAPTION_SIZE + 5) + GAP if has_titles else 0
+    size = LABELS + len(columns) * (width + GAP) - GAP, head + len(ROWS) * (height + GAP) - GAP
+    band = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(band)
+    for row, name in enumerate(ROWS):
+        draw.text((0, head + row * (height + GAP) + height // 2), name, fill=FAINT, font=small, anchor="lm")
+    for i, column in enumerate(columns):
+        left = LABELS + i * (width + GAP)
+        draw.multiline_text((left, 0), wrapped[i], fill=INK, font=font, spacing=5)
+        for row, image in enumerate(column):
+            top = head + row * (height + GAP)
+            band.paste(image, (left, top))
+            draw.rectangle((left, top, left + width - 1, top + height - 1), outline=RIM)
+    return band
+
+
+def _wrap(text: str, font: Any, width: int) -> str:
+    """Text in lines that fit `width` pixels, at most CAPTION_LINES, the rest cut with an ellipsis."""
+    letter = font.getlength("n" * 20) / 20
+    lines = textwrap.wrap(" ".join(text.split())[:1000], max(8, math.floor(width / letter)))
+    if len(lines) > CAPTION_LINES:
+        lines = [*lines[: CAPTION_LINES - 1], lines[CAPTION_LINES - 1].rpartition(" ")[0] + " ..."]
+    return "\n".join(lines)
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def _layers_of(picture: Layers | HasLayers) -> Layers:
+    return picture if isinstance(picture, Layers) else picture.layers

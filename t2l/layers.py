@@ -1,0 +1,79 @@
+"""The one value everything passes around: a picture made of two layers and the mask that joins them.
+
+Four words for four things, everywhere in t2l:
+- pixels: floats in [0, 1], NCHW, inside `Layers`. Colours are straight, never premultiplied; mask 1 = foreground shows.
+- latents: the autoencoder's output; what ComfyUI's LATENT carries.
+- scaled latents: latents * latent_scale, unit variance; what the UNet sees and its loss is taken on.
+- conditioning: the text encoder's tokens x width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """A foreground over a background, and the mask that joins them.
+
+    All values are floats in [0, 1]. Colours are straight, not premultiplied: the foreground has a
+    colour also where the mask is 0. Raises ValueError when the three do not fit together.
+    """
+
+    foreground: Tensor  # (N, 3, H, W), RGB
+    background: Tensor  # (N, 3, H, W), RGB
+    mask: Tensor  # (N, 1, H, W), 1 = foreground
+
+    def __post_init__(self) -> None:
+        shapes = [tuple(x.shape) for x in (self.foreground, self.background, self.mask)]
+        fits = len(shapes[0]) == 4 and shapes[0][1] == 3
+        if not fits or shapes[1] != shapes[0] or shapes[2] != (shapes[0][0], 1, *shapes[0][2:]):
+            raise ValueError(
+                "a layered picture needs foreground (N, 3, H, W), background (N, 3, H, W) and mask (N, 1, H, W) "
+                f"of one size, got {shapes[0]}, {shapes[1]} and {shapes[2]}"
+            )
+
+    def composite(self) -> Tensor:
+        """The image seen when the layers are stacked, (N, 3, H, W).
+
+        C = m F + (1 - m) B, the paper's definition of a composed image (Zhang et al. 2023, arXiv 2307.09781).
+        """
+        return torch.lerp(self.background, self.foreground, self.mask)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.mask.shape[-2], self.mask.shape[-1]
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    def __getitem__(self, index: slice) -> Layers:
+        return Layers(self.foreground[index], self.background[index], self.mask[index])
+
+    def to(self, *args, **kwargs) -> Layers:
+        """The same layers on another device or in another dtype; takes what Tensor.to takes."""
+        return Layers(*(x.to(*args, **kwargs) for x in (self.foreground, self.background, self.mask)))
+
+    def stacked(self) -> Tensor:
+        """Foreground, background and mask along the channels, the paper's order: (N, 7, H, W)."""
+        return torch.cat([self.foreground, self.background, self.mask], dim=1)
+
+    @classmethod
+    def from_stacked(cls, stacked: Tensor) -> Layers:
+        """The inverse of `stacked`: (N, 7, H, W) -> Layers."""
+        return cls(*stacked.split([3, 3, 1], dim=1))
+
+    @classmethod
+    def flat(cls, image: Tensor) -> Layers:
+        """An ordinary picture (N, 3, H, W) as layers: F = B = I, m = 1/2, so that it composes to itself."""
+        return cls(image, image, torch.full_like(image[:, :1], 0.5))
+
+    @classmethod
+    def cat(cls, parts: Sequence[Layers]) -> Layers:
+        """Several layered pictures of one size as one batch."""
+        return cls.from_stacked(torch.cat([part.stacked() for part in parts]))

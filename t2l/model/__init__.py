@@ -1,0 +1,1 @@
+"""Networks: the layered autoencoder, the UNet, the text encoder and its tokenizer, the discriminator."""

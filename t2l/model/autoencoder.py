@@ -1,0 +1,330 @@
+"""CaT2I-AE, the composition-aware two-layer autoencoder (Zhang et al. 2023, section 4), with ldm's parameter names.
+
+The trunk is Stable Diffusion's KL autoencoder (Rombach et al. 2022): `encoder.down.0.block.0.conv1`, `quant_conv`, ... so
+that checkpoints need no key conversion. Two knobs make it small and fast: `norm="none"` and `patch=2`. What is ours has
+names of its own: `encoder.conv_in_layers` (7 channels: foreground, background, mask) and `decoder.head_*`.
+
+Inside the networks pixels lie in [-1, 1]; `encode` and `decode` take and give [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers import Layers
+
+LAYER_CHANNELS = 7  # foreground 3, background 3, mask 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """What a LayeredAutoencoder is built from. Every checkpoint carries it, so a file describes itself."""
+
+    latent_channels: int = 4
+    base_channels: int = 128  # width at full resolution
+    channel_multipliers: tuple[int, ...] = (1, 2, 4, 4)  # one per level; each level after the first halves H and W
+    num_res_blocks: int = 2  # per encoder level; a decoder level has one more
+    head_channels: int = 64  # width inside the conv-bn-relu-conv heads
+    auxiliary: bool = True  # the composed head; False is the paper's "no-sup"
+    norm: Literal["group", "none"] = "group"
+    patch: int = 1  # pixel-unshuffle before the first convolution, pixel-shuffle after the last
+    latent_scale: float = 0.18215  # latents * latent_scale has unit variance over the training set
+
+    def __post_init__(self) -> None:
+        if self.patch not in (1, 2):
+            raise ValueError(f"AutoencoderConfig.patch must be 1 or 2, got {self.patch}")
+        counts = ("latent_channels", "num_res_blocks", "head_channels")
+        if wrong_counts := [f"{name} {getattr(self, name)}" for name in counts if getattr(self, name) < 1]:
+            raise ValueError(f"every count of AutoencoderConfig must be at least 1, got {', '.join(wrong_counts)}")
+        if not self.channel_multipliers:
+            raise ValueError("AutoencoderConfig.channel_multipliers needs at least one level, got ()")
+        widths = [self.base_channels * m for m in self.channel_multipliers]
+        if wrong := [w for w in widths if w % 32 or w < 32]:
+            raise ValueError(f"every width must be a multiple of 32 (GroupNorm has 32 groups), got {wrong}")
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent, along each of H and W."""
+        return self.patch * 2 ** (len(self.channel_multipliers) - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """The encoder's diagonal Gaussian over latents (Kingma & Welling 2014)."""
+
+    mean: Tensor  # (N, C, h, w)
+    logvar: Tensor  # (N, C, h, w), clamped to [-30, 20] as in ldm
+
+    @property
+    def std(self) -> Tensor:
+        return torch.exp(0.5 * self.logvar)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Latents drawn from the posterior, (N, C, h, w)."""
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + self.std * noise
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What the decoder makes of latents: the layers, and the auxiliary prediction of the composed picture."""
+
+    layers: Layers
+    auxiliary: Tensor | None  # (N, 3, H, W), None without the auxiliary head
+
+
+class LayeredAutoencoder(nn.Module):
+    """Layers <-> latents (N, latent_channels, H / downscale, W / downscale). Any size: padded inside, cropped after.
+
+    `operations` gives the layer classes: torch.nn, or one of comfy.ops inside ComfyUI.
+    """
+
+    def __init__(self, config: AutoencoderConfig, operations: Any = nn) -> None:
+        super().__init__()
+        self.config = config
+        z = config.latent_channels
+        self.encoder = Encoder(config, operations)
+        self.decoder = Decoder(config, operations)
+        self.quant_conv = operations.Conv2d(2 * z, 2 * z, 1)
+        self.post_quant_conv = operations.Conv2d(z, z, 1)
+
+    def encode(self, layers: Layers) -> Posterior:
+        """The posterior over latents; H and W are padded by repeating the border up to the latent grid."""
+        stacked = pad_to_multiple(layers.stacked(), self.config.downscale)
+        mean, logvar = self.quant_conv(self.encoder(2 * stacked - 1)).chunk(2, dim=1)
+        return Posterior(mean, logvar.clamp(-30, 20))
+
+    def decode(self, latents: Tensor, size: tuple[int, int] | None = None, clamp: bool = True) -> Decoded:
+        """Latents -> layers, cropped to `size` (height, width) when given.
+
+        Training takes clamp=False: beyond [0, 1] the clamped values have no gradient.
+        """
+        foreground, background, mask, auxiliary = self.decoder(self.post_quant_conv(latents))
+
+        def finish(x: Tensor) -> Tensor:
+            x = (x + 1) / 2
+            x = x.clamp(0, 1) if clamp else x
+            return x if size is None else x[..., : size[0], : size[1]]
+
+        layers = Layers(finish(foreground), finish(background), finish(mask))
+        return Decoded(layers, None if auxiliary is None else finish(auxiliary))
+
+    def fold_batchnorm(self) -> LayeredAutoencoder:
+        """Fold every head's BatchNorm into the convolution before it, in place: inference gives the same pictures."""
+        for head in self.decoder.heads().values():
+            head.fold_batchnorm()
+        return self
+
+    @torch.no_grad()
+    def standardize_latents(self, mean: Tensor, std: Tensor) -> LayeredAutoencoder:
+        """Shift and scale the latent space, in place, so that latents * latent_scale get zero mean and unit variance.
+
+        mean, std: (latent_channels,), of today's latents over the training set. Exact: quant_conv and post_quant_conv
+        are 1x1, so what one takes away the other gives back, and pictures stay the same. With SD's latent_scale of
+        0.18215 the stock loaders then scale our latents rightly.
+        """
+        scale = 1 / (std * self.config.latent_scale)
+        both = torch.cat([scale, scale])
+        self.quant_conv.weight.mul_(both.view(-1, 1, 1, 1))
+        z = self.config.latent_channels
+        self.quant_conv.weight[z:].div_(scale.view(-1, 1, 1, 1))
+        self.quant_conv.bias[:z].sub_(mean).mul_(scale)
+        self.quant_conv.bias[z:].add_(2 * scale.log())
+        weight = self.post_quant_conv.weight
+        self.post_quant_conv.bias.add_((weight * mean.view(1, -1, 1, 1)).sum(dim=(1, 2, 3)))
+        weight.div_(scale.view(1, -1, 1, 1))
+        return self
+
+
+class Encoder(nn.Module):
+    """Stacked layers in [-1, 1] (N, 7, H, W) -> moments (N, 2 latent_channels, H / downscale, W / downscale)."""
+
+    def __init__(self, config: AutoencoderConfig, operations: Any) -> None:
+        super().__init__()
+        widths = [config.base_channels * m for m in config.channel_multipliers]
+        self.patch = config.patch
+        self.conv_in_layers = operations.Conv2d(LAYER_CHANNELS * config.patch**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList()
+        width = widths[0]
+        for level, out in enumerate(widths):
+            stage = nn.Module()
+            blocks = [ResBlock(width if i == 0 else out, out, config.norm, operations) for i in range(config.num_res_blocks)]
+            stage.block = nn.ModuleList(blocks)
+            if level < len(widths) - 1:
+                stage.downsample = Downsample(out, operations)
+            self.down.append(stage)
+            width = out
+        self.mid = Middle(width, config.norm, operations)
+        self.norm_out = _norm(width, config.norm, operations)
+        self.conv_out = operations.Conv2d(width, 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in_layers(F.pixel_unshuffle(x, self.patch))
+        for stage in self.down:
+            for block in stage.block:
+                x = block(x)
+            if hasattr(stage, "downsample"):
+                x = stage.downsample(x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    """Latents after post_quant_conv -> foreground, background, mask and auxiliary in [-1, 1] (auxiliary may be None)."""
+
+    def __init__(self, config: AutoencoderConfig, operations: Any) -> None:
+        super().__init__()
+        widths = [config.base_channels * m for m in config.channel_multipliers]
+        self.patch = config.patch
+        width = widths[-1]
+        self.conv_in = operations.Conv2d(config.latent_channels, width, 3, padding=1)
+        self.mid = Middle(width, config.norm, operations)
+        stages = []
+        for level in reversed(range(len(widths))):
+            out, stage = widths[level], nn.Module()
+            count = config.num_res_blocks + 1
+            blocks = [ResBlock(width if i == 0 else out, out, config.norm, operations) for i in range(count)]
+            stage.block = nn.ModuleList(blocks)
+            if level > 0:
+                stage.upsample = Upsample(out, operations)
+            stages.insert(0, stage)  # ldm numbers the levels from full resolution
+            width = out
+        self.up = nn.ModuleList(stages)
+        self.norm_out = _norm(width, config.norm, operations)
+        repeat = config.patch**2
+        self.conv_out = operations.Conv2d(width, 3 * repeat, 3, padding=1) if config.auxiliary else None
+        self.head_foreground = Head(width, config.head_channels, 3 * repeat, operations)
+        self.head_background = Head(width, config.head_channels, 3 * repeat, operations)
+        self.head_mask = Head(width, config.head_channels, repeat, operations)
+
+    def heads(self) -> dict[str, Head]:
+        """The three prediction heads by the layer they predict."""
+        return {"foreground": self.head_foreground, "background": self.head_background, "mask": self.head_mask}
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        x = self.mid(self.conv_in(x))
+        for stage in reversed(self.up):
+            for block in stage.block:
+                x = block(x)
+            if hasattr(stage, "upsample"):
+                x = stage.upsample(x)
+        x = F.silu(self.norm_out(x))
+        foreground, background, mask = (F.pixel_shuffle(head(x), self.patch) for head in self.heads().values())
+        return foreground, background, mask, F.pixel_shuffle(self.conv_out(x), self.patch) if self.conv_out else None
+
+
+class Head(nn.Module):
+    """A prediction head, conv-bn-relu-conv (paper, section 4.1). Kernel 3 and a linear output are our choice."""
+
+    def __init__(self, in_channels: int, hidden: int, out_channels: int, operations: Any) -> None:
+        super().__init__()
+        self.conv1 = operations.Conv2d(in_channels, hidden, 3, padding=1)
+        self.bn = nn.BatchNorm2d(hidden)
+        self.conv2 = operations.Conv2d(hidden, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(F.relu(self.bn(self.conv1(x))))
+
+    @torch.no_grad()
+    def fold_batchnorm(self) -> None:
+        """conv1 takes over bn's affine map with its running statistics; bn becomes the identity."""
+        if isinstance(self.bn, nn.Identity):
+            return
+        gain = self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)
+        self.conv1.bias.copy_((self.conv1.bias - self.bn.running_mean) * gain + self.bn.bias)
+        self.conv1.weight.mul_(gain.view(-1, 1, 1, 1))
+        self.bn = nn.Identity()
+
+
+class ResBlock(nn.Module):
+    """ldm's ResnetBlock without a time embedding: x + conv2(silu(norm2(conv1(silu(norm1(x))))))."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str, operations: Any) -> None:
+        super().__init__()
+        self.norm1 = _norm(in_channels, norm, operations)
+        self.conv1 = operations.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = _norm(out_channels, norm, operations)
+        self.conv2 = operations.Conv2d(out_channels, out_channels, 3, padding=1)
+        if norm == "none":  # nothing else keeps the residual sum from growing at the start
+            nn.init.zeros_(self.conv2.weight)
+        if in_channels != out_channels:
+            self.nin_shortcut = operations.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h
+
+
+class AttnBlock(nn.Module):
+    """ldm's single-head self-attention over all positions. Keeps its GroupNorm also where the trunk has none."""
+
+    def __init__(self, channels: int, operations: Any) -> None:
+        super().__init__()
+        self.norm = _norm(channels, "group", operations)
+        self.q = operations.Conv2d(channels, channels, 1)
+        self.k = operations.Conv2d(channels, channels, 1)
+        self.v = operations.Conv2d(channels, channels, 1)
+        self.proj_out = operations.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (f(h).flatten(2).transpose(1, 2).unsqueeze(1) for f in (self.q, self.k, self.v))  # (N, 1, HW, C)
+        h = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2).reshape(x.shape)
+        return x + self.proj_out(h)
+
+
+class Middle(nn.Module):
+    """The lowest resolution: a block, attention over the whole picture, a block."""
+
+    def __init__(self, channels: int, norm: str, operations: Any) -> None:
+        super().__init__()
+        self.block_1 = ResBlock(channels, channels, norm, operations)
+        self.attn_1 = AttnBlock(channels, operations)
+        self.block_2 = ResBlock(channels, channels, norm, operations)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Downsample(nn.Module):
+    """Half of H and W by a strided convolution, padded on the right and below as in ldm."""
+
+    def __init__(self, channels: int, operations: Any) -> None:
+        super().__init__()
+        self.conv = operations.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Twice H and W: nearest neighbour, then a convolution."""
+
+    def __init__(self, channels: int, operations: Any) -> None:
+        super().__init__()
+        self.conv = operations.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Repeat the right and lower border of (N, C, H, W) until H and W are multiples."""
+    height, width = x.shape[-2:]
+    pad = (0, -width % multiple, 0, -height % multiple)
+    return F.pad(x, pad, mode="replicate") if any(pad) else x
+
+
+def latent_size(height: int, width: int, downscale: int) -> tuple[int, int]:
+    """Latent height and width that cover a picture of height x width pixels."""
+    return math.ceil(height / downscale), math.ceil(width / downscale)
+
+
+def _norm(channels: int, norm: str, operations: Any) -> nn.Module:
+    return operations.GroupNorm(32, channels, eps=1e-6) if norm == "group" else nn.Identity()

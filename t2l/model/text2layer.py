@@ -1,0 +1,265 @@
+"""A whole Text2Layer model and the file it lives in: one .safetensors with ldm's names that explains itself.
+
+`model.diffusion_model.*` is the UNet, `first_stage_model.*` the autoencoder, `cond_stage_model.transformer.*` the text
+encoder, as in a Stable Diffusion checkpoint. The metadata says what the file is (format, version, kind), holds every config
+as JSON, and whatever else the maker wants to say. An autoencoder alone has the same metadata and no prefix, like a VAE file.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..config import DiffusionConfig, config_from_dict, config_to_dict
+from ..io.checkpoint import fill_exactly, read_metadata, read_names, read_tensors, write_tensors
+from .autoencoder import AutoencoderConfig, LayeredAutoencoder
+from .text_encoder import TextEncoder, TextEncoderConfig
+from .unet import UNetConfig, build_unet, config_of_unet, unet_to_ldm
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+FORMAT, VERSION = "text2layer", "1"
+UNET, AUTOENCODER, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+RESERVED = {"format", "version", "kind", "config", "batchnorm", "latent_rgb_factors", "latent_rgb_bias"}
+Kind = Literal["text2layer", "autoencoder"]
+
+
+@dataclass(eq=False)
+class Text2Layer:
+    """The three networks that turn a prompt into layers, and what they were trained with.
+
+    Raises ValueError when the networks do not fit together.
+    """
+
+    autoencoder: LayeredAutoencoder
+    unet: UNet2DConditionModel
+    text_encoder: TextEncoder
+    diffusion: DiffusionConfig
+    latent_rgb_factors: list[list[float]] | None = None  # (C, 3): scaled latents -> RGB in [-1, 1], for previews
+    latent_rgb_bias: list[float] | None = None  # (3,)
+    info: dict[str, str] = field(default_factory=dict)  # license, steps, ...: goes into the file's metadata
+
+    def __post_init__(self) -> None:
+        unet, channels = config_of_unet(self.unet), self.autoencoder.config.latent_channels
+        if unet.in_channels != channels or unet.out_channels != channels:
+            raise ValueError(
+                f"the autoencoder has {channels} latent channels, the UNet takes {unet.in_channels} "
+                f"and gives {unet.out_channels}"
+            )
+        if unet.conditioning_width != self.text_encoder.config.width:
+            raise ValueError(
+                f"the text encoder is {self.text_encoder.config.width} wide, the UNet takes {unet.conditioning_width}"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet is."""
+        return next(self.unet.parameters()).device
+
+    def to(self, *args: Any, **kwargs: Any) -> Text2Layer:
+        """Move all three networks, in place; takes what nn.Module.to takes."""
+        for network in (self.autoencoder, self.unet, self.text_encoder):
+            network.to(*args, **kwargs)
+        return self
+
+    def configs(self) -> dict[str, Any]:
+        """Every config, by the part it builds."""
+        unet = config_of_unet(self.unet)
+        parts = {"autoencoder": self.autoencoder.config, "unet": unet, "text_encoder": self.text_encoder.config}
+        return parts | {"diffusion": self.diffusion}
+
+    def save(self, path: str | Path, dtype: torch.dtype = torch.float16, fold: bool = True) -> None:
+        """Write the checkpoint, whole or not at all. fold=False keeps the heads' BatchNorm, to train on from here.
+
+        Raises ValueError for weights that dtype cannot hold, OSError for a full disk or an unwritable folder.
+        """
+        tensors = self._tensors(folded(self.autoencoder) if fold else self.autoencoder)
+        tensors |= {AUTOENCODER + name: x for name, x in flat_input(self.autoencoder).items()}
+        metadata = _metadata("text2layer", self.configs(), self.autoencoder, fold, self.info)
+        if self.latent_rgb_factors is not None:
+            metadata["latent_rgb_factors"] = json.dumps(self.latent_rgb_factors)
+            metadata["latent_rgb_bias"] = json.dumps(self.latent_rgb_bias or [0.0] * 3)
+        write_tensors(path, _as_dtype(tensors, dtype), metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Text2Layer:
+        """Read a checkpoint: float32 on the CPU, ready for use. Raises FileNotFoundError, or ValueError with a sentence."""
+        metadata = _checked_metadata(path, "text2layer")
+        autoencoder = LayeredAutoencoder(_config(path, metadata, "autoencoder", AutoencoderConfig))
+        unet = build_unet(_config(path, metadata, "unet", UNetConfig))
+        text_encoder = TextEncoder(_config(path, metadata, "text_encoder", TextEncoderConfig))
+        factors, bias = _latent_rgb(path, metadata, autoencoder.config.latent_channels)
+        info = {name: text for name, text in metadata.items() if name not in RESERVED}
+        diffusion = _config(path, metadata, "diffusion", DiffusionConfig)
+        model = cls(_folded_as(metadata, autoencoder), unet, text_encoder, diffusion, factors, bias, info)
+        fill_exactly(model._tensors(autoencoder), _without_flat_input(read_tensors(path)[0], AUTOENCODER), str(path))
+        for network in (autoencoder, unet, text_encoder):
+            network.eval()
+        return model
+
+    def _tensors(self, autoencoder: LayeredAutoencoder) -> dict[str, Tensor]:
+        """Every weight under its name in the file."""
+        tensors = {UNET + name: x for name, x in unet_to_ldm(self.unet.state_dict(), config_of_unet(self.unet)).items()}
+        tensors |= {AUTOENCODER + name: x for name, x in autoencoder.state_dict().items()}
+        return tensors | {TEXT_ENCODER + name: x for name, x in self.text_encoder.state_dict().items()}
+
+
+def save_autoencoder(
+    autoencoder: LayeredAutoencoder,
+    path: str | Path,
+    info: dict[str, str] | None = None,
+    dtype: torch.dtype = torch.float32,
+    fold: bool = False,
+) -> None:
+    """Write an autoencoder alone. The defaults lose nothing, so that training can start from the file.
+
+    Raises what `Text2Layer.save` raises.
+    """
+    tensors = (folded(autoencoder) if fold else autoencoder).state_dict() | flat_input(autoencoder)
+    metadata = _metadata("autoencoder", {"autoencoder": autoencoder.config}, autoencoder, fold, info or {})
+    write_tensors(path, _as_dtype(tensors, dtype), metadata)
+
+
+def load_autoencoder(path: str | Path) -> LayeredAutoencoder:
+    """The autoencoder of a file that holds it alone or with the rest of a model: float32 on the CPU, ready for use.
+
+    Raises FileNotFoundError, or ValueError with a sentence.
+    """
+    metadata = _checked_metadata(path, "autoencoder")
+    autoencoder = _folded_as(metadata, LayeredAutoencoder(_config(path, metadata, "autoencoder", AutoencoderConfig)))
+    tensors, prefix = read_tensors(path)[0], "" if metadata["kind"] == "autoencoder" else AUTOENCODER
+    tensors = {name: x for name, x in _without_flat_input(tensors, prefix).items() if name.startswith(prefix)}
+    fill_exactly({prefix + name: x for name, x in autoencoder.state_dict().items()}, tensors, str(path))
+    return autoencoder.eval()
+
+
+def folded(autoencoder: LayeredAutoencoder) -> LayeredAutoencoder:
+    """A copy whose heads have their BatchNorm folded into the convolutions."""
+    return copy.deepcopy(autoencoder).fold_batchnorm()
+
+
+def flat_input(autoencoder: LayeredAutoencoder) -> dict[str, Tensor]:
+    """`encoder.conv_in` for an ordinary picture I, derived from the layered one; empty outside SD's geometry.
+
+    A flat picture is F = B = I and m = 1/2, which is 0 in network units, so W_F + W_B with the same bias is exact, border
+    included. With it the file is an ordinary VAE to programs that know nothing of layers.
+    """
+    config, conv = autoencoder.config, autoencoder.encoder.conv_in_layers
+    if config.norm != "group" or config.patch != 1:
+        return {}
+    weight = conv.weight[:, :3] + conv.weight[:, 3:6]
+    return {"encoder.conv_in.weight": weight, "encoder.conv_in.bias": conv.bias.clone()}
+
+
+def fit_latent_rgb(scaled_latents: Tensor, images: Tensor) -> tuple[list[list[float]], list[float]]:
+    """The linear map from scaled latents to colours that previews use, by least squares: factors (C, 3), bias (3,).
+
+    scaled_latents: (N, C, h, w). images: (N, 3, H, W), pixels in [0, 1], averaged to h x w. The map gives [-1, 1], as
+    ComfyUI's latent previews expect.
+    """
+    height, width = scaled_latents.shape[-2:]
+    small = torch.nn.functional.adaptive_avg_pool2d(images.double(), (height, width))
+    x = scaled_latents.double().movedim(1, -1).flatten(0, -2)
+    y = (2 * small - 1).movedim(1, -1).flatten(0, -2)
+    solution = torch.linalg.lstsq(torch.cat([x, torch.ones_like(x[:, :1])], dim=1), y).solution
+    return solution[:-1].tolist(), solution[-1].tolist()
+
+
+# ---- metadata
+
+
+def _metadata(
+    kind: Kind, configs: dict[str, Any], autoencoder: LayeredAutoencoder, fold: bool, info: dict[str, str]
+) -> dict[str, str]:
+    if clash := sorted(RESERVED & info.keys()):
+        raise ValueError(f"info must not hold {', '.join(clash)}; the checkpoint writes them itself")
+    is_folded = fold or not any(name.endswith("bn.running_var") for name in autoencoder.state_dict())
+    ours = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": kind,
+        "config": json.dumps({part: config_to_dict(config) for part, config in configs.items()}),
+        "batchnorm": "folded" if is_folded else "kept",
+    }
+    return {"license": "Apache-2.0"} | info | ours
+
+
+def _checked_metadata(path: str | Path, needed: Kind) -> dict[str, str]:
+    """The metadata of a file of ours that holds at least the kind that is needed."""
+    metadata = read_metadata(path)
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is {_guess(read_names(path))}; a Text2Layer checkpoint, with our metadata in it, is needed"
+        )
+    if metadata.get("version") != VERSION:
+        raise ValueError(
+            f"{path} is a Text2Layer checkpoint of version {metadata.get('version')}, this program reads version {VERSION}"
+        )
+    if metadata.get("kind") not in (needed, "text2layer"):
+        whole = "UNet, text encoder and autoencoder together" if needed == "text2layer" else f"an {needed}"
+        raise ValueError(f"{path} holds only this part of a model: {metadata.get('kind')}; needed: {whole}")
+    return metadata
+
+
+def _guess(names: list[str]) -> str:
+    """What a file that is not ours looks like."""
+    if any("lora" in name.lower() for name in names):
+        return "a LoRA"
+    if any(name.startswith(UNET) for name in names):
+        return "an ordinary Stable Diffusion checkpoint"
+    if any(name.startswith("encoder.") for name in names):
+        return "an ordinary autoencoder"
+    return "a safetensors file of something else"
+
+
+def _config(path: str | Path, metadata: dict[str, str], part: str, cls: type) -> Any:
+    try:
+        configs = json.loads(metadata.get("config", ""))
+        if not isinstance(configs, dict) or not isinstance(configs.get(part), dict):
+            raise ValueError(f"it has no config for the {part}")
+        return config_from_dict(cls, configs[part])
+    except ValueError as error:
+        raise ValueError(f"{path} has a broken config in its metadata: {error}") from error
+
+
+def _latent_rgb(path: str | Path, metadata: dict[str, str], channels: int) -> tuple[Any, Any]:
+    if "latent_rgb_factors" not in metadata:
+        return None, None
+    try:
+        factors, bias = (json.loads(metadata[f"latent_rgb_{name}"]) for name in ("factors", "bias"))
+        fits = torch.tensor(factors).shape == (channels, 3) and torch.tensor(bias).shape == (3,)
+    except (ValueError, KeyError, TypeError, RuntimeError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{path} has broken latent_rgb_factors in its metadata: {channels} x 3 and 3 numbers are needed"
+        )
+    return factors, bias
+
+
+# ---- tensors
+
+
+def _folded_as(metadata: dict[str, str], autoencoder: LayeredAutoencoder) -> LayeredAutoencoder:
+    return autoencoder if metadata.get("batchnorm") == "kept" else autoencoder.fold_batchnorm()
+
+
+def _without_flat_input(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    derived = {f"{prefix}encoder.conv_in.weight", f"{prefix}encoder.conv_in.bias"}
+    return {name: x for name, x in tensors.items() if name not in derived}
+
+
+def _as_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    cast = {name: x.detach().to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
+    if broken := [name for name, x in cast.items() if x.is_floating_point() and not x.isfinite().all()]:
+        raise ValueError(
+            f"{len(broken)} weights are not finite as {dtype}, {broken[0]} among them; nothing was written"
+        )
+    return cast

@@ -1,0 +1,1 @@
+"""Losses, the loop and its run folder, and the two training commands."""

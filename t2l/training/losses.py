@@ -1,0 +1,260 @@
+"""The losses of CaT2I-AE as pure functions (Zhang et al. 2023, arXiv 2307.09781, Eq. 3 and 4), each with its source.
+
+Pictures are (N, C, H, W) in [0, 1] (a prediction may leave the range), logits are whatever a discriminator gives.
+Every loss is computed in float32, also from bf16 input and under autocast, and is a scalar: a mean, where the papers
+write sums, so that a weight means the same at every picture size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..layers import Layers
+from ..model.autoencoder import Decoded, Posterior
+
+PerceptualDistance = Callable[[Tensor, Tensor], Tensor]  # prediction, target (N, 3, H, W) in [0, 1] -> distances (N,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """The weight of every term of the autoencoder's loss; 0 leaves the term out. The defaults are the paper's."""
+
+    foreground: float = 1.0  # L_img on F, B and I: all three equal in the paper
+    background: float = 1.0
+    composed: float = 1.0  # L_img on the auxiliary prediction of I
+    lpips: float = 1.0  # inside L_img, beside an L1 of weight 1 (ldm's L1 is on [-1, 1]: 0.5 is its balance)
+    adversarial: float = 0.5  # times adaptive_weight; added by the training loop
+    adversarial_start: int = 50_000  # steps before the discriminator counts
+    mask_l1: float = 1.0
+    composition: float = 2.0
+    composition_inputs: Literal["true", "predicted"] = "true"  # the F and B that the predicted mask joins
+    laplacian: float = 3.0
+    kl: float = 1e-6  # ldm's
+    kl_reduction: Literal["ldm", "mean"] = "ldm"  # "mean" is per latent value; "ldm" is 1/48 of it at 4 channels, f8
+    # Ours, labelled deviations; the defaults switch them off.
+    gradient: float = 0.0  # inside L_img: sharpness without LPIPS
+    foreground_outside: float = 1.0  # weight of F's colour where the mask is 0: it takes room from B, unseen
+    hidden_background: float = 1.0  # weight of B where the foreground hides it
+    recompose: float = 0.0  # L1 between the recomposed prediction and I
+
+    def __post_init__(self) -> None:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if wrong := [f"{name} {v}" for name, v in values.items() if not isinstance(v, str) and v < 0]:
+            raise ValueError(f"LossWeights must not be negative, got {', '.join(wrong)}")
+
+
+def autoencoder_loss(
+    decoded: Decoded,
+    posterior: Posterior,
+    target: Layers,
+    weights: LossWeights,
+    perceptual: PerceptualDistance | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Everything but the adversarial term: L = L_img(F, B, I) + L_mask + KL (paper, Eq. 3); I = target.composite().
+
+    decoded: from `decode(..., clamp=False)`; without an auxiliary prediction (no-sup) L_img on I is left out.
+    Returns the weighted total and the unweighted parts, detached: `foreground_l1`, `background_lpips`, `mask_l1`, ...
+    Raises ValueError when LPIPS has a weight and no network came.
+    """
+    if weights.lpips and perceptual is None:
+        raise ValueError(f"LossWeights.lpips is {weights.lpips}, but no perceptual network came: load one or set 0")
+    terms = _image_terms(decoded, target, weights, perceptual) | _mask_terms(decoded.layers, target, weights)
+    terms["kl"] = (weights.kl, lambda: _kl(posterior, target, weights))
+    parts = {name: term() for name, (weight, term) in terms.items() if weight}
+    total = sum((terms[name][0] * part for name, part in parts.items()), torch.zeros((), device=target.mask.device))
+    return total, {name: part.detach() for name, part in parts.items()}
+
+
+def l1(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """mean |p - t|, the pixel part of ldm's L_img. weight (N, 1, H, W): mean of weight |p - t|, unnormalised."""
+    difference = (prediction.float() - target.float()).abs()
+    return (difference if weight is None else weight.float() * difference).mean()
+
+
+def gradient_l1(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """L1 between horizontal and between vertical neighbour differences, summed. Ours: sharpness without LPIPS.
+
+    weight (N, 1, H, W): a difference counts with the mean weight of its two pixels.
+    """
+    difference = prediction.float() - target.float()  # the differences of a difference: both are linear
+    total = difference.new_zeros(())
+    for dim in (-1, -2):
+        if difference.shape[dim] < 2:
+            continue
+        steps = difference.diff(dim=dim).abs()
+        if weight is not None:
+            count = weight.shape[dim] - 1
+            steps = steps * (weight.float().narrow(dim, 0, count) + weight.float().narrow(dim, 1, count)) / 2
+        total = total + steps.mean()
+    return total
+
+
+def mask_loss(
+    mask_prediction: Tensor,
+    mask: Tensor,
+    composite_prediction: Tensor,
+    composite: Tensor,
+    l1_weight: float = 1.0,
+    composition_weight: float = 2.0,
+    laplacian_weight: float = 3.0,
+) -> Tensor:
+    """L_mask = L1 + 2 L_comp + 3 L_lap (paper, Eq. 4)."""
+    return (
+        l1_weight * mask_l1(mask_prediction, mask)
+        + composition_weight * composition_loss(composite_prediction, composite)
+        + laplacian_weight * laplacian_loss(mask_prediction, mask)
+    )
+
+
+def mask_l1(mask_prediction: Tensor, mask: Tensor) -> Tensor:
+    """mean |m^ - m|, the first term of the paper's Eq. 4."""
+    return l1(mask_prediction, mask)
+
+
+def composition_loss(composite_prediction: Tensor, composite: Tensor) -> Tensor:
+    """mean sqrt((C - C^)^2 + 1e-6^2) (Xu et al. 2017, Deep Image Matting, section 4; a sum there)."""
+    return torch.sqrt((composite.float() - composite_prediction.float()) ** 2 + 1e-6**2).mean()
+
+
+def laplacian_loss(mask_prediction: Tensor, mask: Tensor, levels: int = 3) -> Tensor:
+    """sum_j 2^(j-1) mean |lap_j(m^) - lap_j(m)|, j = 1 .. levels (Hou & Liu 2019, Context-Aware Matting).
+
+    Means per level where the papers sum. The low-pass rest of the pyramid takes no part: a constant offset costs 0.
+    """
+    pyramid = laplacian_pyramid(mask_prediction.float() - mask.float(), levels)  # lap is linear: one pyramid does
+    return torch.stack([2**j * band.abs().mean() for j, band in enumerate(pyramid)]).sum()
+
+
+def laplacian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
+    """The band-pass levels of x (N, C, H, W), full resolution first (Burt & Adelson 1983); each level halves H and W.
+
+    Binomial 5 x 5 kernel, borders repeated, sizes rounded up: any H and W, down to 1 x 1.
+    """
+    bands = []
+    for _ in range(levels):
+        height, width = x.shape[-2:]
+        lower = _halve(_halve(x).mT).mT
+        bands.append(x - _double(_double(lower, width).mT, height).mT)
+        x = lower
+    return bands
+
+
+def kl_loss(mean: Tensor, logvar: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+    """KL to N(0, 1) = (mean^2 + exp(logvar) - 1 - logvar) / 2 (Kingma & Welling 2014, appendix B).
+
+    mean, logvar: (N, C, h, w). "sum" adds up C, h and w and averages over N, as ldm; "mean" is the mean of all values.
+    """
+    kl = 0.5 * (mean.float() ** 2 + logvar.float().exp() - 1 - logvar.float())
+    return kl.mean() if reduction == "mean" else kl.sum(dim=(1, 2, 3)).mean()
+
+
+def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """(mean relu(1 - D(real)) + mean relu(1 + D(fake))) / 2 (Lim & Ye 2017, as in VQGAN and ldm)."""
+    return 0.5 * (F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean())
+
+
+def generator_adversarial_loss(fake_logits: Tensor) -> Tensor:
+    """-mean D(fake), the generator's side of the hinge loss."""
+    return -fake_logits.float().mean()
+
+
+def adaptive_weight(
+    reconstruction_loss: Tensor,
+    adversarial_loss: Tensor,
+    last_layer_weight: Tensor | Sequence[Tensor],
+) -> Tensor:
+    """|grad L_rec| / (|grad L_adv| + 1e-4), clamped to 1e4 and detached (Esser et al. 2021, VQGAN, Eq. 7).
+
+    The gradients are those at the last layer's weight, or at several taken as one vector; 0 where a loss does not reach
+    it. Keeps both graphs for the backward pass. ldm's factor 0.5 is LossWeights.adversarial.
+    """
+    at = [last_layer_weight] if isinstance(last_layer_weight, Tensor) else list(last_layer_weight)
+    reconstruction, adversarial = (_gradient_norm(loss, at) for loss in (reconstruction_loss, adversarial_loss))
+    return (reconstruction / (adversarial + 1e-4)).clamp(0, 1e4).detach()
+
+
+def adversarial_factor(step: int, start: int) -> float:
+    """0 before step `start`, 1 from it on (ldm's adopt_weight)."""
+    return 0.0 if step < start else 1.0
+
+
+_Terms = dict[str, tuple[float, Callable[[], Tensor]]]  # name -> weight and how to compute it
+
+
+def _image_terms(
+    decoded: Decoded, target: Layers, weights: LossWeights, perceptual: PerceptualDistance | None
+) -> _Terms:
+    """L_img of F, B and I: L1 + lpips LPIPS + gradient, each with the map that says where it counts how much."""
+    outside, hidden = weights.foreground_outside, weights.hidden_background
+    foreground_map = None if outside == 1 else outside + (1 - outside) * target.mask.float()
+    background_map = None if hidden == 1 else 1 + (hidden - 1) * target.mask.float()
+    layers = decoded.layers
+    pictures = [
+        ("foreground", weights.foreground, layers.foreground, target.foreground, foreground_map),
+        ("background", weights.background, layers.background, target.background, background_map),
+    ]
+    if decoded.auxiliary is not None:
+        pictures.append(("composed", weights.composed, decoded.auxiliary, target.composite(), None))
+    terms: _Terms = {}
+    for name, weight, prediction, true, where in pictures:
+        terms[f"{name}_l1"] = (weight, partial(l1, prediction, true, where))
+        terms[f"{name}_lpips"] = (weight * weights.lpips, partial(_lpips, perceptual, prediction, true, where))
+        terms[f"{name}_gradient"] = (weight * weights.gradient, partial(gradient_l1, prediction, true, where))
+    return terms
+
+
+def _mask_terms(layers: Layers, target: Layers, weights: LossWeights) -> _Terms:
+    """The terms of L_mask, and the recomposition."""
+    layers, target = layers.to(torch.float32), target.to(torch.float32)
+    colours = target if weights.composition_inputs == "true" else layers
+    composite = Layers(colours.foreground, colours.background, layers.mask).composite
+    return {
+        "mask_l1": (weights.mask_l1, lambda: mask_l1(layers.mask, target.mask)),
+        "composition": (weights.composition, lambda: composition_loss(composite(), target.composite())),
+        "laplacian": (weights.laplacian, lambda: laplacian_loss(layers.mask, target.mask)),
+        "recompose": (weights.recompose, lambda: l1(layers.composite(), target.composite())),
+    }
+
+
+def _lpips(perceptual: PerceptualDistance | None, prediction: Tensor, target: Tensor, where: Tensor | None) -> Tensor:
+    """Mean LPIPS. Where a pixel counts less than 1, the prediction is moved towards the target by what is missing."""
+    assert perceptual is not None, "autoencoder_loss checks that a perceptual network came"
+    prediction, target = prediction.float(), target.float()
+    if where is not None:
+        prediction = torch.lerp(target, prediction, where.clamp(max=1))
+    return perceptual(prediction, target).float().mean()
+
+
+def _kl(posterior: Posterior, target: Layers, weights: LossWeights) -> Tensor:
+    """ldm sums the KL over latents and the L1 over pixels: beside a mean over pixels its KL is divided by 3HW."""
+    if weights.kl_reduction == "mean":
+        return kl_loss(posterior.mean, posterior.logvar)
+    return kl_loss(posterior.mean, posterior.logvar, "sum") / target.foreground[0].numel()
+
+
+def _halve(x: Tensor) -> Tensor:
+    """Blur the last axis with (1, 4, 6, 4, 1) / 16 and keep every second value, the first included."""
+    width = x.shape[-1]
+    x = F.pad(x, (2, 2, 0, 0), mode="replicate")
+    a, b, c, d, e = (x[..., i : width + i : 2] for i in range(5))  # sums, not a convolution: autocast leaves them alone
+    return (a + e + 4 * (b + d) + 6 * c) / 16
+
+
+def _double(x: Tensor, size: int) -> Tensor:
+    """Zeros between the values of the last axis, the same blur times 2, cropped to `size`: undoes _halve's size."""
+    x = F.pad(x, (1, 1, 0, 0), mode="replicate")
+    even = (x[..., :-2] + 6 * x[..., 1:-1] + x[..., 2:]) / 8
+    odd = (x[..., 1:-1] + x[..., 2:]) / 2
+    return torch.stack([even, odd], dim=-1).flatten(-2)[..., :size]
+
+
+def _gradient_norm(loss: Tensor, at: list[Tensor]) -> Tensor:
+    gradients = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return torch.cat([gradient.flatten().float() for gradient in gradients]).norm()

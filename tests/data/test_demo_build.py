@@ -1,0 +1,145 @@
+"""The demo data set as a whole: splits, restarts, equal bytes, what goes wrong with the sources."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from t2l.data.demo import DemoConfig, build_demo, sources
+from t2l.data.demo.build import pairs_for_test, plan
+from t2l.data.demo.sources import Package, fetch_sources, read_source
+from t2l.data.shards import Shards
+
+TINY = DemoConfig(size=32, train=5, test=2, held_out=2, shard_size=3, processes=1)
+
+
+def files(out) -> dict[str, bytes]:
+    """What was built, without the sources."""
+    return {
+        str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and "downloads" not in p.parts
+    }
+
+
+@pytest.fixture
+def out(tmp_path, downloads):
+    """A folder to build in, with the stand-ins as its downloads."""
+    (tmp_path / "out").mkdir()
+    shutil.copytree(downloads, tmp_path / "out" / "downloads")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def built(out):
+    build_demo(TINY, out, progress=lambda line: None)
+    return out
+
+
+def test_test_pairs_never_occur_in_train_and_their_things_and_places_do():
+    config = DemoConfig()
+    train, test, held_out = (plan(config, split) for split in ("train", "test", "held_out"))
+    names = [{(thing.name, place.name) for thing, place in pairs} for pairs in (train, test, held_out)]
+    assert [len(pairs) for pairs in (train, test, held_out)] == [12000, 512, 128]
+    assert not names[0] & names[1]
+    assert {thing for thing, _ in names[1]} == {thing for thing, _ in names[0]}
+    assert {place for _, place in names[1]} <= {place for _, place in names[0]}
+    assert not {thing for thing, _ in names[2]} & {thing for thing, _ in names[0]}
+    assert ("teapot", "wooden table") in names[0]
+
+
+def test_every_thing_is_shown_about_equally_often():
+    train = plan(DemoConfig(), "train")
+    counts = [[thing.name for thing, _ in train].count(name) for name in pairs_for_test(DemoConfig())]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_build_is_complete_and_says_what_it_holds(built):
+    summary = json.loads((built / "dataset.json").read_text())
+    assert summary["counts"] == {"train": 5, "test": 2, "held_out": 2}
+    assert summary["config"]["size"] == 32
+    shards = Shards(built / "train")
+    words = {word for i in range(5) for word in shards[i].caption.replace(",", "").split()}
+    assert words <= set(summary["words"])
+    assert shards[0].layers.size == (32, 32)
+    ledger = (built / "ledger.csv").read_text().splitlines()
+    assert ledger[0] == "file,package,version,licence,author,sha256"
+    assert all(source in "".join(ledger) for i in range(5) for source in shards[i].sources)
+
+
+def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(built):
+    before = files(built)
+    for name in ("train/000001.jsonl", "test/000000.tar", "dataset.json"):
+        (built / name).unlink()
+    (built / "train" / "000001.tar.partial").write_bytes(b"half a shard")
+    build_demo(TINY, built, progress=lambda line: None)
+    assert files(built) == before
+
+
+def test_finished_shards_are_not_drawn_again(built):
+    times = [path.stat().st_mtime_ns for path in sorted(built.glob("*/*.tar"))]
+    build_demo(TINY, built, progress=lambda line: None)
+    assert [path.stat().st_mtime_ns for path in sorted(built.glob("*/*.tar"))] == times
+
+
+def test_another_config_in_the_same_folder_is_refused(built):
+    with pytest.raises(ValueError, match="a data set with other seed, size; choose another folder"):
+        build_demo(replace(TINY, seed=1, size=64), built)
+
+
+def test_another_seed_gives_other_pictures(built, tmp_path, downloads):
+    other = tmp_path / "other"
+    shutil.copytree(downloads, other / "downloads")
+    build_demo(replace(TINY, seed=1), other, progress=lambda line: None)
+    assert (other / "train" / "000000.tar").read_bytes() != (built / "train" / "000000.tar").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_bytes_as_one(built, tmp_path, downloads):
+    other = tmp_path / "other"
+    shutil.copytree(downloads, other / "downloads")
+    build_demo(replace(TINY, processes=2), other, progress=lambda line: None)
+    assert files(other) == files(built)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("npm", "apt-get", "dpkg-deb"))), reason="needs npm, apt-get and dpkg-deb"
+)
+def test_the_real_packages_are_fetched_and_drawn(tmp_path):
+    """Downloads about 300 MB."""
+    build_demo(replace(TINY, size=64), tmp_path)
+    assert len(Shards(tmp_path / "train")) == 5
+
+
+@pytest.mark.parametrize("name", ["size", "shard_size", "processes"])
+def test_a_config_that_cannot_be_built_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be 1 or more, got 0"):
+        DemoConfig(**{name: 0})
+
+
+def test_a_missing_client_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="is fetched with npm, which is not on this machine"):
+        fetch_sources(tmp_path / "downloads", progress=lambda line: None)
+
+
+def test_a_failing_client_is_quoted(tmp_path, monkeypatch):
+    client = tmp_path / "npm"
+    client.write_text("#!/bin/sh\necho 'no network' >&2\nexit 1\n")
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(RuntimeError, match="npm pack .* did not bring .*tgz .*no network.*; .*put the file into"):
+        fetch_sources(tmp_path / "downloads", progress=lambda line: None)
+
+
+def test_an_archive_that_is_not_the_pinned_one_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "packages", lambda: [Package("thing", "1", "npm", "thing-1.tgz", "0" * 64)])
+    (tmp_path / "thing-1.tgz").write_bytes(b"something else")
+    with pytest.raises(ValueError, match="thing-1.tgz should have sha256 0{64} and has [0-9a-f]{64}; delete it"):
+        fetch_sources(tmp_path, progress=lambda line: None)
+
+
+def test_a_missing_picture_is_named(downloads):
+    for source in ("fluent/none.webp", "furniture/Scopia/none.png", "furniture/None/none.png"):
+        with pytest.raises(FileNotFoundError, match=f"the picture {source} is not in"):
+            read_source(downloads, source)

@@ -1,0 +1,150 @@
+"""How the demo draws: cut-outs, colours, places and captions."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2l.data.demo.captions import describe, load_things
+from t2l.data.demo.cutouts import (
+    COLOURS,
+    Pose,
+    can_recolour,
+    extend_colours,
+    place_cutout,
+    random_pose,
+    read_cutout,
+    recolour,
+)
+from t2l.data.demo.places import PlaceArtist, decode_panorama, load_places
+from t2l.data.demo.sources import HERE, licence_of
+
+FREE = {"MIT", "CC0-1.0", "CC-BY-3.0", "CC-BY-3.0-US", "CC-BY-4.0", "public domain"}
+
+
+def disc(size: int, colour: tuple[int, int, int]) -> torch.Tensor:
+    """A premultiplied cut-out of one colour."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    alpha = (np.hypot(y, x) < size / 2 - 2).astype(np.uint8) * 255
+    straight = np.broadcast_to(np.uint8(colour), (size, size, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(np.dstack([straight, alpha])).save(buffer, "png")
+    return read_cutout(buffer.getvalue())
+
+
+def test_a_cutout_reaches_the_borders_of_its_box():
+    cutout = disc(300, (200, 10, 10))
+    alpha = cutout[3]
+    assert min(alpha[0].max(), alpha[-1].max(), alpha[:, 0].max(), alpha[:, -1].max()) > 0.5
+
+
+def test_noise_under_transparent_pixels_never_shows():
+    """The emoji files hold arbitrary colours under alpha 0; they once fringed every outline."""
+    rgba = np.random.default_rng(0).integers(0, 255, (64, 64, 4), dtype=np.uint8)
+    rgba[..., 3] = 0
+    rgba[16:48, 16:48] = (0, 200, 0, 255)
+    buffer = io.BytesIO()
+    Image.fromarray(rgba).save(buffer, "png")
+    foreground, _ = place_cutout(read_cutout(buffer.getvalue()), Pose(0.5, 0.5, 0.8, 5.0, False), 64)
+    expected = torch.tensor([0, 200 / 255, 0]).view(3, 1, 1).expand_as(foreground)
+    torch.testing.assert_close(foreground, expected, atol=0.02, rtol=0)
+
+
+def test_extended_colours_are_the_old_ones_where_the_thing_is_solid():
+    straight = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    alpha = torch.zeros(1, 32, 32)
+    alpha[:, 8:20, 8:20] = 1
+    extended = extend_colours(straight * alpha, alpha)
+    solid = (slice(None), slice(8, 20), slice(8, 20))
+    torch.testing.assert_close(extended[solid], straight[solid], atol=2e-3, rtol=0)
+    assert extended.min() >= straight[solid].min() - 1e-4 and extended.max() <= straight[solid].max() + 1e-4
+
+
+def test_a_thing_is_whole_inside_the_frame_and_large_enough():
+    cutout, rng = disc(120, (10, 10, 200)), np.random.default_rng(0)
+    for _ in range(60):
+        pose = random_pose(rng, cutout, grounded=True)
+        mask = place_cutout(cutout, pose, 64)[1]
+        border = torch.cat([mask[0, 0], mask[0, -1], mask[0, :, 0], mask[0, :, -1]])
+        rows = (mask[0] > 0.5).any(1).sum().item() / 64
+        assert border.max() < 0.05
+        assert 0.40 <= rows <= 0.82
+        assert abs(pose.angle) <= 8
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_recoloured_thing_has_that_hue_and_keeps_its_outline(colour):
+    cutout = disc(120, (200, 60, 20))
+    painted = recolour(cutout, colour)
+    r, g, b = painted[:3, 60, 60].tolist()
+    strongest = {"red": r, "yellow": min(r, g), "green": g, "blue": b, "purple": min(r, b)}[colour]
+    weakest = {"red": max(g, b), "yellow": b, "green": max(r, b), "blue": max(r, g), "purple": g}[colour]
+    assert strongest > weakest + 0.15
+    assert torch.equal(painted[3], cutout[3])
+
+
+def test_a_gray_thing_cannot_be_recoloured():
+    assert can_recolour(disc(64, (200, 60, 20)))
+    assert not can_recolour(disc(64, (120, 120, 120)))
+
+
+@pytest.mark.parametrize("place", load_places(), ids=lambda place: place.name)
+def test_every_place_is_drawn_complete_and_the_same_again(place, source_files):
+    plates = [PlaceArtist(source_files.__getitem__).draw(place, np.random.default_rng(5), 32)[0] for _ in range(2)]
+    assert plates[0].shape == (3, 32, 32) and plates[0].dtype == torch.float32
+    assert torch.isfinite(plates[0]).all() and plates[0].min() >= 0 and plates[0].max() <= 1
+    assert torch.equal(*plates)
+
+
+def test_a_broken_sun_is_white_and_spoils_nothing(source_files):
+    shown = decode_panorama(source_files["hdri/park.exr.js"], exposure=1.0)
+    assert shown.shape == (3, 32, 64)
+    assert torch.isfinite(shown).all()
+    assert (shown[:, :14].amin(0) > 0.2).all()  # no black or pure blue hole in the sky
+
+
+def test_a_module_without_a_panorama_is_refused():
+    with pytest.raises(ValueError, match="base64 EXR"):
+        decode_panorama(b"export default 1", exposure=1.0)
+
+
+def test_every_caption_is_plain_lower_case_and_there_are_few_words():
+    rng, words = np.random.default_rng(0), set()
+    for thing in load_things():
+        for place in load_places():
+            for colour in (None, *COLOURS) if thing.recolour else (None,):
+                texts = describe(thing, place, colour, rng)
+                assert all(re.fullmatch(r"[a-z, ]+", text) for text in texts.values()), texts
+                words |= set(texts["caption"].replace(",", "").split())
+    assert len(words) < 600
+
+
+def test_articles_fit_their_nouns():
+    by_name, place = {thing.name: thing for thing in load_things()}, load_places()[0]
+    rng = np.random.default_rng(0)
+    plain = {
+        name: describe(by_name[name], place, None, rng)["foreground_caption"] for name in ("apple", "ufo", "grapes")
+    }
+    assert plain["apple"] == "an apple"
+    assert plain["ufo"] in ("a ufo", "a flying saucer")
+    assert plain["grapes"] == "grapes"
+    assert describe(by_name["apple"], place, "red", rng)["foreground_caption"] == "a red apple"
+
+
+def test_names_are_unique_and_every_file_has_a_free_licence():
+    things, places = load_things(), load_places()
+    assert len({thing.name for thing in things}) == len(things)
+    assert len({place.name for place in places}) == len(places)
+    sources = [source for thing in things for source in thing.pictures] + [s for p in places for s in p.files]
+    assert {licence_of(source)[0] for source in sources} <= FREE
+    assert {licence for licence, _ in json.loads((HERE / "packages.json").read_text())["licences"].values()} <= FREE
+
+
+def test_the_example_of_the_readme_can_be_drawn():
+    teapot = next(thing for thing in load_things() if thing.name == "teapot")
+    assert teapot.recolour and not teapot.held_out
+    assert "on a wooden table" in [phrase for place in load_places() for phrase in place.phrases]

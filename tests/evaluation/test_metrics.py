@@ -1,0 +1,180 @@
+import math
+
+import pytest
+import torch
+
+from t2l.evaluation.metrics import (
+    MAX_PSNR,
+    evaluate_autoencoder,
+    frechet_distance,
+    layer_figures,
+    mask_iou,
+    mask_l1,
+    mean_figure,
+    psnr,
+    recompose_l1,
+)
+from t2l.layers import Layers
+
+
+def random_layers(count=2, size=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return Layers.from_stacked(torch.rand(count, 7, size, size, generator=generator))
+
+
+def square_mask(size=8, side=4, left=0):
+    mask = torch.zeros(1, 1, size, size)
+    mask[..., :side, left : left + side] = 1
+    return mask
+
+
+class Damaging:
+    """Stands in for an autoencoder: keeps the layers, and adds a known error to the background."""
+
+    training = True
+
+    def __init__(self, error):
+        self.error = error
+
+    def parameters(self):
+        return iter([torch.zeros(1)])
+
+    def train(self, mode=True):
+        self.training = mode
+
+    def eval(self):
+        self.train(False)
+
+    def encode(self, layers):
+        return type("Posterior", (), {"mean": layers.stacked()})
+
+    def decode(self, latents, size):
+        layers = Layers.from_stacked(latents)
+        damaged = Layers(layers.foreground, layers.background + self.error, layers.mask)
+        return type("Decoded", (), {"layers": damaged, "auxiliary": None})
+
+
+class Example:
+    def __init__(self, layers):
+        self.layers = layers
+
+
+def test_a_constant_error_of_a_tenth_is_20_db():
+    image = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(psnr(image + 0.1, image), torch.full((3,), 20.0), atol=1e-3, rtol=0)
+
+
+def test_equal_pictures_have_the_greatest_psnr():
+    image = torch.rand(1, 3, 8, 8)
+    assert psnr(image, image).item() == pytest.approx(MAX_PSNR)
+
+
+def test_weighted_psnr_ignores_what_is_outside():
+    image, mask = torch.full((1, 3, 8, 8), 0.5), square_mask()
+    damaged = image + 0.1 * mask + 0.4 * (1 - mask)
+    assert psnr(damaged, image, mask).item() == pytest.approx(20, abs=1e-4)
+
+
+def test_a_half_weight_counts_half():
+    image = torch.zeros(1, 3, 1, 2)
+    error, weight = torch.tensor([0.1, 0.2]).expand(1, 3, 1, 2), torch.tensor([1.0, 0.5]).view(1, 1, 1, 2)
+    expected = -10 * math.log10((0.01 + 0.5 * 0.04) / 1.5)
+    assert psnr(error, image, weight).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_empty_weight_has_no_psnr_and_is_left_out_of_the_mean():
+    image = torch.zeros(2, 3, 8, 8)
+    weight = torch.cat([square_mask(), torch.zeros(1, 1, 8, 8)])
+    values = psnr(image + 0.1, image, weight)
+    assert values[1].isnan() and mean_figure(values) == pytest.approx(20, abs=1e-4)
+    assert mean_figure(values[1:]) is None
+
+
+def test_iou_of_squares_that_overlap_by_half_is_a_third():
+    assert mask_iou(square_mask(left=0), square_mask(left=2)).item() == pytest.approx(1 / 3)
+
+
+def test_iou_cuts_soft_masks_at_the_threshold():
+    soft = 0.6 * square_mask()
+    assert mask_iou(soft, square_mask()).item() == 1
+    assert mask_iou(soft, square_mask(), threshold=0.7).item() == 0
+
+
+def test_two_empty_masks_agree():
+    assert mask_iou(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)).item() == 1
+
+
+def test_mask_l1_of_a_quarter_of_the_pixels_is_a_quarter():
+    assert mask_l1(square_mask(), torch.zeros(1, 1, 8, 8)).item() == 0.25
+
+
+def test_recompose_l1_is_zero_for_the_composite_itself():
+    layers = random_layers()
+    torch.testing.assert_close(recompose_l1(layers, layers.composite()), torch.zeros(2))
+    torch.testing.assert_close(recompose_l1(layers, layers.composite() + 0.1), torch.full((2,), 0.1))
+
+
+def test_a_damaged_hidden_background_shows_in_its_own_figure_only():
+    image = torch.full((1, 3, 8, 8), 0.5)
+    target = Layers(image, image, square_mask())
+    figures = layer_figures(Layers(image, image + 0.1 * target.mask, target.mask), target, image)
+    assert figures.pop("hidden_background_psnr").item() == pytest.approx(20, abs=1e-4)
+    assert {name: value.item() for name, value in figures.items()} == pytest.approx(
+        {
+            "mask_iou": 1,
+            "mask_l1": 0,
+            "composite_psnr": MAX_PSNR,
+            "foreground_psnr": MAX_PSNR,
+            "visible_background_psnr": MAX_PSNR,
+            "recompose_l1": 0,
+        }
+    )
+
+
+def test_an_autoencoder_is_measured_over_batches_and_keeps_its_mode():
+    examples = [Example(random_layers(1, seed=i)) for i in range(5)]
+    seen = []
+    autoencoder = Damaging(0.1)
+    figures = evaluate_autoencoder(
+        autoencoder, examples, limit=3, batch_size=2, observe=lambda a, b: seen.append(len(a))
+    )
+    assert figures["visible_background_psnr"] == pytest.approx(20, abs=1e-3)
+    assert figures["mask_l1"] == 0 and figures["recompose_l1"] is None
+    assert seen == [2, 1] and autoencoder.training
+
+
+def test_an_autoencoder_is_not_measured_on_nothing():
+    with pytest.raises(ValueError, match="one example or more, got 0"):
+        evaluate_autoencoder(Damaging(0), [])
+
+
+def test_equal_feature_sets_have_frechet_distance_zero():
+    features = torch.randn(40, 64, generator=torch.Generator().manual_seed(0))
+    assert frechet_distance(features, features.flip(0)) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_shift_has_its_squared_length_as_frechet_distance():
+    features = torch.randn(40, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert frechet_distance(features, features + 0.5) == pytest.approx(64 * 0.25)
+
+
+def test_frechet_distance_of_scaled_gaussians_is_the_known_one():
+    """For covariances S and k^2 S it is (k - 1)^2 tr(S)."""
+    features = torch.randn(200, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    centred = features - features.mean(dim=0)
+    expected = 4 * centred.square().sum().item() / 199
+    assert frechet_distance(centred, 3 * centred) == pytest.approx(expected)
+
+
+def test_frechet_distance_agrees_with_the_square_root_of_the_covariances():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(300, 6, generator=generator, dtype=torch.float64) @ torch.randn(6, 6, generator=generator).double()
+    b = torch.randn(200, 6, generator=generator, dtype=torch.float64) + 1
+    trace = torch.linalg.eigvals(a.T.cov() @ b.T.cov()).real.clamp_min(0).sqrt().sum()
+    means = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
+    assert frechet_distance(a, b) == pytest.approx((means + a.T.cov().trace() + b.T.cov().trace() - 2 * trace).item())
+
+
+def test_feature_sets_of_two_widths_are_refused():
+    with pytest.raises(ValueError, match=r"got \(4, 3\) and \(4, 2\)"):
+        frechet_distance(torch.zeros(4, 3), torch.zeros(4, 2))

@@ -1,0 +1,207 @@
+"""The commands end to end, at the smallest size: shards -> autoencoder -> latents -> UNet -> checkpoint -> pictures."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from t2l import cli
+from t2l.config import load_config
+from t2l.data.example import Example
+from t2l.data.shards import write_shard
+from t2l.layers import Layers
+from t2l.training.train_autoencoder import AutoencoderTrainConfig
+from t2l.training.train_unet import UNetTrainConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+CAPTIONS = ["a red cat on a table", "a blue dog in a forest"]
+AUTOENCODER = {
+    "model": {
+        "base_channels": 32,
+        "channel_multipliers": [1, 1],
+        "num_res_blocks": 1,
+        "head_channels": 8,
+        "norm": "none",
+        "patch": 2,
+    },
+    "loss": {"lpips": 0, "adversarial": 0},
+    "data": {"batch_size": 2, "crop": 32},
+    "steps": 3,
+    "lr": 1e-4,
+    "workers": 0,
+}
+UNET = {
+    "unet": {
+        "base_channels": 32,
+        "channel_multipliers": [1, 1],
+        "attention_levels": [1],
+        "num_res_blocks": 1,
+        "num_heads": 2,
+        "conditioning_width": 32,
+    },
+    "text_encoder": {"width": 32, "num_layers": 1, "num_heads": 2, "hidden_width": 64},
+    "diffusion": {"prediction": "v"},
+    "steps": 3,
+    "batch_size": 2,
+}
+
+
+def t2l(*argv: object) -> None:
+    assert cli.main([str(a) for a in argv]) == 0
+
+
+def refused(capsys, *argv: object) -> str:
+    """The one line that a refused command leaves on stderr."""
+    assert cli.main([str(a) for a in argv]) == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def example(i: int) -> Example:
+    layers = Layers.from_stacked(torch.rand(1, 7, 64, 64, generator=torch.Generator().manual_seed(i)))
+    foreground, thing, background, place = [
+        ("a red cat", "cat", "on a table", "table"),
+        ("a blue dog", "dog", "in a forest", "forest"),
+    ][i % 2]
+    return Example(f"{i:06d}", layers, CAPTIONS[i % 2], foreground, background, thing, place)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder in which every command has run once: data, runs, latents and model.safetensors."""
+    folder = tmp_path_factory.mktemp("work")
+    write_shard(folder / "data", 0, [example(i) for i in range(4)])
+    for name, config in {"autoencoder": AUTOENCODER, "unet": UNET}.items():
+        (folder / f"{name}.json").write_text(json.dumps(config))
+    t2l("train-autoencoder", folder / "autoencoder.json", "--data", folder / "data", "--run", folder / "ae")
+    snapshot = folder / "ae" / "snapshot.safetensors"
+    t2l("cache-latents", "--checkpoint", snapshot, "--data", folder / "data", "--out", folder / "latents", "--size", 64)
+    t2l("train-unet", folder / "unet.json", "--latents", folder / "latents", "--run", folder / "unet")
+    t2l("export", "--run", folder / "unet", "--data", folder / "data", "--out", folder / "model.safetensors")
+    return folder
+
+
+def test_the_exported_file_describes_itself(work, capsys):
+    t2l("info", work / "model.safetensors")
+    about = json.loads(capsys.readouterr().out)
+    assert about["license"] == "Apache-2.0" and about["config"]["unet"]["base_channels"] == 32
+    assert about["config"]["diffusion"]["prediction"] == "v" and len(about["latent_rgb_factors"]) == 4
+    assert about["parameters"]["all"] == sum(n for part, n in about["parameters"].items() if part != "all")
+
+
+def test_an_autoencoder_run_is_exported_too(work, capsys, tmp_path):
+    t2l("export", "--run", work / "ae", "--out", tmp_path / "ae.safetensors")
+    capsys.readouterr()
+    t2l("info", tmp_path / "ae.safetensors")
+    assert json.loads(capsys.readouterr().out)["kind"] == "autoencoder"
+
+
+def test_generate_writes_every_picture_and_prints_where(work, capsys, tmp_path):
+    t2l("generate", *CAPTIONS, "--checkpoint", work / "model.safetensors", "--out", tmp_path, "--size", "72x65")
+    printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(printed) == sorted(tmp_path.iterdir()) and len(printed) == 2 * 5 + 1
+    pictures = {path.stem.rsplit("_", 1)[1]: Image.open(path) for path in printed if "red-cat" in path.name}
+    assert {name: picture.mode for name, picture in pictures.items()} == {
+        "foreground": "RGB",
+        "background": "RGB",
+        "mask": "L",
+        "composite": "RGB",
+        "cutout": "RGBA",
+    }
+    assert {picture.size for picture in pictures.values()} == {(72, 65)}
+
+
+def test_the_same_seed_gives_the_same_files(work, tmp_path):
+    for out in ("a", "b"):
+        t2l("generate", CAPTIONS[0], "--checkpoint", work / "model.safetensors", "--out", tmp_path / out, "--steps", 2)
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+def test_two_prompts_with_the_same_file_name_do_not_overwrite_each_other(work, capsys, tmp_path):
+    prompts = ["a red cat", "a red cat!"]
+    checkpoint = work / "model.safetensors"
+    t2l("generate", *prompts, "--checkpoint", checkpoint, "--out", tmp_path, "--size", 64, "--steps", 1, "--count", 2)
+    assert len(set(capsys.readouterr().out.splitlines())) == 2 * 2 * 5 + 1 == len(list(tmp_path.iterdir()))
+
+
+def test_words_never_seen_are_named_and_nothing_is_drawn(work, capsys, tmp_path):
+    out = tmp_path / "out"
+    line = refused(capsys, "generate", "a red Zeppelin", "--checkpoint", work / "model.safetensors", "--out", out)
+    assert line.startswith("t2l: this checkpoint was never trained on 'zeppelin'; say it in other words")
+    assert not out.exists()
+
+
+def test_any_words_draws_with_a_note(work, capsys, tmp_path):
+    checkpoint = work / "model.safetensors"
+    t2l("generate", "a zeppelin", "--any-words", "--checkpoint", checkpoint, "--out", tmp_path, "--steps", 1)
+    assert "t2l: note: this checkpoint was never trained on 'zeppelin'" in capsys.readouterr().err
+
+
+def test_a_prompt_longer_than_the_text_encoder_reads_gets_a_note(work, capsys, tmp_path):
+    checkpoint, steps = work / "model.safetensors", ("--steps", 1, "--size", 64)
+    t2l("generate", "cat " * 75, "--checkpoint", checkpoint, "--out", tmp_path, *steps)
+    assert "note" not in capsys.readouterr().err
+    t2l("generate", "cat " * 76, "--checkpoint", checkpoint, "--out", tmp_path, *steps)
+    assert "t2l: note: the text encoder reads 77 tokens" in capsys.readouterr().err
+
+
+def changed(checkpoint: Path, out: Path, metadata: dict[str, str] | None = None, without: str = "-") -> Path:
+    """A copy of a checkpoint with other metadata, or without the tensors whose name holds a text."""
+    with safe_open(checkpoint, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys() if without not in name}
+        save_file(tensors, out, (file.metadata() or {}) | (metadata or {}))
+    return out
+
+
+def test_a_checkpoint_with_missing_keys_names_them(work, capsys, tmp_path):
+    broken = changed(work / "model.safetensors", tmp_path / "broken.safetensors", without="head_mask.conv2")
+    line = refused(capsys, "generate", "a cat", "--checkpoint", broken, "--out", tmp_path / "out")
+    assert "broken.safetensors" in line and "head_mask.conv2.weight" in line and not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_version_is_refused(work, capsys, tmp_path):
+    other = changed(work / "model.safetensors", tmp_path / "other.safetensors", {"version": "99"})
+    line = refused(capsys, "generate", "a cat", "--checkpoint", other, "--out", tmp_path / "out")
+    assert "version 99" in line and not (tmp_path / "out").exists()
+
+
+def test_an_autoencoder_alone_cannot_draw(work, capsys, tmp_path):
+    alone = work / "ae" / "snapshot.safetensors"
+    line = refused(capsys, "generate", "a cat", "--checkpoint", alone, "--out", tmp_path / "out")
+    assert "autoencoder" in line and "UNet" in line and not (tmp_path / "out").exists()
+
+
+def test_a_run_folder_of_another_config_is_refused_and_kept(work, capsys):
+    before = (work / "unet" / "config.json").read_bytes()
+    line = refused(
+        capsys, "train-unet", work / "unet.json", "lr=1", "--latents", work / "latents", "--run", work / "unet"
+    )
+    assert "belongs to another config: lr" in line and (work / "unet" / "config.json").read_bytes() == before
+
+
+def test_a_run_folder_without_a_snapshot_is_named(capsys, tmp_path):
+    line = refused(capsys, "export", "--run", tmp_path, "--out", tmp_path / "x.safetensors")
+    assert "holds no snapshot.safetensors yet" in line
+
+
+def test_a_corrupt_shard_is_named_before_training(work, capsys, tmp_path):
+    for file in (work / "data").iterdir():
+        data = file.read_bytes()
+        (tmp_path / file.name).write_bytes(data[:-600] if file.suffix == ".tar" else data)
+    line = refused(capsys, "train-autoencoder", work / "autoencoder.json", "--data", tmp_path, "--run", tmp_path / "r")
+    assert "000000.tar" in line and not (tmp_path / "r" / "snapshot.safetensors").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.json")), ids=lambda path: path.stem)
+def test_every_config_that_ships_can_be_read(path):
+    load_config(UNetTrainConfig if "unet" in path.stem else AutoencoderTrainConfig, path)
+
+
+def test_the_makefile_names_only_configs_that_exist():
+    words = (ROOT / "Makefile").read_text().split()
+    named = {word for word in words if word.startswith("configs/")}
+    assert named and all((ROOT / name).is_file() for name in named)

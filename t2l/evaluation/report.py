@@ -94,9 +94,8 @@ class Judges:
         return self.network(layers.composite().float().cpu())
 
     def saliency_iou(self, layers: Layers) -> Tensor:
-        """IOU of each mask with the salient object of its composite, (N,); (0,) without a saliency network."""
-        if self.saliency is None or not len(layers):
-            return torch.zeros(0)
+        """IOU of each mask with the salient object of its composite, (N,)."""
+        assert self.saliency is not None, "saliency_iou is asked for only with a saliency network"
         return mask_iou(layers.mask.float().cpu(), self.saliency(layers.composite()))
 
 
@@ -111,6 +110,15 @@ class GenerationTask:
     config: EvaluateConfig
     tell: Progress
     samples: Path | None  # where a contact sheet goes
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What the checkpoint drew."""
+
+    indices: Sequence[int]  # of the test pictures whose captions were drawn
+    features: Tensor  # (len(indices), 1280), of the composites
+    kept: list[Layers]  # the first saliency_count pictures
 
 
 def evaluate(
@@ -159,37 +167,53 @@ def evaluate(
     figures["autoencoder"] = evaluate_autoencoder(autoencoder, test, len(indices), config.batch_size, observe)
     figures["generation"] = None
     if task is not None:
-        figures["generation"], counts = evaluate_generation(task, indices, torch.cat(real), torch.cat(reconstructed))
+        drawn = draw(task, [indices[i] for i in spread(config.prompts, len(indices))])
+        figures["generation"] = recognition_figures(task, drawn, indices, torch.cat(real), torch.cat(reconstructed))
+        figures["counts"] |= {"generated": len(drawn.indices), "train": min(config.probe_examples, len(task.train))}
+        write_json(Path(json_path), figures)  # the saliency network may take half an hour: what there is, is safe
+        saliency_figures, counts = look_for_salient_objects(task, drawn, indices)
+        figures["generation"] |= saliency_figures
         figures["counts"] |= counts
     figures["seconds"] = round(time.monotonic() - started, 1)
     write_json(Path(json_path), figures)
     return figures
 
 
-def evaluate_generation(
-    task: GenerationTask, indices: Sequence[int], real: Tensor, reconstructed: Tensor
-) -> tuple[dict[str, float | None], dict[str, int]]:
-    """The figures of GENERATION_FIGURES, and how many pictures stand behind them.
+def draw(task: GenerationTask, indices: Sequence[int]) -> Drawn:
+    """One picture for the caption of each test picture."""
+    config, size = task.config.generation, task.config.batch_size
+    features, kept = [], []
+    for start, batch in zip(count(step=size), batches(indices, size)):
+        prompts = [task.test.metadata(i)["caption"] for i in batch]
+        layers = generate(task.model, prompts, replace(config, seed=config.seed + start)).layers
+        check_finite(layers, "the diffusion model")
+        if start == 0 and task.samples is not None:
+            save_png(contact_sheet(layers, prompts), task.samples)
+        features.append(task.judges.features(layers))
+        kept += [layers[i : i + 1] for i in range(len(layers))][: max(task.config.saliency_count - start, 0)]
+        task.tell(f"drew {start + len(batch)} of {len(indices)} pictures")
+    return Drawn(indices, torch.cat(features), kept)
+
+
+def recognition_figures(
+    task: GenerationTask, drawn: Drawn, indices: Sequence[int], real: Tensor, reconstructed: Tensor
+) -> dict[str, float | None]:
+    """The figures of GENERATION_FIGURES that need Lite0 alone; those of the saliency network are None as yet.
 
     indices: of the test pictures; real, reconstructed: (len(indices), 1280), features of their composites.
     """
     learnt = spread(task.config.probe_examples, len(task.train))
-    prompted = [indices[i] for i in spread(task.config.prompts, len(indices))]
     known = train_features(task, learnt)
-    generated, iou = draw(task, prompted)
-    iou_real = real_saliency(task, indices)
-    figures: dict[str, float | None] = {}
+    figures: dict[str, float | None] = dict.fromkeys(GENERATION_FIGURES)
     for layer, word in WORDS.items():
         probe = train_probe(known, _labels(task.train, learnt, word))
-        figures[f"{layer}_top1"] = probe.top1(generated, _labels(task.test, prompted, word))
+        figures[f"{layer}_top1"] = probe.top1(drawn.features, _labels(task.test, drawn.indices, word))
         figures[f"{layer}_top1_real"] = probe.top1(real, _labels(task.test, indices, word))
-    figures["mask_iou_saliency"] = mean_figure(iou)
-    figures["mask_iou_saliency_real"] = mean_figure(iou_real)
-    figures["fid"] = frechet_distance(generated, real)
-    figures["fid_real"] = frechet_distance(known[spread(len(generated), len(known))], real)  # as many: the same bias
+    anchor = known[spread(len(drawn.indices), len(known))]  # as many as were drawn: the distance has the same bias
+    figures["fid"] = frechet_distance(drawn.features, real)
+    figures["fid_real"] = frechet_distance(anchor, real)
     figures["fid_reconstruction"] = frechet_distance(reconstructed, real)
-    counts = {"generated": len(generated), "train": len(known), "saliency": len(iou), "saliency_real": len(iou_real)}
-    return figures, counts
+    return figures
 
 
 def train_features(task: GenerationTask, indices: Sequence[int]) -> Tensor:
@@ -199,29 +223,26 @@ def train_features(task: GenerationTask, indices: Sequence[int]) -> Tensor:
     return torch.cat([task.judges.features(Layers.cat([task.train[i].layers for i in part])) for part in parts])
 
 
-def draw(task: GenerationTask, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Draw the captions of test pictures, at their size: features (len(indices), 1280) and saliency IOU (<= N,)."""
-    config, size = task.config.generation, task.config.batch_size
-    features, iou = [], []
-    for start, batch in zip(count(step=size), batches(indices, size)):
-        prompts = [task.test.metadata(i)["caption"] for i in batch]
-        layers = generate(task.model, prompts, replace(config, seed=config.seed + start)).layers
-        check_finite(layers, "the diffusion model")
-        if start == 0 and task.samples is not None:
-            save_png(contact_sheet(layers, prompts), task.samples)
-        features.append(task.judges.features(layers))
-        iou.append(task.judges.saliency_iou(layers[: max(task.config.saliency_count - start, 0)]))
-        task.tell(f"drew {start + len(batch)} of {len(indices)} pictures")
-    return torch.cat(features), torch.cat(iou)
+def look_for_salient_objects(
+    task: GenerationTask, drawn: Drawn, indices: Sequence[int]
+) -> tuple[dict[str, float | None], dict[str, int]]:
+    """Mean IOU of masks with the salient object, of drawn pictures and of test pictures, and how many there were.
 
-
-def real_saliency(task: GenerationTask, indices: Sequence[int]) -> Tensor:
-    """Saliency IOU of true masks of test pictures, (<= saliency_real_count,): what the judge itself can reach."""
+    The figure of test pictures, with their true masks, is what a perfect model would reach with this judge.
+    """
     if task.judges.saliency is None:
-        return torch.zeros(0)
+        return {}, {"saliency": 0, "saliency_real": 0}
     chosen = [indices[i] for i in spread(task.config.saliency_real_count, len(indices))]
-    task.tell(f"looking for the salient object of {len(chosen)} test pictures")
-    return torch.cat([torch.zeros(0), *(task.judges.saliency_iou(task.test[i].layers) for i in chosen)])
+    sets = {"saliency": drawn.kept, "saliency_real": [task.test[i].layers for i in chosen]}
+    figures = {}
+    for name, pictures in sets.items():
+        iou = []
+        for done, layers in enumerate(pictures, 1):
+            iou.append(task.judges.saliency_iou(layers))
+            if done % task.config.batch_size == 0 or done == len(pictures):
+                task.tell(f"{name}: looked at {done} of {len(pictures)} pictures")
+        figures[f"mask_iou_{name}"] = mean_figure(torch.cat([torch.zeros(0), *iou]))
+    return figures, {name: len(pictures) for name, pictures in sets.items()}
 
 
 def markdown_table(figures: Figures) -> str:

@@ -68,7 +68,7 @@ def find_saliency(path: str | Path) -> Path:
             return _write(path / "isnet-medium.onnx", join_chunks(_reader(folder), "medium"))
     raise FileNotFoundError(
         f"{path} is neither an .onnx file nor a folder with isnet-medium.onnx, isnet-small.onnx or the unpacked npm "
-        f"package {PACKAGE}; `fetch_saliency` puts one there"
+        f"package {PACKAGE}; t2l.evaluation.saliency.fetch_saliency(folder) puts one there"
     )
 
 
@@ -119,7 +119,8 @@ def _open_session(file: Path, threads: int) -> Any:
         from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "saliency masks need onnxruntime of the extra `eval`: run `pip install t2l[eval]`", name="onnxruntime"
+            "saliency masks need onnxruntime of the extra `eval`: run `pip install 'text2layer[eval]'`",
+            name="onnxruntime",
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -47,6 +47,7 @@ class Run:
     def load_state(self, device: torch.device) -> dict[str, Any] | None:
         """The last saved state, or None at the start. Log lines written after it are dropped, they will come again."""
         if not self._state.exists():
+            self._drop_stats_after(0)
             return None
         try:
             state = torch.load(self._state, map_location=device, weights_only=True)

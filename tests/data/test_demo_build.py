@@ -111,10 +111,12 @@ def test_the_real_packages_are_fetched_and_drawn(tmp_path):
     assert len(Shards(tmp_path / "train")) == 5
 
 
-@pytest.mark.parametrize("name", ["size", "shard_size", "processes"])
-def test_a_config_that_cannot_be_built_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name} must be 1 or more, got 0"):
-        DemoConfig(**{name: 0})
+@pytest.mark.parametrize(
+    ("name", "value"), [("size", 0), ("shard_size", 0), ("processes", 0), ("train", -1), ("fluent", 2)]
+)
+def test_a_config_that_cannot_be_built_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be .*, got {value}"):
+        DemoConfig(**{name: value})
 
 
 def test_a_missing_client_is_named(tmp_path, monkeypatch):

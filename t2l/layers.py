@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class Layers:
     def __getitem__(self, index: slice) -> Layers:
         return Layers(self.foreground[index], self.background[index], self.mask[index])
 
-    def to(self, *args, **kwargs) -> Layers:
+    def to(self, *args: Any, **kwargs: Any) -> Layers:
         """The same layers on another device or in another dtype; takes what Tensor.to takes."""
         return Layers(*(x.to(*args, **kwargs) for x in (self.foreground, self.background, self.mask)))
 

@@ -51,7 +51,9 @@ class CropBatches(Dataset):
         return int(self._orders[epoch][offset])
 
 
-def crop_batches(shards: Shards, config: CropConfig, seed: int, start: int, stop: int, workers: int) -> Iterator[Tensor]:
+def crop_batches(
+    shards: Shards, config: CropConfig, seed: int, start: int, stop: int, workers: int
+) -> Iterator[Tensor]:
     """The batches of steps start..stop-1, read ahead by `workers` processes."""
     if len(shards) == 0:
         raise ValueError(f"{shards.directory} holds no pictures to train on")

@@ -180,7 +180,9 @@ class Encoder(nn.Module):
         width = widths[0]
         for level, out in enumerate(widths):
             stage = nn.Module()
-            blocks = [ResBlock(width if i == 0 else out, out, config.norm, operations) for i in range(config.num_res_blocks)]
+            blocks = [
+                ResBlock(width if i == 0 else out, out, config.norm, operations) for i in range(config.num_res_blocks)
+            ]
             stage.block = nn.ModuleList(blocks)
             if level < len(widths) - 1:
                 stage.downsample = Downsample(out, operations)
@@ -192,6 +194,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in_layers(F.pixel_unshuffle(x, self.patch))
+        stage: Any  # a plain nn.Module that holds the blocks of one level
         for stage in self.down:
             for block in stage.block:
                 x = block(x)
@@ -210,7 +213,7 @@ class Decoder(nn.Module):
         width = widths[-1]
         self.conv_in = operations.Conv2d(config.latent_channels, width, 3, padding=1)
         self.mid = Middle(width, config.norm, operations)
-        stages = []
+        stages: list[nn.Module] = []
         for level in reversed(range(len(widths))):
             out, stage = widths[level], nn.Module()
             count = config.num_res_blocks + 1
@@ -234,6 +237,7 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         x = self.mid(self.conv_in(x))
+        stage: Any  # a plain nn.Module that holds the blocks of one level
         for stage in reversed(self.up):
             for block in stage.block:
                 x = block(x)
@@ -250,7 +254,7 @@ class Head(nn.Module):
     def __init__(self, in_channels: int, hidden: int, out_channels: int, operations: Any) -> None:
         super().__init__()
         self.conv1 = operations.Conv2d(in_channels, hidden, 3, padding=1)
-        self.bn = nn.BatchNorm2d(hidden)
+        self.bn: nn.Module = nn.BatchNorm2d(hidden)
         self.conv2 = operations.Conv2d(hidden, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -259,10 +263,11 @@ class Head(nn.Module):
     @torch.no_grad()
     def fold_batchnorm(self) -> None:
         """conv1 takes over bn's affine map with its running statistics; bn becomes the identity."""
-        if isinstance(self.bn, nn.Identity):
+        bn: Any = self.bn
+        if isinstance(bn, nn.Identity):
             return
-        gain = self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)
-        self.conv1.bias.copy_((self.conv1.bias - self.bn.running_mean) * gain + self.bn.bias)
+        gain = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+        self.conv1.bias.copy_((self.conv1.bias - bn.running_mean) * gain + bn.bias)
         self.conv1.weight.mul_(gain.view(-1, 1, 1, 1))
         self.bn = nn.Identity()
 

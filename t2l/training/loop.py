@@ -60,10 +60,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, float]):
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, ...]
+) -> torch.optim.AdamW:
     """Fused AdamW over the parameters that are trained (3 times faster than foreach on CPU; LOG.md)."""
     trained = [p for p in parameters if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=betas, fused=True)
+    return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), fused=True)
 
 
 @torch.no_grad()

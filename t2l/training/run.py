@@ -1,10 +1,10 @@
 """A run folder: what a training run was asked for, what it measured, and what it needs to go on.
 
-    config.json            the config; another config in the same folder is refused
-    stats.jsonl            one line per logged step
-    state.pt               weights, EMA, optimiser, step: for resuming (replaced atomically)
-    snapshot.safetensors   EMA weights and config: for use
-    samples/               picture grids
+config.json            the config; another config in the same folder is refused
+stats.jsonl            one line per logged step
+state.pt               weights, EMA, optimiser, step: for resuming (replaced atomically)
+snapshot.safetensors   EMA weights and config: for use
+samples/               picture grids
 """
 
 from __future__ import annotations

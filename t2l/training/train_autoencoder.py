@@ -102,7 +102,7 @@ class Trainer:
         model = load_autoencoder(init) if init else LayeredAutoencoder(config.model)
         if model.config != config.model:
             raise ValueError(f"{init} holds {model.config}, the config asks for {config.model}; make them equal")
-        self.model = model.to(device, memory_format=torch.channels_last).train()
+        self.model = model.to(device).to(memory_format=torch.channels_last).train()
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)
             model.quant_conv.requires_grad_(False)
@@ -110,7 +110,8 @@ class Trainer:
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = make_optimizer(self.model.parameters(), config.lr, config.weight_decay, config.betas)
         self.perceptual = Perceptual().to(device) if config.loss.lpips else None
-        self.discriminator, self.discriminator_optimizer = None, None
+        self.discriminator: PatchDiscriminator | None = None
+        self.discriminator_optimizer: torch.optim.Optimizer | None = None
         if config.loss.adversarial:
             self.discriminator = PatchDiscriminator(config.discriminator).to(device)
             betas = (0.5, 0.9)  # ldm
@@ -151,7 +152,7 @@ class Trainer:
     def _adversarial(self, decoded: Decoded, total: Tensor, step: int) -> Tensor:
         """The adversarial part of L_img for F, B and I, each balanced at the last layer that makes it (paper, Eq. 4)."""
         weight = self.config.loss.adversarial * losses.adversarial_factor(step, self.config.loss.adversarial_start)
-        if weight == 0:
+        if weight == 0 or self.discriminator is None:
             return torch.zeros((), device=self.device)
         decoder = self.model.decoder
         last_layers = [decoder.head_foreground.conv2.weight, decoder.head_background.conv2.weight]
@@ -166,7 +167,7 @@ class Trainer:
     def _train_discriminator(self, decoded: Decoded, target: Layers, step: int) -> Tensor:
         """One step of the PatchGAN on real and predicted F, B and I (hinge loss)."""
         factor = losses.adversarial_factor(step, self.config.loss.adversarial_start)
-        if factor == 0:
+        if factor == 0 or self.discriminator is None or self.discriminator_optimizer is None:
             return torch.zeros((), device=self.device)
         composite = None if decoded.auxiliary is None else target.composite()
         with precision_context(self.device, self.config.precision):
@@ -180,7 +181,7 @@ class Trainer:
 
     def state(self, step: int) -> dict[str, Any]:
         """Everything that resuming needs; `step` steps are done."""
-        modules = {"model": self.model, "ema": self.ema, "optimizer": self.optimizer}
+        modules: dict[str, Any] = {"model": self.model, "ema": self.ema, "optimizer": self.optimizer}
         if self.discriminator is not None:
             modules |= {"discriminator": self.discriminator, "discriminator_optimizer": self.discriminator_optimizer}
         return {"step": step, "skipped": self.guard.skipped} | {k: m.state_dict() for k, m in modules.items()}

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,9 @@ from .loop import (
     update_ema,
 )
 from .run import Run
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 FIRST_WORD = 256  # token ids below are single bytes: spelling, not words
 
@@ -133,7 +136,9 @@ class LatentBatches:
         mean, std = self.cached.mean[index].float(), self.cached.std[index].float()
         latents = mean + std * torch.randn(mean.shape, generator=generator)
         noise = torch.randn(mean.shape, generator=generator)
-        even = (torch.rand((), generator=generator) + torch.arange(size) / size) % 1  # one t from every part of the schedule
+        even = (
+            torch.rand((), generator=generator) + torch.arange(size) / size
+        ) % 1  # one t from every part of the schedule
         t = (even * config.diffusion.num_train_steps).long()[torch.randperm(size, generator=generator)]
         return Batch(latents * self.latent_scale, noise, t, self._tokens(index, generator))
 
@@ -158,7 +163,7 @@ class LatentBatches:
 class Conditioned(nn.Module):
     """The two networks trained together: tokens condition the UNet through the text encoder."""
 
-    def __init__(self, unet: nn.Module, text_encoder: nn.Module) -> None:
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: TextEncoder) -> None:
         super().__init__()
         self.unet = unet
         self.text_encoder = text_encoder
@@ -173,7 +178,7 @@ class Trainer:
     def __init__(self, config: UNetTrainConfig, device: torch.device, init: Path | None) -> None:
         self.config = config
         self.device = device
-        self.model = _networks(config, init).to(device, memory_format=torch.channels_last).train()
+        self.model = _networks(config, init).to(device).to(memory_format=torch.channels_last).train()
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = make_optimizer(self.model.parameters(), config.lr, config.weight_decay, config.betas)
         self.alphas_cumprod = scaled_linear_schedule(config.diffusion).to(device)
@@ -203,7 +208,7 @@ class Trainer:
 
     def state(self, step: int) -> dict[str, Any]:
         """Everything that resuming needs; `step` steps are done."""
-        modules = {"model": self.model, "ema": self.ema, "optimizer": self.optimizer}
+        modules: dict[str, Any] = {"model": self.model, "ema": self.ema, "optimizer": self.optimizer}
         return {"step": step, "skipped": self.guard.skipped} | {k: m.state_dict() for k, m in modules.items()}
 
     def load(self, state: dict[str, Any] | None) -> int:

@@ -77,7 +77,9 @@ def test_all_losses_at_once_train_the_discriminator_too(autoencoder_config, shar
     pytest.importorskip("stlpips_pytorch")
     loss = LossWeights(lpips=0.5, adversarial=0.5, adversarial_start=1)
     data = replace(autoencoder_config.data, crop=64)
-    train_autoencoder(replace(autoencoder_config, loss=loss, data=data, scale_equivariance=0.0, steps=3), shards, tmp_path)
+    train_autoencoder(
+        replace(autoencoder_config, loss=loss, data=data, scale_equivariance=0.0, steps=3), shards, tmp_path
+    )
     rows = stats(tmp_path)
     assert rows[0]["discriminator"] == 0 and rows[-1]["discriminator"] > 0
     assert "foreground_lpips" in rows[-1]
@@ -118,7 +120,9 @@ def test_the_unet_learns_and_its_snapshot_loads(unet_config, latents, tmp_path):
 def test_another_run_goes_on_from_a_snapshot(unet_config, latents, tmp_path):
     snapshot = train_unet(replace(unet_config, steps=30, save_every=30), latents, tmp_path / "first")
     train_unet(replace(unet_config, steps=1, lr=1e-9), latents, tmp_path / "second", init=snapshot)
-    ours, theirs = (Text2Layer.load(p).unet.conv_in.weight for p in (snapshot, tmp_path / "second/snapshot.safetensors"))
+    ours, theirs = (
+        Text2Layer.load(p).unet.conv_in.weight for p in (snapshot, tmp_path / "second/snapshot.safetensors")
+    )
     torch.testing.assert_close(ours, theirs)
 
 

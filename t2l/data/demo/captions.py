@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...config import config_from_dict
 from .places import Place
 
 WORDINGS = [  # share, wording; {bare} has no article
@@ -39,7 +40,7 @@ class Thing:
 def load_things() -> tuple[Thing, ...]:
     """The curated things."""
     rows = json.loads((Path(__file__).parent / "things.json").read_text())["things"]
-    return tuple(Thing(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in rows)
+    return tuple(config_from_dict(Thing, row) for row in rows)
 
 
 def describe(thing: Thing, place: Place, colour: str | None, rng: np.random.Generator) -> dict[str, str]:

@@ -67,7 +67,7 @@ def _dominant_share(cutout: Tensor) -> tuple[Tensor, Tensor]:
     vivid = ((saturation - 0.15) / 0.25).clamp(0, 1) * ((value - 0.08) / 0.15).clamp(0, 1)
     weight = vivid * (cutout[3] > 0.5)
     histogram = torch.histc(hue[weight > 0.5], bins=36, min=0, max=360)
-    smooth = sum(histogram.roll(k) for k in (-1, 0, 1))
+    smooth = histogram.roll(-1) + histogram + histogram.roll(1)
     dominant = (float(smooth.argmax()) + 0.5) * 10
     distance = ((hue - dominant + 180) % 360 - 180).abs()
     belongs = vivid * ((60 - distance) / 20).clamp(0, 1)

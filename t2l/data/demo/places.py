@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ...config import config_from_dict
 from .scenes import SCENES
 
 Read = Callable[[str], bytes]  # a source file's id -> its bytes
@@ -45,7 +46,7 @@ class Place:
 def load_places() -> tuple[Place, ...]:
     """The curated places."""
     rows = json.loads((Path(__file__).parent / "places.json").read_text())["places"]
-    return tuple(Place(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in rows)
+    return tuple(config_from_dict(Place, row) for row in rows)
 
 
 class PlaceArtist:
@@ -58,7 +59,7 @@ class PlaceArtist:
     def draw(self, place: Place, rng: np.random.Generator, size: int) -> tuple[Tensor, str | None]:
         """A plate (3, size, size) in [0, 1] and the id of the file it came from, None for a painted one."""
         source = str(rng.choice(place.files)) if place.files else None
-        if place.kind == "drawn":
+        if source is None:
             extra = (place.colour,) if place.colour else ()
             drawn = SCENES[place.scene](rng, 2 * size, *extra)
             plate = torch.from_numpy(np.ascontiguousarray(drawn, np.float32)).permute(2, 0, 1)
@@ -153,9 +154,9 @@ def decode_photo(data: bytes) -> Tensor:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # one photo has 168 megapixels
         picture = Image.open(io.BytesIO(data))
     picture.draft("RGB", (LONGEST, LONGEST))
-    picture = picture.convert("RGB")
-    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    rgb = picture.convert("RGB")
+    rgb.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float() / 255
 
 
 def photo_crop(photo: Tensor, rng: np.random.Generator, region: tuple[float, ...], size: int) -> Tensor:

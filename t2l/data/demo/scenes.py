@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.random import Generator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 WALLS = {
     "blue": (0.36, 0.58, 0.86),
     "pink": (0.96, 0.66, 0.74),
@@ -49,7 +49,7 @@ def noise(rng: Generator, shape: tuple[int, int], slope: float = 1.0, smooth: tu
     return (field / field.std()).astype(np.float32)
 
 
-def mix(low, high, t: Array) -> Array:
+def mix(low: ArrayLike, high: ArrayLike, t: Array) -> Array:
     """Colours between two RGB triples, or two pictures, by t (H, W)."""
     t = np.clip(t, 0, 1)[..., None]
     return np.asarray(low, np.float32) * (1 - t) + np.asarray(high, np.float32) * t
@@ -164,7 +164,7 @@ def plain_wall(rng: Generator, side: int, colour: str) -> Array:
     return base * shade[..., None] * _lit(rng, side, 0.28) + 0.006 * noise(rng, (side, side), 0.2)[..., None]
 
 
-def _sky(rng: Generator, side: int, top, bottom, clouds: float) -> Array:
+def _sky(rng: Generator, side: int, top: ArrayLike, bottom: ArrayLike, clouds: float) -> Array:
     y, _ = _axes(side)
     sky = mix(top, bottom, np.broadcast_to(y / 0.55, (side, side)))
     cover = smoothstep(0.3, 1.8, noise(rng, (side, side), 1.7, (0.6, 0)) + clouds)
@@ -213,7 +213,9 @@ def snow(rng: Generator, side: int) -> Array:
     return _dots(rng, picture, int(rng.integers(20, 70)), (1.5, 5.0), (1.0, 1.0, 1.0), 0.85)
 
 
-def _dots(rng: Generator, picture: Array, count: int, radii: tuple[float, float], colour, strength: float) -> Array:
+def _dots(
+    rng: Generator, picture: Array, count: int, radii: tuple[float, float], colour: ArrayLike, strength: float
+) -> Array:
     """Soft round dots, radii in pixels."""
     side = picture.shape[0]
     for _ in range(count):

@@ -81,8 +81,11 @@ def _download(package: Package, downloads: Path) -> None:
 
 
 def _verify(package: Package, archive: Path) -> None:
+    digest = hashlib.sha256()
     with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    found = digest.hexdigest()
     if found != package.sha256:
         raise ValueError(f"{archive} should have sha256 {package.sha256} and has {found}; delete it and run again")
 

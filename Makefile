@@ -58,7 +58,7 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 	$(BIN)/t2l cache-latents --checkpoint $(AE) --data $(DATA)/train --size 256 --out $(RUNS)/demo-latents-256
 	$(BIN)/t2l train-unet configs/demo-unet-256.json --latents $(RUNS)/demo-latents-256 \
 	    --run $(RUNS)/demo-unet-256 --init $(RUNS)/demo-unet/snapshot.safetensors
-	$(BIN)/t2l export --run $(RUNS)/demo-unet-256 --data $(DATA)/train --out $(RUNS)/text2layer-demo.safetensors
+	$(BIN)/t2l export --run $(RUNS)/demo-unet-256 --out $(RUNS)/text2layer-demo.safetensors
 	$(BIN)/t2l evaluate --checkpoint $(RUNS)/text2layer-demo.safetensors --data $(DATA) --json $(RUNS)/demo-evaluation.json
 
 clean: ## remove the environment and what the demo wrote; keeps data and training runs

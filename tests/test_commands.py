@@ -80,7 +80,7 @@ def work(tmp_path_factory):
     snapshot = folder / "ae" / "snapshot.safetensors"
     t2l("cache-latents", "--checkpoint", snapshot, "--data", folder / "data", "--out", folder / "latents", "--size", 64)
     t2l("train-unet", folder / "unet.json", "--latents", folder / "latents", "--run", folder / "unet")
-    t2l("export", "--run", folder / "unet", "--data", folder / "data", "--out", folder / "model.safetensors")
+    t2l("export", "--run", folder / "unet", "--out", folder / "model.safetensors")
     return folder
 
 

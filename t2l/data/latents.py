@@ -69,6 +69,7 @@ class Latents:
                 f"(first {missing[0]}); run the same `t2l cache-latents` again"
             )
         parts = [read_tensors(path) for path in paths]
+        self.size: int = about["size"]  # of the pictures, in pixels
         self.autoencoder = folder / "autoencoder.safetensors"
         self.mean = torch.cat([tensors["mean"] for tensors, _ in parts])
         self.std = torch.cat([tensors["std"] for tensors, _ in parts])

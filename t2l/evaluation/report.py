@@ -71,7 +71,7 @@ class EvaluateConfig:
     saliency_real_count: int = 64  # test pictures shown to it, for an anchor
     threads: int = 1  # of the saliency network
     batch_size: int = 16
-    generation: GenerateConfig = GenerateConfig()  # how pictures are drawn; the size is always that of the data
+    generation: GenerateConfig = GenerateConfig()  # how pictures are drawn; the size is what the model was trained on
 
     def __post_init__(self) -> None:
         for name in ("prompts", "probe_examples", "batch_size", "threads"):
@@ -144,10 +144,10 @@ def evaluate(
     for path in filter(None, (Path(json_path), sheet)):
         check_writable(path)
     test = open_split(data, "test")
-    config = replace(config, generation=_at_size_of(test, config.generation))
     autoencoder, model = load_models(Path(checkpoint))
     task = None
     if model is not None:
+        config = replace(config, generation=_at_trained_size(model, config.generation))
         train = open_split(data, "train")
         _check_words(train, data)
         judges = Judges(load_lite0(), None if saliency is None else saliency_model(saliency, config.threads))
@@ -291,9 +291,8 @@ class _Enough(Exception):
     """Leaves `atomic_path` before the file takes its name."""
 
 
-def _at_size_of(shards: Shards, config: GenerateConfig) -> GenerateConfig:
-    height, width = shards[0].layers.size
-    return replace(config, height=height, width=width)
+def _at_trained_size(model: Text2Layer, config: GenerateConfig) -> GenerateConfig:
+    return replace(config, height=model.trained_size, width=model.trained_size)
 
 
 def _check_words(train: Shards, data: str | Path) -> None:

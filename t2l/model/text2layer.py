@@ -59,6 +59,11 @@ class Text2Layer:
             )
 
     @property
+    def trained_size(self) -> int:
+        """Height and width in pixels of the pictures the UNet was trained on; what it draws best."""
+        return int(self.info.get("size", 256))
+
+    @property
     def device(self) -> torch.device:
         """Where the UNet is."""
         return next(self.unet.parameters()).device
@@ -68,6 +73,16 @@ class Text2Layer:
         for network in (self.autoencoder, self.unet, self.text_encoder):
             network.to(*args, **kwargs)
         return self
+
+    def use_autoencoder(self, autoencoder: LayeredAutoencoder, source: str) -> None:
+        """Take an autoencoder whose decoder was trained further. Raises ValueError when its encoder is another."""
+        mine, theirs = self.autoencoder.encoder.state_dict(), autoencoder.encoder.state_dict()
+        if mine.keys() != theirs.keys() or not all(torch.allclose(mine[n], theirs[n], atol=1e-3) for n in mine):
+            raise ValueError(
+                f"the encoder of {source} is not the one this model's latents were made with; "
+                "take an autoencoder trained from it with freeze_encoder=true"
+            )
+        self.autoencoder = autoencoder
 
     def configs(self) -> dict[str, Any]:
         """Every config, by the part it builds."""

@@ -109,7 +109,7 @@ def train_unet(
             bar.set_postfix(loss=f"{stats.get('loss', float('nan')):.4f}", wait=f"{stats['data_wait']:.1%}")
         if done % config.save_every == 0 or done == config.steps:
             folder.save_state(trainer.state(done))
-            model = trainer.snapshot(autoencoder, preview, done)
+            model = trainer.snapshot(autoencoder, preview, cached.size, done)
             model.save(folder.snapshot)
             if sample is not None:
                 sample(model, done, folder.samples / f"{done:07d}.png")
@@ -220,8 +220,8 @@ class Trainer:
             getattr(self, name).load_state_dict(state[name])
         return state["step"]
 
-    def snapshot(self, autoencoder: LayeredAutoencoder, preview: LatentPreview, step: int) -> Text2Layer:
-        """The model for use: EMA weights and the autoencoder that decodes their latents."""
+    def snapshot(self, autoencoder: LayeredAutoencoder, preview: LatentPreview, size: int, step: int) -> Text2Layer:
+        """The model for use: EMA weights and the autoencoder that decodes their latents. size: of its pictures, pixels."""
         return Text2Layer(
             autoencoder=autoencoder,
             unet=self.ema.unet.eval(),
@@ -229,7 +229,7 @@ class Trainer:
             diffusion=self.config.diffusion,
             latent_rgb_factors=preview[0],
             latent_rgb_bias=preview[1],
-            info={"steps": str(step), "license": self.config.license},
+            info={"steps": str(step), "size": str(size), "license": self.config.license},
         )
 
 

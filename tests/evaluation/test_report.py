@@ -63,7 +63,7 @@ def draw_what_was_asked(model, prompts, config, progress=None):
 def stand_ins(monkeypatch):
     """An untrained autoencoder, a model that draws what it is asked for, and judges that see colours."""
     autoencoder = LayeredAutoencoder(AutoencoderConfig(base_channels=32, channel_multipliers=(1,), num_res_blocks=1))
-    monkeypatch.setattr(report, "load_models", lambda path: (autoencoder, SimpleNamespace()))
+    monkeypatch.setattr(report, "load_models", lambda path: (autoencoder, SimpleNamespace(trained_size=64)))
     monkeypatch.setattr(report, "generate", draw_what_was_asked)
     monkeypatch.setattr(report, "load_lite0", lambda: lambda pixels: F.adaptive_avg_pool2d(pixels, 4).flatten(1))
     monkeypatch.setattr(

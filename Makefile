@@ -47,18 +47,17 @@ bench: $(FULL) ## run every script of benchmarks/
 	    echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
 	done
 
-train-demo: AE := $(RUNS)/demo-autoencoder-256/snapshot.safetensors
-train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, UNet at 128 then 256, export, figures
+train-demo: AE := $(RUNS)/demo-autoencoder
+train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, UNet at 128, export, figures
 	$(BIN)/t2l build-demo --out $(DATA)
-	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json --data $(DATA)/train --run $(RUNS)/demo-autoencoder
-	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-256.json --data $(DATA)/train \
-	    --run $(RUNS)/demo-autoencoder-256 --init $(RUNS)/demo-autoencoder/snapshot.safetensors
-	$(BIN)/t2l cache-latents --checkpoint $(AE) --data $(DATA)/train --size 128 --out $(RUNS)/demo-latents-128
+	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json --data $(DATA)/train --run $(AE)
+	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-folded.json --data $(DATA)/train --run $(AE)-folded \
+	    --init $(AE)/snapshot.safetensors
+	$(BIN)/t2l cache-latents --checkpoint $(AE)-folded/snapshot.safetensors --data $(DATA)/train --size 128 --out $(RUNS)/demo-latents-128
 	$(BIN)/t2l train-unet configs/demo-unet.json --latents $(RUNS)/demo-latents-128 --run $(RUNS)/demo-unet
-	$(BIN)/t2l cache-latents --checkpoint $(AE) --data $(DATA)/train --size 256 --out $(RUNS)/demo-latents-256
-	$(BIN)/t2l train-unet configs/demo-unet-256.json --latents $(RUNS)/demo-latents-256 \
-	    --run $(RUNS)/demo-unet-256 --init $(RUNS)/demo-unet/snapshot.safetensors
-	$(BIN)/t2l export --run $(RUNS)/demo-unet-256 --out $(RUNS)/text2layer-demo.safetensors
+	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-256.json --data $(DATA)/train --run $(AE)-256 \
+	    --init $(AE)-folded/snapshot.safetensors
+	$(BIN)/t2l export --run $(RUNS)/demo-unet --autoencoder $(AE)-256/snapshot.safetensors --out $(RUNS)/text2layer-demo.safetensors
 	$(BIN)/t2l evaluate --checkpoint $(RUNS)/text2layer-demo.safetensors --data $(DATA) --json $(RUNS)/demo-evaluation.json
 
 clean: ## remove the environment and what the demo wrote; keeps data and training runs

@@ -54,6 +54,7 @@ class AutoencoderTrainConfig:
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
     scale_equivariance: float = 0.0  # share of steps that decode halved latents to halved pictures (EQ-VAE, 2502.09509)
+    fold_batchnorm: bool = False  # start from heads without BatchNorm: in small batches its statistics are noise
     freeze_encoder: bool = False  # train the decoder alone: latents made before stay valid
     precision: Precision = "auto"
     seed: int = 0
@@ -102,6 +103,8 @@ class Trainer:
         model = load_autoencoder(init) if init else LayeredAutoencoder(config.model)
         if model.config != config.model:
             raise ValueError(f"{init} holds {model.config}, the config asks for {config.model}; make them equal")
+        if config.fold_batchnorm:
+            model.fold_batchnorm()
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)

@@ -53,11 +53,11 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json --data $(DATA)/train --run $(AE)
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-folded.json --data $(DATA)/train --run $(AE)-folded \
 	    --init $(AE)/snapshot.safetensors
-	$(BIN)/t2l cache-latents --checkpoint $(AE)-folded/snapshot.safetensors --data $(DATA)/train --size 128 --out $(RUNS)/demo-latents-128
-	$(BIN)/t2l train-unet configs/demo-unet.json --latents $(RUNS)/demo-latents-128 --run $(RUNS)/demo-unet
-	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-256.json --data $(DATA)/train --run $(AE)-256 \
+	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-colour.json --data $(DATA)/train --run $(AE)-colour \
 	    --init $(AE)-folded/snapshot.safetensors
-	$(BIN)/t2l export --run $(RUNS)/demo-unet --autoencoder $(AE)-256/snapshot.safetensors --out $(RUNS)/text2layer-demo.safetensors
+	$(BIN)/t2l cache-latents --checkpoint $(AE)-colour/snapshot.safetensors --data $(DATA)/train --size 128 --out $(RUNS)/demo-latents-128
+	$(BIN)/t2l train-unet configs/demo-unet.json --latents $(RUNS)/demo-latents-128 --run $(RUNS)/demo-unet
+	$(BIN)/t2l export --run $(RUNS)/demo-unet --out $(RUNS)/text2layer-demo.safetensors
 	$(BIN)/t2l evaluate --checkpoint $(RUNS)/text2layer-demo.safetensors --data $(DATA) --json $(RUNS)/demo-evaluation.json
 
 clean: ## remove the environment and what the demo wrote; keeps data and training runs

@@ -40,6 +40,9 @@ class LossWeights:
     kl_reduction: Literal["ldm", "mean"] = "ldm"  # "mean" is per latent value; "ldm" is 1/48 of it at 4 channels, f8
     # Ours, labelled deviations; the defaults switch them off.
     gradient: float = 0.0  # inside L_img: sharpness without LPIPS
+    colour: float = (
+        0.0  # inside L_img: the mean colours of 8 x 8 cells, which detail otherwise crowds out of the latents
+    )
     foreground_outside: float = 1.0  # weight of F's colour where the mask is 0: it takes room from B, unseen
     hidden_background: float = 1.0  # weight of B where the foreground hides it
     recompose: float = 0.0  # L1 between the recomposed prediction and I
@@ -94,6 +97,20 @@ def gradient_l1(prediction: Tensor, target: Tensor, weight: Tensor | None = None
             steps = steps * (weight.float().narrow(dim, 0, count) + weight.float().narrow(dim, 1, count)) / 2
         total = total + steps.mean()
     return total
+
+
+def colour_l1(prediction: Tensor, target: Tensor, weight: Tensor | None = None, cell: int = 8) -> Tensor:
+    """L1 between the mean colours of cells of 8 x 8 pixels, a latent's size. Ours: the colour before the detail.
+
+    Taken on (R + G + B) / 3, R - B and 4 (G - (R + B) / 2): pictures vary least from green to magenta, so that this axis is
+    learnt last, and meadows stay brown. weight (N, 1, H, W): the differences are weighted before they are averaged. Cells
+    at the border may be smaller.
+    """
+    difference = prediction.float() - target.float()
+    difference = difference if weight is None else weight.float() * difference
+    red, green, blue = difference.unbind(dim=1)
+    difference = torch.stack([(red + green + blue) / 3, red - blue, 4 * (green - (red + blue) / 2)], dim=1)
+    return F.avg_pool2d(difference, min(cell, *difference.shape[-2:]), ceil_mode=True).abs().mean()
 
 
 def mask_loss(
@@ -191,7 +208,7 @@ _Terms = dict[str, tuple[float, Callable[[], Tensor]]]  # name -> weight and how
 def _image_terms(
     decoded: Decoded, target: Layers, weights: LossWeights, perceptual: PerceptualDistance | None
 ) -> _Terms:
-    """L_img of F, B and I: L1 + lpips LPIPS + gradient, each with the map that says where it counts how much."""
+    """L_img of F, B and I: L1 + lpips LPIPS + gradient + colour, each with the map that says where it counts how much."""
     outside, hidden = weights.foreground_outside, weights.hidden_background
     foreground_map = None if outside == 1 else outside + (1 - outside) * target.mask.float()
     background_map = None if hidden == 1 else 1 + (hidden - 1) * target.mask.float()
@@ -207,6 +224,7 @@ def _image_terms(
         terms[f"{name}_l1"] = (weight, partial(l1, prediction, true, where))
         terms[f"{name}_lpips"] = (weight * weights.lpips, partial(_lpips, perceptual, prediction, true, where))
         terms[f"{name}_gradient"] = (weight * weights.gradient, partial(gradient_l1, prediction, true, where))
+        terms[f"{name}_colour"] = (weight * weights.colour, partial(colour_l1, prediction, true, where))
     return terms
 
 

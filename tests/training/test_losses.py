@@ -10,6 +10,7 @@ from t2l.training.losses import (
     adaptive_weight,
     adversarial_factor,
     autoencoder_loss,
+    colour_l1,
     composition_loss,
     generator_adversarial_loss,
     gradient_l1,
@@ -262,3 +263,20 @@ def test_lpips_without_a_network_and_negative_weights_are_refused():
         loss_of(layers(1), layers(0), LossWeights())
     with pytest.raises(ValueError, match="must not be negative, got kl -1"):
         LossWeights(kl=-1)
+
+
+def test_colour_l1_sees_the_mean_of_a_cell_and_not_its_detail():
+    checkers = (torch.arange(16).view(1, -1) + torch.arange(16).view(-1, 1)) % 2
+    checkers = checkers.float().expand(2, 3, 16, 16)
+    assert colour_l1(checkers, torch.full_like(checkers, 0.5)) == pytest.approx(0, abs=1e-6)
+    assert colour_l1(checkers + 0.3, checkers) == pytest.approx(0.1, abs=1e-6)  # grey: a third of it, one axis of three
+    half = torch.zeros(2, 1, 16, 16)
+    half[..., :8] = 1
+    assert colour_l1(checkers + 0.3, checkers, half) == pytest.approx(0.05, abs=1e-6)
+
+
+def test_colour_l1_counts_green_against_magenta_most():
+    grey = torch.full((1, 3, 8, 8), 0.5)
+    errors = [grey + torch.tensor(c).view(1, 3, 1, 1) for c in ([0.1, 0.1, 0.1], [0.1, 0.0, -0.1], [-0.1, 0.1, -0.1])]
+    luminance, orange, green = (float(colour_l1(error, grey)) for error in errors)
+    assert luminance < orange < green

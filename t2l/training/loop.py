@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.amp import autocast
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -40,6 +41,11 @@ def precision_context(device: torch.device, precision: Precision) -> AbstractCon
     """Autocast to bf16 when asked for, or by "auto" where the device is fast at it."""
     enabled = precision == "bf16" or (precision == "auto" and bf16_is_fast(device))
     return autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def attention_context(device: torch.device) -> AbstractContextManager:
+    """Plain attention on the CPU, where flash attention's backward takes a fifth of a small UNet's step (LOG.md)."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:

@@ -25,6 +25,7 @@ from .loop import (
     Guard,
     Meter,
     Precision,
+    attention_context,
     learning_rate,
     make_optimizer,
     pick_device,
@@ -194,7 +195,7 @@ class Trainer:
         kind = self.config.diffusion.prediction
         x_t = add_noise(batch.latents, batch.noise, batch.t, self.alphas_cumprod)
         target = training_target(batch.latents, batch.noise, batch.t, self.alphas_cumprod, kind)
-        with precision_context(self.device, self.config.precision):
+        with precision_context(self.device, self.config.precision), attention_context(self.device):
             prediction = self._predict(x_t, batch.t, batch.tokens)
         loss = F.mse_loss(prediction.float(), target)
         self.optimizer.zero_grad()

@@ -21,7 +21,7 @@ demo: $(BASE) ## install, turn four prompts into layers with the shipped checkpo
 	$(BIN)/t2l generate \
 	    "a red teapot on a wooden table" \
 	    "a tiger in a forest" \
-	    "a sailboat in a harbor" \
+	    "a rocket against a yellow wall" \
 	    "a potted plant in a meadow" \
 	    --seed 7 --out $(OUT)
 	@sheet="$(OUT)/contact_sheet.png"; \

@@ -16,7 +16,7 @@ IMAGES = Path(__file__).parent / "images"
 PROMPTS = (
     "a red teapot on a wooden table",
     "a tiger in a forest",
-    "a sailboat in a harbor",
+    "a rocket against a yellow wall",
     "a potted plant in a meadow",
 )
 FOREGROUNDS = ("a red teapot", "a blue car", "a penguin", "a strawberry", "a teddy bear", "a rocket")

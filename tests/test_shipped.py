@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from t2l.cli import MODELS, default_checkpoint
+from t2l.cli import MODELS, _check_words, default_checkpoint
 from t2l.generate import GenerateConfig, generate
 from t2l.io.checkpoint import read_metadata
 from t2l.model.text2layer import Text2Layer, load_autoencoder
@@ -91,6 +92,12 @@ def test_previews_show_the_composite(model):
     preview = torch.einsum("nchw,cr->nrhw", latents, factors) + bias.view(1, 3, 1, 1)
     small = 2 * torch.nn.functional.adaptive_avg_pool2d(layers.composite(), latents.shape[-2:]) - 1
     assert (preview - small).square().mean() < 0.5 * small.var()
+
+
+def test_the_prompts_of_make_demo_use_words_it_was_trained_on(model):
+    prompts = re.findall(r'^\t    "(.+)"', (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
+    assert len(prompts) == 4
+    _check_words(model, prompts, any_words=False)
 
 
 def test_the_autoencoder_alone_opens_from_the_whole_file(model):

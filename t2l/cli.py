@@ -123,10 +123,7 @@ def export(args: argparse.Namespace) -> None:
     if read_metadata(snapshot).get("kind") == "autoencoder":
         save_autoencoder(load_autoencoder(snapshot), args.out, dtype=torch.float16, fold=True)
     else:
-        model = Text2Layer.load(snapshot)
-        if args.autoencoder:
-            model.use_autoencoder(load_autoencoder(args.autoencoder), str(args.autoencoder))
-        model.save(args.out)
+        Text2Layer.load(snapshot).save(args.out)
     print(args.out)
 
 
@@ -234,7 +231,6 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     add = command(export, "export")
     add("--run", type=Path, required=True, metavar="DIR", help="run folder of train-autoencoder or train-unet")
     add("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
-    add("--autoencoder", type=Path, metavar="FILE", help="take this one's decoder, trained further on the same encoder")
 
     add = command(evaluate, "evaluate")
     add("--data", type=Path, required=True, metavar="DIR", help="folder of shards with a test split")

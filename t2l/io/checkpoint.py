@@ -62,8 +62,15 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
 def fill_exactly(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
     """Copy tensors into targets of the same names and shapes; the targets keep their dtype and device.
 
-    Raises ValueError, before anything is copied, with every missing, unexpected or misshapen name; `source` begins it.
+    Raises ValueError as `check_fits` does, before anything is copied.
     """
+    check_fits(targets, tensors, source)
+    for name, target in targets.items():
+        target.copy_(tensors[name])
+
+
+def check_fits(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise ValueError with every missing, unexpected or misshapen name; `source` begins the sentence."""
     missing = [name for name in targets if name not in tensors]
     unexpected = [name for name in tensors if name not in targets]
     shapes = [(name, tuple(tensors[name].shape), tuple(targets[name].shape)) for name in targets if name in tensors]
@@ -71,8 +78,6 @@ def fill_exactly(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], s
     kinds = {"it lacks": missing, "it has, unexpectedly,": unexpected, "it has misshapen": misshapen}
     if faults := [f"{words} {_listed(names)}" for words, names in kinds.items() if names]:
         raise ValueError(f"{source} does not fit its config: {'; '.join(faults)}")
-    for name, target in targets.items():
-        target.copy_(tensors[name])
 
 
 def _listed(names: list[str]) -> str:

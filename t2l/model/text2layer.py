@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import DiffusionConfig, config_from_dict, config_to_dict
 from ..io.checkpoint import fill_exactly, read_metadata, read_names, read_tensors, write_tensors
 from .autoencoder import AutoencoderConfig, LayeredAutoencoder
-from .text_encoder import TextEncoder, TextEncoderConfig
+from .text_encoder import TABLE, TextEncoder, TextEncoderConfig, full_vocabulary
 from .unet import UNetConfig, build_unet, config_of_unet, unet_to_ldm
 
 if TYPE_CHECKING:
@@ -132,13 +132,46 @@ def save_autoencoder(
     write_tensors(path, _as_dtype(tensors, dtype), metadata)
 
 
-def load_autoencoder(path: str | Path) -> LayeredAutoencoder:
+@dataclass(frozen=True, eq=False)
+class CheckpointParts:
+    """A checkpoint that is read but not built, for programs with a UNet and a text encoder of their own (ComfyUI)."""
+
+    unet: dict[str, Tensor]  # under ldm's names, without a prefix
+    unet_config: UNetConfig
+    text_encoder: dict[str, Tensor]  # under transformers' names, with CLIP's whole vocabulary
+    text_encoder_config: TextEncoderConfig
+    diffusion: DiffusionConfig
+    latent_rgb_factors: list[list[float]] | None
+    latent_rgb_bias: list[float] | None
+
+
+def read_parts(path: str | Path) -> CheckpointParts:
+    """The UNet and the text encoder of a whole model. Raises FileNotFoundError, or ValueError with a sentence."""
+    metadata = _checked_metadata(path, "text2layer")
+    tensors, _ = read_tensors(path)
+    autoencoder = _config(path, metadata, "autoencoder", AutoencoderConfig)
+    text_encoder = _config(path, metadata, "text_encoder", TextEncoderConfig)
+    own = _without_prefix(tensors, TEXT_ENCODER)
+    if missing := {TABLE} - own.keys():
+        raise ValueError(f"{path} does not fit its config: it lacks {TEXT_ENCODER}{missing.pop()}")
+    return CheckpointParts(
+        _without_prefix(tensors, UNET),
+        _config(path, metadata, "unet", UNetConfig),
+        full_vocabulary(own, text_encoder),
+        text_encoder,
+        _config(path, metadata, "diffusion", DiffusionConfig),
+        *_latent_rgb(path, metadata, autoencoder.latent_channels),
+    )
+
+
+def load_autoencoder(path: str | Path, operations: Any = nn) -> LayeredAutoencoder:
     """The autoencoder of a file that holds it alone or with the rest of a model: float32 on the CPU, ready for use.
 
-    Raises FileNotFoundError, or ValueError with a sentence.
+    operations: as LayeredAutoencoder takes them. Raises FileNotFoundError, or ValueError with a sentence.
     """
     metadata = _checked_metadata(path, "autoencoder")
-    autoencoder = _folded_as(metadata, LayeredAutoencoder(_config(path, metadata, "autoencoder", AutoencoderConfig)))
+    config = _config(path, metadata, "autoencoder", AutoencoderConfig)
+    autoencoder = _folded_as(metadata, LayeredAutoencoder(config, operations))
     tensors, prefix = read_tensors(path)[0], "" if metadata["kind"] == "autoencoder" else AUTOENCODER
     tensors = {name: x for name, x in _without_flat_input(tensors, prefix).items() if name.startswith(prefix)}
     fill_exactly({prefix + name: x for name, x in autoencoder.state_dict().items()}, tensors, str(path))
@@ -259,6 +292,10 @@ def _folded_as(metadata: dict[str, str], autoencoder: LayeredAutoencoder) -> Lay
 def _without_flat_input(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     derived = {f"{prefix}encoder.conv_in.weight", f"{prefix}encoder.conv_in.bias"}
     return {name: x for name, x in tensors.items() if name not in derived}
+
+
+def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
 
 
 def _as_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -1,0 +1,28 @@
+"""The nodes of the pack. Each is a declaration and one call into t2l; pixels and sockets meet in types.py."""
+
+from comfy_api.v0_0_2 import ComfyExtension, io
+
+from .latent import DecodeLayers, DecodeLayersTiled, EncodeLayers, EncodeLayersTiled
+from .layers import CompositeLayers, JoinLayers, SplitLayers
+from .load import LoadAutoencoder, LoadCheckpoint, register_folders
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadCheckpoint,
+    LoadAutoencoder,
+    EncodeLayers,
+    EncodeLayersTiled,
+    DecodeLayers,
+    DecodeLayersTiled,
+    JoinLayers,
+    SplitLayers,
+    CompositeLayers,
+]
+
+register_folders()
+
+
+class Text2LayerExtension(ComfyExtension):
+    """What ComfyUI's loader asks for the nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,185 @@
+"""Layers into latents and back, whole or in tiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ..t2l.layers import Layers
+from ..t2l.model.autoencoder import latent_size
+from .autoencoder import ManagedAutoencoder
+from .types import AUTOENCODER, LAYERS, POLARITY, pixels_to_image, pixels_to_mask, to_documents, to_layers
+
+SIZE = "t2l_size"  # in a LATENT: height and width of the pictures, which the latent grid rounds up
+AUTOENCODER_INPUT = AUTOENCODER.Input("autoencoder", tooltip="From Load Text2Layer Checkpoint.")
+LAYER_INPUTS = [
+    AUTOENCODER_INPUT,
+    io.Image.Input("foreground", tooltip="Its colours under the mask are kept; its size is the size of the result."),
+    io.Image.Input("background", tooltip="Another size is scaled to cover the foreground's and cropped in the middle."),
+    io.Mask.Input("mask", tooltip=f"{POLARITY}. Stretched to the foreground's size."),
+]
+LATENT_INPUTS = [AUTOENCODER_INPUT, io.Latent.Input("latent", tooltip="From KSampler or Encode Layers.")]
+TILE_INPUTS = [
+    io.Int.Input("tile_size", default=512, min=64, max=4096, step=32, tooltip="Pixels along a side of a tile."),
+    io.Int.Input("overlap", default=64, min=0, max=2048, step=32, tooltip="Pixels that neighbouring tiles share."),
+]
+LAYER_OUTPUTS = [
+    io.Image.Output(display_name="foreground", tooltip="Whole picture; it has a colour also where the mask is 0."),
+    io.Image.Output(display_name="background", tooltip="Whole picture, also behind the foreground."),
+    io.Mask.Output(display_name="mask", tooltip=POLARITY),
+    io.Image.Output(
+        display_name="composite", tooltip="The layers stacked: mask x foreground + (1 - mask) x background."
+    ),
+    LAYERS.Output(
+        display_name="layers", is_output_list=True, tooltip="The same as a layer document, one for each picture."
+    ),
+]
+
+
+class EncodeLayers(io.ComfyNode):
+    """Encode Layers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="T2L_EncodeLayers",
+            display_name="Encode Layers",
+            category="text2layer",
+            description="Takes a foreground, a background and their mask into one latent.",
+            inputs=LAYER_INPUTS,
+            outputs=[io.Latent.Output(display_name="latent")],
+        )
+
+    @classmethod
+    def execute(cls, autoencoder: Any, foreground: Any, background: Any, mask: Any) -> io.NodeOutput:
+        layers = to_layers(foreground, background, mask, "Encode Layers")
+        return io.NodeOutput(to_latent(checked(autoencoder, "Encode Layers").encode(layers), layers))
+
+
+class EncodeLayersTiled(io.ComfyNode):
+    """Encode Layers (Tiled)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="T2L_EncodeLayersTiled",
+            display_name="Encode Layers (Tiled)",
+            category="text2layer",
+            description="Encode Layers for large pictures: one tile at a time, in little memory.",
+            inputs=[*LAYER_INPUTS, *TILE_INPUTS],
+            outputs=[io.Latent.Output(display_name="latent")],
+        )
+
+    @classmethod
+    def execute(
+        cls, autoencoder: Any, foreground: Any, background: Any, mask: Any, tile_size: int, overlap: int
+    ) -> io.NodeOutput:
+        node = "Encode Layers (Tiled)"
+        layers = to_layers(foreground, background, mask, node)
+        managed = checked(autoencoder, node)
+        return io.NodeOutput(to_latent(managed.encode_tiled(layers, *tiling(tile_size, overlap, node)), layers))
+
+
+class DecodeLayers(io.ComfyNode):
+    """Decode Layers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="T2L_DecodeLayers",
+            display_name="Decode Layers",
+            category="text2layer",
+            description="Turns a latent into foreground, background, mask and composite.",
+            inputs=LATENT_INPUTS,
+            outputs=LAYER_OUTPUTS,
+        )
+
+    @classmethod
+    def execute(cls, autoencoder: Any, latent: Any) -> io.NodeOutput:
+        managed = checked(autoencoder, "Decode Layers")
+        samples = samples_of(latent, managed, "Decode Layers")
+        return io.NodeOutput(*outputs(cropped(managed.decode(samples), latent, managed)))
+
+
+class DecodeLayersTiled(io.ComfyNode):
+    """Decode Layers (Tiled)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="T2L_DecodeLayersTiled",
+            display_name="Decode Layers (Tiled)",
+            category="text2layer",
+            description="Decode Layers for large pictures: one tile at a time, in little memory.",
+            inputs=[*LATENT_INPUTS, *TILE_INPUTS],
+            outputs=LAYER_OUTPUTS,
+        )
+
+    @classmethod
+    def execute(cls, autoencoder: Any, latent: Any, tile_size: int, overlap: int) -> io.NodeOutput:
+        node = "Decode Layers (Tiled)"
+        managed = checked(autoencoder, node)
+        samples = samples_of(latent, managed, node)
+        layers = managed.decode_tiled(samples, *tiling(tile_size, overlap, node))
+        return io.NodeOutput(*outputs(cropped(layers, latent, managed)))
+
+
+def checked(autoencoder: Any, node: str) -> ManagedAutoencoder:
+    """What is on the socket, when it is a layered autoencoder."""
+    if not hasattr(autoencoder, "decode_tiled") or not hasattr(autoencoder, "downscale"):
+        raise ValueError(
+            f"{node}: autoencoder needs a layered autoencoder, got a {type(autoencoder).__name__}; connect the "
+            "autoencoder output of Load Text2Layer Checkpoint or Load Layered Autoencoder"
+        )
+    return autoencoder
+
+
+def tiling(tile_size: int, overlap: int, node: str) -> tuple[int, int]:
+    """Tile size and overlap. Raises ValueError for tiles that would not move on."""
+    if overlap > tile_size // 4:
+        raise ValueError(
+            f"{node}: overlap must be at most a quarter of tile_size ({tile_size // 4}), got {overlap}; lower it"
+        )
+    return tile_size, overlap
+
+
+def to_latent(samples: Tensor, layers: Layers) -> dict[str, Any]:
+    """LATENT that remembers the size of its pictures."""
+    return {"samples": samples, SIZE: layers.size}
+
+
+def samples_of(latent: Any, managed: ManagedAutoencoder, node: str) -> Tensor:
+    """The samples of a LATENT. Raises ValueError for latents of another kind of model."""
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    shape = tuple(samples.shape) if isinstance(samples, Tensor) else None
+    if shape is None or len(shape) != 4 or shape[1] != managed.latent_channels:
+        raise ValueError(
+            f"{node}: latent needs samples of shape (N, {managed.latent_channels}, h, w), as {managed.name} makes them, got "
+            f"{shape or type(latent).__name__}; connect the latent of a KSampler with this checkpoint's model, or of "
+            "Encode Layers"
+        )
+    if not torch.isfinite(samples).all():
+        raise ValueError(f"{node}: latent holds NaN or infinite values; lower cfg or change the sampler before it")
+    return samples
+
+
+def cropped(layers: Layers, latent: dict[str, Any], managed: ManagedAutoencoder) -> Layers:
+    """Layers at the size that Encode Layers noted, when the latents still have that size."""
+    height, width = latent.get(SIZE) or layers.size
+    if latent_size(height, width, managed.downscale) != tuple(latent["samples"].shape[-2:]):
+        return layers
+    return Layers.from_stacked(layers.stacked()[..., :height, :width])
+
+
+def outputs(layers: Layers) -> tuple[Any, ...]:
+    """What LAYER_OUTPUTS announces."""
+    return (
+        pixels_to_image(layers.foreground),
+        pixels_to_image(layers.background),
+        pixels_to_mask(layers.mask),
+        pixels_to_image(layers.composite()),
+        to_documents(layers),
+    )

@@ -1,0 +1,138 @@
+"""Layers joined, taken apart, and laid over other backgrounds."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from comfy_api.v0_0_2 import io
+
+from ..t2l.placement import BlendMode, ColourSpace, Placement, compose, place
+from .types import (
+    LAYERS,
+    POLARITY,
+    from_document,
+    image_to_pixels,
+    pixels_to_image,
+    pixels_to_mask,
+    to_documents,
+    to_layers,
+)
+
+
+class JoinLayers(io.ComfyNode):
+    """Join Layers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="T2L_JoinLayers",
+            display_name="Join Layers",
+            category="text2layer",
+            description="Makes a layer document of a foreground, a background and a mask.",
+            inputs=[
+                io.Image.Input("foreground", tooltip="Its size is the size of the document."),
+                io.Image.Input(
+                    "background", tooltip="Another size is scaled to cover the foreground's and cropped in the middle."
+                ),
+                io.Mask.Input("mask", tooltip=f"{POLARITY}. Stretched to the foreground's size."),
+            ],
+            outputs=[
+                LAYERS.Output(display_name="layers", is_output_list=True, tooltip="One document for each picture.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, foreground: Any, background: Any, mask: Any) -> io.NodeOutput:
+        return io.NodeOutput(to_documents(to_layers(foreground, background, mask, "Join Layers")))
+
+
+class SplitLayers(io.ComfyNode):
+    """Split Layers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="T2L_SplitLayers",
+            display_name="Split Layers",
+            category="text2layer",
+            description="Takes a layer document of two layers apart into ordinary pictures and a mask.",
+            inputs=[LAYERS.Input("layers", tooltip="From Join Layers or Decode Layers.")],
+            outputs=[
+                io.Image.Output(display_name="foreground", tooltip="The upper layer."),
+                io.Image.Output(display_name="background", tooltip="The lower layer."),
+                io.Mask.Output(display_name="mask", tooltip=POLARITY),
+                io.Image.Output(display_name="composite", tooltip="The layers stacked: what a viewer sees."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, layers: Any) -> io.NodeOutput:
+        parts = from_document(layers, "Split Layers")
+        return io.NodeOutput(
+            pixels_to_image(parts.foreground),
+            pixels_to_image(parts.background),
+            pixels_to_mask(parts.mask),
+            pixels_to_image(parts.composite()),
+        )
+
+
+class CompositeLayers(io.ComfyNode):
+    """Composite Layers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="T2L_CompositeLayers",
+            display_name="Composite Layers",
+            category="text2layer",
+            description="Lays the foreground over any background: moved, scaled, turned, mirrored, blended.",
+            inputs=[
+                io.Image.Input("foreground", tooltip="The picture to lay over the background."),
+                io.Image.Input("background", tooltip="Any size: the result has this size."),
+                io.Mask.Input("mask", tooltip=f"{POLARITY}. Stretched to the foreground's size."),
+                io.Float.Input("x", default=0, min=-16384, max=16384, step=1, tooltip="Pixels to the right."),
+                io.Float.Input("y", default=0, min=-16384, max=16384, step=1, tooltip="Pixels down."),
+                io.Float.Input(
+                    "scale", default=1, min=0.01, max=16, step=0.01, tooltip="About the foreground's middle."
+                ),
+                io.Float.Input(
+                    "rotation", default=0, min=-360, max=360, step=0.5, tooltip="Degrees clockwise, about the middle."
+                ),
+                io.Boolean.Input("flip_horizontal", default=False, tooltip="Mirror left and right."),
+                io.Boolean.Input("flip_vertical", default=False, tooltip="Mirror top and bottom."),
+                io.Float.Input("opacity", default=1, min=0, max=1, step=0.01, tooltip="0 = the background alone."),
+                io.Combo.Input(
+                    "blend_mode", options=list(get_args(BlendMode)), tooltip="As in Photoshop, Krita and GIMP."
+                ),
+                io.Float.Input(
+                    "feather", default=0, min=0, max=256, step=0.5, tooltip="Softens the mask's edge: blur in pixels."
+                ),
+                io.Combo.Input(
+                    "colour_space",
+                    options=list(get_args(ColourSpace)),
+                    tooltip="srgb blends as Photoshop does; linear blends light, as ComfyUI's own layer compositor does.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="composite", tooltip="The picture, at the background's size."),
+                io.Mask.Output(display_name="mask", tooltip=f"The mask where the foreground lies now. {POLARITY}."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, foreground: Any, background: Any, mask: Any, **placement: Any) -> io.NodeOutput:
+        node = "Composite Layers"
+        try:
+            where = Placement(**placement)
+        except ValueError as error:
+            raise ValueError(f"{node}: {error}") from error
+        layers = to_layers(foreground, foreground, mask, node)  # its own background is not used
+        behind = image_to_pixels(background, f"{node}: background").clamp(0, 1)
+        if len(behind) != len(layers) and 1 not in (len(behind), len(layers)):
+            raise ValueError(
+                f"{node}: foreground and background must hold equally many pictures, or one of them one, got "
+                f"{len(layers)} and {len(behind)}"
+            )
+        return io.NodeOutput(
+            pixels_to_image(compose(layers, where, behind)), pixels_to_mask(place(layers, where, behind).mask)
+        )

@@ -1,0 +1,120 @@
+"""Loaders: a Text2Layer checkpoint -> MODEL, CLIP, layered autoencoder, VAE; or its autoencoder alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+from ..t2l.model.text2layer import read_parts
+from .autoencoder import ManagedAutoencoder
+from .diffusion_model import build_clip, build_model
+from .types import AUTOENCODER
+
+FOLDER = "text2layer"
+SHIPPED = Path(__file__).resolve().parent.parent / "models"  # of the pack: the demo checkpoint
+AUTOENCODER_OUTPUT = AUTOENCODER.Output(display_name="autoencoder", tooltip="For Encode Layers and Decode Layers.")
+VAE_OUTPUT = io.Vae.Output(
+    display_name="vae", tooltip="An ordinary VAE: decodes the composite, encodes a flat picture without layers."
+)
+
+
+def register_folders() -> None:
+    """models/text2layer of ComfyUI and the pack's own models/ as one list of .safetensors files."""
+    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
+    folder_paths.add_model_folder_path(FOLDER, str(SHIPPED))
+    folder_paths.folder_names_and_paths[FOLDER][1].add(".safetensors")
+
+
+def listed_files() -> list[str]:
+    """The names a loader offers."""
+    return folder_paths.get_filename_list(FOLDER)
+
+
+def path_of(name: str, source: str) -> str:
+    """The path of a listed file. Raises ValueError for every other name: workflows are shared by strangers.
+
+    source: node and input, for the sentence.
+    """
+    if name not in listed_files():
+        raise ValueError(
+            f"{source} must be one of the files in models/{FOLDER}, got {name!r}; put the file there, press R "
+            "to refresh, and choose it in the node"
+        )
+    return folder_paths.get_full_path_or_raise(FOLDER, name)
+
+
+def changed(name: str) -> Any:
+    """What changes when the file does, so that a replaced file is loaded anew."""
+    path = folder_paths.get_full_path(FOLDER, name)
+    stat = Path(path).stat() if path else None
+    return (stat.st_mtime_ns, stat.st_size) if stat else name
+
+
+class LoadCheckpoint(io.ComfyNode):
+    """Load Text2Layer Checkpoint."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="T2L_LoadCheckpoint",
+            display_name="Load Text2Layer Checkpoint",
+            category="text2layer",
+            description="Loads a Text2Layer checkpoint from models/text2layer, or the small one that comes with the pack.",
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint", options=listed_files(), tooltip="A .safetensors file in models/text2layer."
+                )
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="model", tooltip="For KSampler: it paints both layers and the mask at once."
+                ),
+                io.Clip.Output(display_name="clip", tooltip="For CLIP Text Encode."),
+                AUTOENCODER_OUTPUT,
+                VAE_OUTPUT,
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str) -> Any:
+        return changed(checkpoint)
+
+    @classmethod
+    def execute(cls, checkpoint: str) -> io.NodeOutput:
+        path = path_of(checkpoint, "Load Text2Layer Checkpoint: checkpoint")
+        parts, autoencoder = read_parts(path), ManagedAutoencoder(path)
+        model = build_model(parts, autoencoder.model.config, path)
+        return io.NodeOutput(model, build_clip(parts, path), autoencoder, autoencoder.as_vae())
+
+
+class LoadAutoencoder(io.ComfyNode):
+    """Load Layered Autoencoder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="T2L_LoadAutoencoder",
+            display_name="Load Layered Autoencoder",
+            category="text2layer",
+            description="Loads only the autoencoder of a Text2Layer file: enough to take layers into latents and back.",
+            inputs=[
+                io.Combo.Input(
+                    "autoencoder",
+                    options=listed_files(),
+                    tooltip="A .safetensors file in models/text2layer: an autoencoder alone or a whole checkpoint.",
+                )
+            ],
+            outputs=[AUTOENCODER_OUTPUT, VAE_OUTPUT],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, autoencoder: str) -> Any:
+        return changed(autoencoder)
+
+    @classmethod
+    def execute(cls, autoencoder: str) -> io.NodeOutput:
+        managed = ManagedAutoencoder(path_of(autoencoder, "Load Layered Autoencoder: autoencoder"))
+        return io.NodeOutput(managed, managed.as_vae())

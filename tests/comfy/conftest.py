@@ -1,0 +1,117 @@
+"""A real ComfyUI server with the pack in it. COMFYUI_PATH takes another checkout than the one `make test` unpacks."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = "text2layer-demo.safetensors"
+NO_CORE_AUDIO = ("torchaudio", "nodes_audio")  # two core files that need what the tests do not install
+
+
+@dataclass
+class Result:
+    """What became of a prompt: refused before it ran (node_errors), failed (error), or its pictures by node id."""
+
+    error: str | None
+    node_errors: dict
+    pictures: dict[str, list[np.ndarray]]  # (H, W, C), 0 to 255
+
+
+class Server:
+    """ComfyUI over HTTP, as its own frontend uses it."""
+
+    def __init__(self, url: str, folder: Path, log: Path) -> None:
+        self.url, self.folder, self.log = url, folder, log
+
+    def get(self, path: str):
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return answer.read()
+
+    def run(self, graph: dict, timeout: float = 300) -> Result:
+        """Queue a prompt in API format and wait for its end."""
+        request = urllib.request.Request(
+            f"{self.url}/prompt", json.dumps({"prompt": graph}).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                queued = json.load(answer)
+        except urllib.error.HTTPError as refusal:
+            return Result(None, json.load(refusal)["node_errors"], {})
+        entry = self._finished(queued["prompt_id"], timeout)
+        errors = [body["exception_message"] for kind, body in entry["status"]["messages"] if kind == "execution_error"]
+        pictures = {node: [self._picture(x) for x in out.get("images", [])] for node, out in entry["outputs"].items()}
+        return Result(errors[0] if errors else None, queued["node_errors"], pictures)
+
+    def _finished(self, prompt: str, timeout: float) -> dict:
+        until = time.monotonic() + timeout
+        while time.monotonic() < until:
+            history = json.loads(self.get(f"/history/{prompt}"))
+            if prompt in history:
+                return history[prompt]
+            time.sleep(0.1)
+        raise TimeoutError(f"the prompt did not end in {timeout} s; see {self.log}")
+
+    def _picture(self, entry: dict) -> np.ndarray:
+        return np.array(Image.open(io.BytesIO(self.get(f"/view?{urllib.parse.urlencode(entry)}"))))
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """The folder of a ComfyUI checkout."""
+    path = Path(os.environ.get("COMFYUI_PATH", ROOT / ".comfy" / "ComfyUI"))
+    assert (path / "main.py").is_file(), f"{path} holds no ComfyUI; `make test` unpacks one, or set COMFYUI_PATH"
+    return path
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    """A ComfyUI base folder whose only custom nodes are ours."""
+    folder = tmp_path_factory.mktemp("comfy")
+    (folder / "custom_nodes").mkdir()
+    (folder / "custom_nodes" / "text2layer").symlink_to(ROOT, target_is_directory=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(comfyui, base):
+    """The running server; its log is checked by test_nodes.py."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["--cpu", "--port", str(port), "--base-directory", str(base), "--preview-method", "latent2rgb"]
+    command = [sys.executable, "main.py", *arguments, "--database-url", f"sqlite:///{base}/comfy.db"]
+    log = base / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=comfyui, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        running = Server(f"http://127.0.0.1:{port}", base, log)
+        _wait(running, process)
+        yield running
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait(server: Server, process: subprocess.Popen, seconds: float = 240) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            server.get("/system_stats")
+            return
+        except OSError:
+            time.sleep(0.3)
+    raise RuntimeError(f"ComfyUI did not start:\n{server.log.read_text()[-4000:]}")

@@ -1,6 +1,7 @@
 """A checkpoint and a data set -> every figure of the project, as a dictionary, a JSON file and a Markdown table.
 
-Three sets of composites are compared, all at the data's own size:
+Three sets of composites are compared, all at the size the checkpoint was trained on: at another one the judges would tell
+sharpness, not things, apart.
 - test: pictures of the split `test`, whose (thing, place) pairs no training picture shows;
 - generated: what the checkpoint draws for the captions of test pictures, one each;
 - train: pictures of the split `train`, which teach the probes and stand for "real" in fid_real.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import config_to_dict
@@ -49,8 +51,10 @@ AUTOENCODER_FIGURES = {  # the keys of the JSON file, and what the figure should
 GENERATION_FIGURES = {
     "foreground_top1": ">= half of real",
     "foreground_top1_real": "",
+    "foreground_top1_reconstruction": "",
     "background_top1": ">= half of real",
     "background_top1_real": "",
+    "background_top1_reconstruction": "",
     "mask_iou_saliency": ">= 0.885 (the paper)",
     "mask_iou_saliency_real": "",
     "fid": "",
@@ -87,11 +91,15 @@ class Judges:
 
     network: EfficientNetLite0
     saliency: SaliencyModel | None
+    size: int  # pixels along a side of what the network is shown
 
     @torch.no_grad()
     def features(self, layers: Layers) -> Tensor:
-        """Lite0 features of the composites, (N, 1280)."""
-        return self.network(layers.composite().float().cpu())
+        """Lite0 features of the composites at `size`, (N, 1280)."""
+        composites = layers.composite().float().cpu()
+        if layers.size != (self.size, self.size):
+            composites = F.interpolate(composites, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
+        return self.network(composites)
 
     def saliency_iou(self, layers: Layers) -> Tensor:
         """IOU of each mask with the salient object of its composite, (N,)."""
@@ -150,7 +158,8 @@ def evaluate(
         config = replace(config, generation=_at_trained_size(model, config.generation))
         train = open_split(data, "train")
         _check_words(train, data)
-        judges = Judges(load_lite0(), None if saliency is None else saliency_model(saliency, config.threads))
+        judge = None if saliency is None else saliency_model(saliency, config.threads)
+        judges = Judges(load_lite0(), judge, model.trained_size)
         task = GenerationTask(model, judges, test, train, config, tell, sheet)
 
     indices = spread(config.limit or len(test), len(test))
@@ -208,7 +217,9 @@ def recognition_figures(
     for layer, word in WORDS.items():
         probe = train_probe(known, _labels(task.train, learnt, word))
         figures[f"{layer}_top1"] = probe.top1(drawn.features, _labels(task.test, drawn.indices, word))
-        figures[f"{layer}_top1_real"] = probe.top1(real, _labels(task.test, indices, word))
+        truth = _labels(task.test, indices, word)
+        figures[f"{layer}_top1_real"] = probe.top1(real, truth)
+        figures[f"{layer}_top1_reconstruction"] = probe.top1(reconstructed, truth)
     anchor = known[spread(len(drawn.indices), len(known))]  # as many as were drawn: the distance has the same bias
     figures["fid"] = frechet_distance(drawn.features, real)
     figures["fid_real"] = frechet_distance(anchor, real)

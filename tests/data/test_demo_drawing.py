@@ -49,7 +49,7 @@ def test_noise_under_transparent_pixels_never_shows():
     rgba[16:48, 16:48] = (0, 200, 0, 255)
     buffer = io.BytesIO()
     Image.fromarray(rgba).save(buffer, "png")
-    foreground, _ = place_cutout(read_cutout(buffer.getvalue()), Pose(0.5, 0.5, 0.8, 5.0, False), 64)
+    foreground, _ = place_cutout(read_cutout(buffer.getvalue()), Pose(0.5, 0.5, 0.8), 64)
     expected = torch.tensor([0, 200 / 255, 0]).view(3, 1, 1).expand_as(foreground)
     torch.testing.assert_close(foreground, expected, atol=0.02, rtol=0)
 
@@ -73,7 +73,18 @@ def test_a_thing_is_whole_inside_the_frame_and_large_enough():
         rows = (mask[0] > 0.5).any(1).sum().item() / 64
         assert border.max() < 0.05
         assert 0.40 <= rows <= 0.82
-        assert abs(pose.angle) <= 8
+
+
+def test_the_same_thing_elsewhere_is_the_same_pixels_moved_by_whole_latent_cells():
+    cutout, rng = disc(120, (10, 10, 200)), np.random.default_rng(0)
+    poses = [random_pose(rng, cutout, grounded=False) for _ in range(20)]
+    first = place_cutout(cutout, poses[0], 128)[1]
+    assert len(set(poses)) > 3
+    for pose in poses:
+        cells = ((pose.x - poses[0].x) * 16, (pose.y - poses[0].y) * 16)
+        assert all(n == round(n) for n in cells)
+        moved = first.roll((8 * round(cells[1]), 8 * round(cells[0])), dims=(1, 2))
+        torch.testing.assert_close(place_cutout(cutout, pose, 128)[1], moved, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("colour", COLOURS)

@@ -22,6 +22,7 @@ COLOURS = {  # hue in degrees, saturation, value of a fully lit surface
     "blue": (215, 0.88, 0.92),
     "purple": (276, 0.72, 0.80),
 }
+CELL = 1 / 16  # of the frame: 8 of 128 pixels
 LARGEST, SMALLEST = 384, 200  # pixels a cut-out has along its longer side: shrunk above, doubled below
 
 
@@ -99,38 +100,31 @@ class Pose:
     extent: float  # longer side of the thing's box
     x: float  # of the box's centre, 0 = left
     y: float  # of the box's lower edge, 0 = top
-    angle: float  # degrees
-    flip: bool
 
 
 def random_pose(rng: np.random.Generator, cutout: Tensor, grounded: bool) -> Pose:
-    """A pose with the whole thing inside the frame, its box 45 to 80 % of it. grounded: it stands low in the frame."""
+    """A pose with the whole thing inside the frame, upright, always as large. grounded: it stands low in the frame.
+
+    Positions are whole cells of the latents of a 128 pixel picture: a thing is the same latents wherever it stands, and
+    the diffusion model learns what it looks like from fewer views. Layers move, turn and scale afterwards anyway.
+    """
     height, width = cutout.shape[1:]
     aspect = min(height, width) / max(height, width)
-    extent = rng.uniform(0.50, 0.74) + 0.06 * (1 - aspect)  # slim things may be longer
-    angle = float(np.clip(rng.normal(0, 3.5), -8, 8))
-    radians = math.radians(abs(angle))
+    extent = 0.66 + 0.08 * (1 - aspect)  # slim things may be longer
     scale = extent / max(height, width)
-    turned_width = scale * (width * math.cos(radians) + height * math.sin(radians))
-    turned_height = scale * (height * math.cos(radians) + width * math.sin(radians))
-    slack = max(0.0, 0.98 - turned_width)
-    x = 0.5 + slack * float(np.clip(rng.normal(0, 0.2), -0.5, 0.5))
-    lowest, highest = 0.98, min(0.97, 0.02 + turned_height)
+    aside = max(0, math.floor((0.49 - scale * width / 2) / CELL))
+    x = 0.5 + CELL * float(np.clip(np.round(rng.normal(0, 1.2)), -aside, aside))
+    lowest, highest = math.floor(0.985 / CELL), math.ceil((0.015 + scale * height) / CELL)
     drop = rng.beta(3.5, 1.5) if grounded else rng.beta(2.5, 2.5)
-    return Pose(extent, x, highest + (lowest - highest) * float(drop), angle, bool(rng.random() < 0.5))
+    return Pose(extent, x, CELL * (highest + round((lowest - highest) * float(drop))))
 
 
 def place_cutout(cutout: Tensor, pose: Pose, size: int) -> tuple[Tensor, Tensor]:
     """Put a cut-out into a frame: foreground (3, size, size), straight, extended to the whole frame, and mask (1, ...)."""
     height, width = cutout.shape[1:]
-    radians = math.radians(pose.angle)
     scale = pose.extent / max(height, width)
-    turned_height = scale * (height * abs(math.cos(radians)) + width * abs(math.sin(radians)))
-    centre = torch.tensor([pose.x, pose.y - turned_height / 2])
     line = (torch.arange(2 * size) + 0.5) / (2 * size)  # twice the size, halved below
-    y, x = torch.meshgrid(line - centre[1], line - centre[0], indexing="ij")
-    u = (math.cos(radians) * x + math.sin(radians) * y) / scale * (-1 if pose.flip else 1)
-    v = (math.cos(radians) * y - math.sin(radians) * x) / scale
+    v, u = torch.meshgrid((line - pose.y) / scale + height / 2, (line - pose.x) / scale, indexing="ij")
     padded = F.pad(cutout, (2, 2, 2, 2))  # so that it fades at the box's own edge
     grid = torch.stack([2 * u / (width + 4), 2 * v / (height + 4)], dim=-1)
     warped = F.grid_sample(padded[None], grid[None], mode="bilinear", align_corners=False)

@@ -1,0 +1,326 @@
+"""Writes workflows/*.json (what artists open) and tests/comfy/workflows/*.json (the same as prompts) from one description.
+
+    python docs/draw_workflows.py http://127.0.0.1:8188
+
+A running ComfyUI with the pack says which widgets a node has and in which order. Run it after a change of a node or below.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.request
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+COLUMN, GAP = 340, 40  # pixels of a column of nodes, and between them
+DEMO = "text2layer-demo.safetensors"
+SAMPLING = {"steps": 25, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "sgm_uniform"}
+PLACEMENT = {
+    "x": 0.0,
+    "y": 0.0,
+    "scale": 1.0,
+    "rotation": 0.0,
+    "flip_horizontal": False,
+    "flip_vertical": False,
+    "opacity": 1.0,
+    "blend_mode": "normal",
+    "feather": 0.0,
+    "colour_space": "srgb",
+}
+
+
+@dataclass
+class Workflow:
+    """Columns of nodes, left to right: (name, kind, height in pixels, inputs); an input [name, output] is a wire."""
+
+    name: str
+    note: str
+    columns: list[list[tuple[str, str, int, dict[str, Any]]]] = field(default_factory=list)
+
+    def prompt(self) -> dict[str, Any]:
+        """API format."""
+        nodes = [node for column in self.columns for node in column]
+        return {name: {"class_type": kind, "inputs": inputs} for name, kind, _, inputs in nodes}
+
+
+def loader() -> tuple[str, str, int, dict[str, Any]]:
+    return ("load", "T2L_LoadCheckpoint", 130, {"checkpoint": DEMO})
+
+
+def words(name: str, text: str) -> tuple[str, str, int, dict[str, Any]]:
+    return (name, "CLIPTextEncode", 130, {"clip": ["load", 1], "text": text})
+
+
+def canvas(batch: int = 1) -> tuple[str, str, int, dict[str, Any]]:
+    return ("canvas", "EmptyLatentImage", 110, {"width": 128, "height": 128, "batch_size": batch})
+
+
+def sampler(
+    name: str, seed: int, words: str, latent: str = "canvas", denoise: float = 1.0
+) -> tuple[str, str, int, dict[str, Any]]:
+    wires = {
+        "model": ["load", 0],
+        "positive": [words, 0],
+        "negative": ["empty prompt", 0],
+        "latent_image": [latent, 0],
+    }
+    return (name, "KSampler", 270, {"seed": seed, **SAMPLING, "denoise": denoise, **wires})
+
+
+def decoder(name: str, latent: str) -> tuple[str, str, int, dict[str, Any]]:
+    return (name, "T2L_DecodeLayers", 130, {"autoencoder": ["load", 2], "latent": [latent, 0]})
+
+
+def picture(name: str, source: str, output: int = 0) -> tuple[str, str, int, dict[str, Any]]:
+    return (name, "PreviewImage", 260, {"images": [source, output]})
+
+
+def mask(name: str, source: str, output: int = 2) -> tuple[str, str, int, dict[str, Any]]:
+    return (name, "MaskPreview", 260, {"mask": [source, output]})
+
+
+def saved(source: str, output: int, prefix: str) -> tuple[str, str, int, dict[str, Any]]:
+    return ("save", "SaveImage", 290, {"images": [source, output], "filename_prefix": f"text2layer/{prefix}"})
+
+
+def placed(name: str, front: str, back: str, **changes: Any) -> tuple[str, str, int, dict[str, Any]]:
+    wires = {"foreground": [front, 0], "background": [back, 1], "mask": [front, 2]}
+    return (name, "T2L_CompositeLayers", 360, {**wires, **PLACEMENT, **changes})
+
+
+START = [loader(), canvas()]
+WORKFLOWS = [
+    Workflow(
+        "text-to-layers",
+        "## Text to layers\nOne prompt, one run: foreground, background, mask and composite.\n\n"
+        "- Write `thing` + `place` into the prompt: *a strawberry on a beach*. The demo checkpoint knows about a hundred "
+        "things and thirty places; its model card lists them. It paints 128 x 128.\n"
+        "- **Mask**: white = the foreground shows. ComfyUI's own *Join Image with Alpha* wants the opposite, hence *Invert Mask* "
+        "before the cut-out.\n- The seed is fixed: the same graph paints the same picture.",
+        [
+            START,
+            [words("prompt", "a strawberry on a beach"), words("empty prompt", "")],
+            [sampler("sample", 7, "prompt"), decoder("layers", "sample")],
+            [picture("foreground", "layers", 0), picture("background", "layers", 1)],
+            [mask("mask", "layers"), picture("composite", "layers", 3)],
+            [
+                ("invert", "InvertMask", 50, {"mask": ["layers", 2]}),
+                ("cutout", "JoinImageWithAlpha", 70, {"image": ["layers", 0], "alpha": ["invert", 0]}),
+                saved("cutout", 0, "cutout"),
+            ],
+        ],
+    ),
+    Workflow(
+        "swap-the-background",
+        "## Swap the background\nThe foreground of one prompt over the background of another.\n\n"
+        "Change only the second prompt: the thing stays exactly as it is, what lies behind it changes.",
+        [
+            START,
+            [words("thing", "a strawberry on a beach"), words("place", "a robot in a forest"), words("empty prompt", "")],
+            [sampler("first", 7, "thing"), sampler("second", 8, "place")],
+            [decoder("thing layers", "first"), decoder("place layers", "second")],
+            [picture("before", "thing layers", 3), picture("other", "place layers", 3)],
+            [placed("swapped", "thing layers", "place layers"), saved("swapped", 0, "swapped")],
+        ],
+    ),
+    Workflow(
+        "move-and-scale-the-foreground",
+        "## Move and scale the foreground\nThe background is whole, also behind the thing: move it and no hole appears.\n\n"
+        "*x*, *y* are pixels to the right and down, *scale* and *rotation* turn about its middle. *Feather* softens the edge.",
+        [
+            START,
+            [words("prompt", "a strawberry on a beach"), words("empty prompt", "")],
+            [sampler("sample", 7, "prompt"), decoder("layers", "sample")],
+            [picture("before", "layers", 3), picture("background", "layers", 1)],
+            [placed("moved", "layers", "layers", x=-24.0, y=12.0, scale=0.7, rotation=-12.0, feather=0.5)],
+            [saved("moved", 0, "moved"), mask("where", "moved", 1)],
+        ],
+    ),
+    Workflow(
+        "your-own-pictures",
+        "## Your own pictures through the autoencoder and back\nChoose a cut-out (a PNG with transparency) and a background.\n\n"
+        "*Load Image* gives a mask that is white where the picture is **transparent**, so it is inverted: ours is white where "
+        "the foreground **shows**. A picture without transparency counts as all foreground.",
+        [
+            [
+                ("load", "T2L_LoadAutoencoder", 80, {"autoencoder": DEMO}),
+                ("own foreground", "LoadImage", 320, {"image": "example.png"}),
+            ],
+            [
+                ("invert", "InvertMask", 50, {"mask": ["own foreground", 1]}),
+                ("own background", "LoadImage", 320, {"image": "example.png"}),
+            ],
+            [
+                (
+                    "encode",
+                    "T2L_EncodeLayers",
+                    130,
+                    {
+                        "autoencoder": ["load", 0],
+                        "foreground": ["own foreground", 0],
+                        "background": ["own background", 0],
+                        "mask": ["invert", 0],
+                    },
+                ),
+                ("layers", "T2L_DecodeLayers", 130, {"autoencoder": ["load", 0], "latent": ["encode", 0]}),
+            ],
+            [picture("foreground", "layers", 0), picture("background", "layers", 1)],
+            [mask("mask", "layers"), saved("layers", 3, "own")],
+        ],
+    ),
+    Workflow(
+        "layered-img2img",
+        "## Layered img2img\nLayers go in, other layers of the same composition come out.\n\n"
+        "*Encode Layers* takes foreground, background and mask into one latent; *KSampler* with denoise below 1 repaints both layers and "
+        "the mask with new words. Lower denoise keeps more. Put your own pictures in place of the first run.",
+        [
+            START,
+            [
+                words("prompt", "a strawberry on a beach"),
+                words("other", "a strawberry in the snow"),
+                words("empty prompt", ""),
+            ],
+            [sampler("sample", 7, "prompt"), decoder("first layers", "sample")],
+            [
+                (
+                    "encode",
+                    "T2L_EncodeLayers",
+                    130,
+                    {
+                        "autoencoder": ["load", 2],
+                        "foreground": ["first layers", 0],
+                        "background": ["first layers", 1],
+                        "mask": ["first layers", 2],
+                    },
+                ),
+                sampler("repaint", 9, "other", "encode", 0.75),
+            ],
+            [decoder("layers", "repaint"), picture("before", "first layers", 3)],
+            [mask("mask", "layers"), saved("layers", 3, "img2img")],
+        ],
+    ),
+    Workflow(
+        "batch-of-four",
+        "## A batch of four\nFour pictures in one run: *batch size* of the empty latent.\n\n"
+        "Every output holds four pictures; *layers* gives four documents.",
+        [
+            [loader(), canvas(4)],
+            [words("prompt", "a butterfly in a meadow"), words("empty prompt", "")],
+            [sampler("sample", 7, "prompt"), decoder("layers", "sample")],
+            [picture("foreground", "layers", 0), picture("background", "layers", 1)],
+            [mask("mask", "layers"), saved("layers", 3, "batch")],
+        ],
+    ),
+]
+
+
+class Drawing:
+    """One workflow on its way into the frontend's format."""
+
+    def __init__(self, workflow: Workflow, nodes: dict[str, Any]) -> None:
+        self.workflow = workflow
+        self.known = nodes
+        names = [node[0] for column in workflow.columns for node in column]
+        self.ids = {name: number for number, name in enumerate(names, 2)}  # 1 is the note
+        self.links: list[list[Any]] = []
+
+    def ui(self) -> dict[str, Any]:
+        """The whole file."""
+        nodes = [self._note(), *self._nodes()]
+        for link, source, slot, *_ in self.links:
+            output = next(node for node in nodes if node["id"] == source)["outputs"][slot]
+            output["links"] = [*(output["links"] or []), link]
+        return {
+            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"text2layer/{self.workflow.name}")),
+            "revision": 0,
+            "last_node_id": len(nodes),
+            "last_link_id": len(self.links),
+            "nodes": nodes,
+            "links": self.links,
+            "groups": [],
+            "config": {},
+            "extra": {"ds": {"scale": 0.6, "offset": [110, 480]}},
+            "version": 0.4,
+        }
+
+    def _note(self) -> dict[str, Any]:
+        return {
+            "id": 1,
+            "type": "MarkdownNote",
+            "pos": [0, -320],
+            "size": [2 * COLUMN + GAP, 270],
+            "flags": {},
+            "order": 0,
+            "mode": 0,
+            "inputs": [],
+            "outputs": [],
+            "properties": {},
+            "widgets_values": [self.workflow.note],
+        }
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        nodes = []
+        for number, column in enumerate(self.workflow.columns):
+            y = 0
+            for name, kind, height, inputs in column:
+                nodes.append(self._node(name, kind, [number * (COLUMN + GAP), y], [COLUMN, height], inputs))
+                y += height + 2 * GAP
+        return nodes
+
+    def _node(self, name: str, kind: str, pos: list[int], size: list[int], given: dict[str, Any]) -> dict[str, Any]:
+        about = self.known[kind]
+        sockets, values = [], []
+        for group in ("required", "optional"):
+            for key, spec in about["input"].get(group, {}).items():
+                if isinstance(given.get(key), list):
+                    sockets.append(self._wire(key, spec[0], given[key], self.ids[name], len(sockets)))
+                elif isinstance(spec[0], list) or spec[0] in WIDGETS:
+                    values += self._widget(key, spec, given[key])
+        outputs = zip(about["output_name"], about["output"], strict=True)
+        return {
+            "id": self.ids[name],
+            "type": kind,
+            "pos": pos,
+            "size": size,
+            "flags": {},
+            "order": self.ids[name],
+            "mode": 0,
+            "inputs": sockets,
+            "outputs": [{"name": label, "type": type_, "links": None} for label, type_ in outputs],
+            "properties": {"Node name for S&R": kind},
+            "widgets_values": values,
+        } | ({} if kind.startswith("T2L") or name == "save" else {"title": name})
+
+    def _wire(self, key: str, type_: str, source: list[Any], target: int, slot: int) -> dict[str, Any]:
+        link = len(self.links) + 1
+        self.links.append([link, self.ids[source[0]], source[1], target, slot, type_])
+        return {"name": key, "type": type_, "link": link}
+
+    def _widget(self, key: str, spec: list[Any], value: Any) -> list[Any]:
+        options = spec[1] if len(spec) > 1 else {}
+        extra = ["fixed"] if options.get("control_after_generate") or key == "seed" else []
+        return [value, *extra, *(["image"] if options.get("image_upload") else [])]
+
+
+def main(url: str) -> None:
+    with urllib.request.urlopen(f"{url}/object_info") as answer:
+        nodes = json.load(answer)
+    for workflow in WORKFLOWS:
+        drawing = Drawing(workflow, nodes)
+        ui = json.dumps(drawing.ui(), indent=1)
+        (ROOT / "workflows" / f"{workflow.name}.json").write_text(ui + "\n")
+        prompt = {str(drawing.ids[name]): node for name, node in workflow.prompt().items()}
+        for node in prompt.values():
+            wires = {k: [str(drawing.ids[v[0]]), v[1]] for k, v in node["inputs"].items() if isinstance(v, list)}
+            node["inputs"] |= wires
+        twin = ROOT / "tests" / "comfy" / "workflows" / f"{workflow.name}.json"
+        twin.write_text(json.dumps(prompt, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

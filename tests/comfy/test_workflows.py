@@ -1,0 +1,44 @@
+"""The workflows that artists open, run in the real server as prompts; test_browser.py opens the files themselves."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t2l import GenerateConfig, Text2Layer, text_to_layers
+
+ROOT = Path(__file__).resolve().parents[2]
+TWINS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "workflows").glob("*.json")}
+PICTURES = {"batch-of-four": 4}
+
+
+def test_every_workflow_has_its_twin_and_its_picture():
+    workflows = {path.stem for path in (ROOT / "workflows").glob("*.json")}
+    assert workflows == TWINS.keys() and len(workflows) >= 6
+    assert {path.stem for path in (ROOT / "workflows").glob("*.jpg")} == workflows
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_workflow_runs_to_its_end(server, name):
+    result = server.run(TWINS[name])
+    assert result.error is None and not result.node_errors
+    saved = next(key for key, node in TWINS[name].items() if node["class_type"] == "SaveImage")
+    pictures = result.pictures[saved]
+    assert len(pictures) == PICTURES.get(name, 1)
+    assert all(picture.std() > 10 for picture in pictures)
+
+
+def test_comfyui_paints_what_the_library_paints(server):
+    """KSampler's dpmpp_2m on sgm_uniform and diffusers' DPM-Solver++ on trailing steps: the same noise, nearly the same times."""
+    graph = TWINS["text-to-layers"]
+    composite = next(
+        key for key, node in graph.items() if node["class_type"] == "PreviewImage" and node["inputs"]["images"][1] == 3
+    )
+    sampler = next(node for node in graph.values() if node["class_type"] == "KSampler")
+    sampler["inputs"]["seed"] += 1  # a run that is not in the server's cache
+    picture = server.run(graph).pictures[composite][0].astype(float)
+    model = Text2Layer.load(ROOT / "models" / "text2layer-demo.safetensors")
+    config = GenerateConfig(height=128, width=128, seed=sampler["inputs"]["seed"])
+    ours = text_to_layers(model, ["a strawberry on a beach"], config).layers.composite()[0]
+    assert np.abs(picture - 255 * ours.permute(1, 2, 0).numpy()).mean() < 4

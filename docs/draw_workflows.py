@@ -121,7 +121,11 @@ WORKFLOWS = [
         "Change only the second prompt: the thing stays exactly as it is, what lies behind it changes.",
         [
             START,
-            [words("thing", "a strawberry on a beach"), words("place", "a robot in a forest"), words("empty prompt", "")],
+            [
+                words("thing", "a strawberry on a beach"),
+                words("place", "a robot in a forest"),
+                words("empty prompt", ""),
+            ],
             [sampler("first", 7, "thing"), sampler("second", 8, "place")],
             [decoder("thing layers", "first"), decoder("place layers", "second")],
             [picture("before", "thing layers", 3), picture("other", "place layers", 3)],

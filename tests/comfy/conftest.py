@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -34,8 +35,12 @@ class Result:
 class Server:
     """ComfyUI over HTTP, as its own frontend uses it."""
 
-    def __init__(self, url: str, folder: Path, log: Path) -> None:
-        self.url, self.folder, self.log = url, folder, log
+    def __init__(self, url: str, folder: Path, log: Path, pid: int) -> None:
+        self.url, self.folder, self.log, self.pid = url, folder, log, pid
+
+    def memory(self) -> int:
+        """Bytes the server holds in memory."""
+        return psutil.Process(self.pid).memory_info().rss
 
     def get(self, path: str):
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
@@ -98,7 +103,7 @@ def server(comfyui, base):
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=comfyui, stdout=output, stderr=subprocess.STDOUT)
     try:
-        running = Server(f"http://127.0.0.1:{port}", base, log)
+        running = Server(f"http://127.0.0.1:{port}", base, log, process.pid)
         _wait(running, process)
         yield running
     finally:

@@ -1,6 +1,7 @@
 """The nodes in a real ComfyUI server, over HTTP, with the shipped checkpoint."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -198,8 +199,6 @@ def test_composite_layers_moves_the_foreground_over_another_background(server):
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence_and_the_server_goes_on(server, change, sentence):
-    import re
-
     result = server.run(own_pictures(64, 64) | change)
     assert re.search(sentence, result.error)
     assert server.run(own_pictures(64, 64)).error is None
@@ -219,6 +218,18 @@ def test_a_wrong_blend_mode_is_refused(server):
     }
     result = server.run(graph)
     assert "burn" in (result.error or json.dumps(result.node_errors))
+
+
+def test_two_hundred_prompts_leave_the_memory_as_it_was(server):
+    """Every prompt has a seed of its own, so that all of it runs anew."""
+    held = []
+    for seed in range(200):
+        graph = text_to_layers(seed=1000 + seed, width=64)
+        graph["latent"]["inputs"]["height"] = 64
+        graph["sample"]["inputs"]["steps"] = 1
+        assert server.run(graph).error is None
+        held.append(server.memory())
+    assert max(held[-10:]) - max(held[10:20]) < 64 * 2**20
 
 
 def test_the_server_never_warned_about_us(server):

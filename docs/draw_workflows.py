@@ -2,22 +2,29 @@
 
     python docs/draw_workflows.py http://127.0.0.1:8188
 
-A running ComfyUI with the pack says which widgets a node has and in which order. Run it after a change of a node or below.
+A running ComfyUI with the pack says which widgets a node has and in which order, and runs every workflow for its picture,
+workflows/*.jpg. Run it after a change of a node, of the checkpoint or below.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import time
+import urllib.parse
 import urllib.request
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parent.parent
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 COLUMN, GAP = 340, 40  # pixels of a column of nodes, and between them
+TILE = 192  # pixels of one picture in workflows/*.jpg
 DEMO = "text2layer-demo.safetensors"
 SAMPLING = {"steps": 25, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "sgm_uniform"}
 PLACEMENT = {
@@ -311,19 +318,60 @@ class Drawing:
         return [value, *extra, *(["image"] if options.get("image_upload") else [])]
 
 
+class Server:
+    """A running ComfyUI."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.url + path) as answer:
+            return answer.read()
+
+    def post(self, path: str, body: dict[str, Any]) -> bytes:
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode())
+        with urllib.request.urlopen(request) as answer:
+            return answer.read()
+
+    def pictures(self, prompt: dict[str, Any]) -> list[Image.Image]:
+        """Run a prompt; what its nodes show, from left to right in the graph."""
+        self.post("/free", {"free_memory": True})  # what is in the server's cache shows no pictures again
+        number = json.loads(self.post("/prompt", {"prompt": prompt}))["prompt_id"]
+        while not (history := json.loads(self.get(f"/history/{number}"))):
+            time.sleep(0.2)
+        outputs = history[number]["outputs"]
+        files = [file for node in sorted(outputs, key=int) for file in outputs[node].get("images", [])]
+        return [Image.open(io.BytesIO(self.get(f"/view?{urllib.parse.urlencode(file)}"))) for file in files]
+
+
+def sheet(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures side by side in rows of up to three, transparency on grey."""
+    columns = 2 if len(pictures) in (1, 2, 4) else 3
+    rows = -(-len(pictures) // columns)
+    result = Image.new("RGB", (columns * (TILE + 8) + 8, rows * (TILE + 8) + 8), "#202020")
+    for number, picture in enumerate(pictures):
+        tile = Image.new("RGBA", picture.size, "#808080")
+        tile.alpha_composite(picture.convert("RGBA"))
+        place = (8 + number % columns * (TILE + 8), 8 + number // columns * (TILE + 8))
+        result.paste(tile.convert("RGB").resize((TILE, TILE), Image.Resampling.BICUBIC), place)
+    return result
+
+
 def main(url: str) -> None:
-    with urllib.request.urlopen(f"{url}/object_info") as answer:
-        nodes = json.load(answer)
+    server = Server(url)
+    nodes = json.loads(server.get("/object_info"))
     for workflow in WORKFLOWS:
         drawing = Drawing(workflow, nodes)
         ui = json.dumps(drawing.ui(), indent=1)
-        (ROOT / "workflows" / f"{workflow.name}.json").write_text(ui + "\n")
+        path = ROOT / "workflows" / f"{workflow.name}.json"
+        path.write_text(ui + "\n")
         prompt = {str(drawing.ids[name]): node for name, node in workflow.prompt().items()}
         for node in prompt.values():
             wires = {k: [str(drawing.ids[v[0]]), v[1]] for k, v in node["inputs"].items() if isinstance(v, list)}
             node["inputs"] |= wires
         twin = ROOT / "tests" / "comfy" / "workflows" / f"{workflow.name}.json"
         twin.write_text(json.dumps(prompt, indent=1) + "\n")
+        sheet(server.pictures(prompt)).save(path.with_suffix(".jpg"), quality=88)
 
 
 if __name__ == "__main__":

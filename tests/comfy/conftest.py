@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -83,10 +84,12 @@ def comfyui() -> Path:
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory) -> Path:
-    """A ComfyUI base folder whose only custom nodes are ours."""
+def base(comfyui, tmp_path_factory) -> Path:
+    """A ComfyUI base folder whose only custom nodes are ours, with the picture that ComfyUI ships."""
     folder = tmp_path_factory.mktemp("comfy")
-    (folder / "custom_nodes").mkdir()
+    for name in ("custom_nodes", "input"):
+        (folder / name).mkdir()
+    shutil.copy(comfyui / "input" / "example.png", folder / "input")
     (folder / "custom_nodes" / "text2layer").symlink_to(ROOT, target_is_directory=True)
     return folder
 

@@ -136,7 +136,6 @@ def test_masks_of_core_and_ours_meet_and_nothing_is_inverted(server):
     """A PNG with transparency -> Load Image -> Invert Mask -> layers -> Invert Mask -> Join Image with Alpha -> the same PNG."""
     rgba = np.zeros((64, 64, 4), np.uint8)
     rgba[:, :, 0], rgba[:, :32, 3], rgba[:, 32:, 3] = 200, 255, 51
-    (server.folder / "input").mkdir(exist_ok=True)
     Image.fromarray(rgba).save(server.folder / "input" / "half.png")
     graph = {
         "file": node("LoadImage", image="half.png"),

@@ -88,6 +88,11 @@ def from_document(document: Any, node: str) -> Layers:
             f"{node}: layers needs a document of two layers, a background and a foreground, got {len(items)} layers"
         )
     below, above = items
+    if moved := [item for item in items if item.get("x") or item.get("y")]:
+        raise ValueError(
+            f"{node}: layers needs layers of the whole canvas, got one at x {moved[0].get('x')}, y {moved[0].get('y')}; "
+            "flatten it to the canvas before"
+        )
     transparent = above.get("mask")
     front, source = above.get("image"), f"{node}: the upper layer"
     if transparent is None and isinstance(front, Tensor):

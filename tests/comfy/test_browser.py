@@ -66,7 +66,7 @@ def test_the_help_page_of_a_node_shows(page):
     page.evaluate("graph => app.loadGraphData(graph)", json.loads((ROOT / "workflows/text-to-layers.json").read_text()))
     page.evaluate("app.canvas.selectNode(app.graph._nodes.find(n => n.type == 'T2L_DecodeLayers'))")
     page.get_by_test_id("info-button").click()
-    help_page = (ROOT / "web" / "docs" / "T2L_DecodeLayers.md").read_text()
+    help_page = (ROOT / "web" / "docs" / "T2L_DecodeLayers" / "en.md").read_text()
     first_sentence = next(line for line in help_page.splitlines() if line and not line.startswith("#"))
     page.get_by_text(first_sentence[:40]).first.wait_for()
 

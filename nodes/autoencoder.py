@@ -158,6 +158,12 @@ class FlatPictures(nn.Module):
         return self.model.encode(Layers.flat((x + 1) / 2)).mean
 
     def decode(self, latents: Tensor) -> Tensor:
+        channels = self.model.config.latent_channels
+        if latents.shape[1] != channels:
+            raise ValueError(
+                f"VAE Decode: samples must have {channels} channels, got {latents.shape[1]}; connect the latent of a KSampler "
+                "with the model of the same Text2Layer checkpoint"
+            )
         decoded = self.model.decode(latents)
         picture = decoded.layers.composite() if decoded.auxiliary is None else decoded.auxiliary
         return 2 * picture - 1

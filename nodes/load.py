@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,15 @@ def path_of(name: str, source: str) -> str:
     return folder_paths.get_full_path_or_raise(FOLDER, name)
 
 
+@contextmanager
+def speaking_for(source: str) -> Iterator[None]:
+    """What is wrong with a file is said in the name of the node and the input that chose it."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
 def changed(name: str) -> Any:
     """What changes when the file does, so that a replaced file is loaded anew."""
     path = folder_paths.get_full_path(FOLDER, name)
@@ -84,10 +95,13 @@ class LoadCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
-        path = path_of(checkpoint, "Load Text2Layer Checkpoint: checkpoint")
-        parts, autoencoder = read_parts(path), ManagedAutoencoder(path)
-        model = build_model(parts, autoencoder.model.config, path)
-        return io.NodeOutput(model, build_clip(parts, path), autoencoder, autoencoder.as_vae())
+        source = "Load Text2Layer Checkpoint: checkpoint"
+        path = path_of(checkpoint, source)
+        with speaking_for(source):
+            parts, autoencoder = read_parts(path), ManagedAutoencoder(path)
+            model = build_model(parts, autoencoder.model.config, path)
+            clip = build_clip(parts, path)
+        return io.NodeOutput(model, clip, autoencoder, autoencoder.as_vae())
 
 
 class LoadAutoencoder(io.ComfyNode):
@@ -116,5 +130,8 @@ class LoadAutoencoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, autoencoder: str) -> io.NodeOutput:
-        managed = ManagedAutoencoder(path_of(autoencoder, "Load Layered Autoencoder: autoencoder"))
+        source = "Load Layered Autoencoder: autoencoder"
+        path = path_of(autoencoder, source)
+        with speaking_for(source):
+            managed = ManagedAutoencoder(path)
         return io.NodeOutput(managed, managed.as_vae())

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 import torch
-from torch import nn
+from torch.nn import Linear
 
 from t2l.io.checkpoint import fill_exactly, load_exactly, read_metadata, read_names, read_tensors, write_tensors
 
@@ -126,13 +126,13 @@ def test_a_folder_is_told(tmp_path):
 
 
 def test_a_module_takes_its_weights_and_keeps_its_dtype():
-    source, target = nn.Linear(2, 3).half(), nn.Linear(2, 3)
+    source, target = Linear(2, 3).half(), Linear(2, 3)
     load_exactly(target, source.state_dict(), "x")
     assert torch.equal(target.weight, source.weight.float()) and target.weight.dtype == torch.float32
 
 
 def test_everything_that_does_not_fit_is_in_one_sentence_and_nothing_is_copied():
-    module = nn.Linear(2, 3)
+    module = Linear(2, 3)
     before = module.weight.clone()
     with pytest.raises(ValueError) as caught:
         load_exactly(module, {"weight": torch.zeros(3, 4), "gain": torch.zeros(1)}, "file.safetensors")

@@ -5,6 +5,7 @@ import torch
 
 from t2l.layers import Layers
 from t2l.model.autoencoder import AutoencoderConfig, Decoded, LayeredAutoencoder, Posterior
+from t2l.training.loop import precision_context
 from t2l.training.losses import (
     LossWeights,
     adaptive_weight,
@@ -235,7 +236,7 @@ def test_bf16_predictions_are_compared_in_float32_also_under_autocast():
     target, predicted = layers(0), layers(1).to(torch.bfloat16)
     weights = LossWeights(lpips=0, gradient=1, recompose=1, composition_inputs="predicted")
     expected = loss_of(predicted.to(torch.float32), target, weights)[1]
-    with torch.amp.autocast("cpu", dtype=torch.bfloat16):
+    with precision_context(torch.device("cpu"), "bf16"):
         parts = loss_of(predicted, target, weights)[1]
     assert all(part.dtype == torch.float32 for part in parts.values())
     torch.testing.assert_close(parts, expected)

@@ -3,13 +3,14 @@
     python docs/draw_workflows.py http://127.0.0.1:8188
 
 A running ComfyUI with the pack says which widgets a node has and in which order, and runs every workflow for its picture,
-workflows/*.jpg. Run it after a change of a node, of the checkpoint or below.
+workflows/*.jpg; a browser takes docs/images/comfyui.jpg. Run it after a change of a node, of the checkpoint or below.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 import time
 import urllib.parse
@@ -357,6 +358,27 @@ def sheet(pictures: list[Image.Image]) -> Image.Image:
     return result
 
 
+def screenshot(url: str, workflow: Path) -> Image.Image:
+    """A workflow in the frontend, after its run."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1760, "height": 900})
+        page.goto(url)
+        page.wait_for_function("window.app && window.app.graph && window.app.extensionManager")
+        page.wait_for_timeout(4000)
+        page.keyboard.press("Escape")  # the templates that greet a new user
+        page.get_by_role("button", name="Close").first.click()  # the banner
+        page.evaluate("graph => app.loadGraphData(graph)", json.loads(workflow.read_text()))
+        page.evaluate("app.queuePrompt(0, 1)")
+        shown = "() => app.graph._nodes.filter(n => n.type == 'PreviewImage').every(n => n.imgs && n.imgs.length)"
+        page.wait_for_function(shown, timeout=300_000)
+        page.evaluate("app.canvas.ds.scale = 0.68; app.canvas.ds.offset = [110, 480]; app.canvas.setDirty(true, true)")
+        page.wait_for_timeout(1500)
+        return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+
+
 def main(url: str) -> None:
     server = Server(url)
     nodes = json.loads(server.get("/object_info"))
@@ -372,6 +394,9 @@ def main(url: str) -> None:
         twin = ROOT / "tests" / "comfy" / "workflows" / f"{workflow.name}.json"
         twin.write_text(json.dumps(prompt, indent=1) + "\n")
         sheet(server.pictures(prompt)).save(path.with_suffix(".jpg"), quality=88)
+    server.post("/free", {"free_memory": True})
+    picture = screenshot(url, ROOT / "workflows" / "text-to-layers.json")
+    picture.save(ROOT / "docs" / "images" / "comfyui.jpg", quality=88)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,13 @@ with torch.inference_mode():
     latents, expected_latents = autoencoder.encode(layers), ours.autoencoder.encode(layers).mean
     decoded, expected_decoded = autoencoder.decode(latents), ours.autoencoder.decode(latents).layers
     flat = vae.decode(latents)
+    run, memory = autoencoder._run, ["full"]
+    def out_of_memory_once(network, x):
+        if memory:
+            raise comfy.model_management.OOM_EXCEPTION(memory.pop())
+        return run(network, x)
+    autoencoder._run = out_of_memory_once
+    in_tiles = autoencoder.decode(latents)
 print(json.dumps({
     "heavy": heavy,
     "prediction": str(model.model.model_type),
@@ -50,6 +57,8 @@ print(json.dumps({
     "latents": (latents - expected_latents).abs().max().item(),
     "decoded": (decoded.stacked() - expected_decoded.stacked()).abs().max().item(),
     "flat": list(flat.shape),
+    "in_tiles": (in_tiles.stacked() - decoded.stacked()).abs().max().item(),
+    "memory": memory,
 }))
 """
 
@@ -85,3 +94,7 @@ def test_the_autoencoders_agree(difference):
 
 def test_the_ordinary_vae_gives_pictures(difference):
     assert difference["flat"] == [2, 72, 40, 3]
+
+
+def test_out_of_memory_goes_on_in_tiles(difference):
+    assert difference["memory"] == [] and difference["in_tiles"] < 1 / 255

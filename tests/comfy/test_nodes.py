@@ -137,6 +137,19 @@ def test_any_size_comes_back_at_its_own_size(server, size, batch):
     assert [(x.shape[1], x.shape[0]) for x in pictures] == [size] * batch
 
 
+def test_large_pictures_come_back_at_their_size_whole_and_in_tiles(server):
+    for size, tiled in (((1366, 768), False), ((2048, 2048), True)):
+        graph = own_pictures(*size, tiled=tiled)
+        for name in ("encode", "decode"):
+            graph[name]["inputs"] |= {"tile_size": 512, "overlap": 64} if tiled else {}
+        result = server.run(graph, timeout=550)
+        assert result.error is None and result.pictures["composite"][0].shape[:2] == size[::-1]
+
+
+def test_a_batch_of_sixteen(server):
+    assert len(server.run(own_pictures(64, 64, batch=16)).pictures["composite"]) == 16
+
+
 @pytest.mark.parametrize("mask", [0, 1])
 def test_mask_one_shows_the_foreground_and_zero_the_background(server, mask):
     result = server.run(own_pictures(64, 64, mask=mask))

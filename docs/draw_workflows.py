@@ -27,7 +27,7 @@ WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 COLUMN, GAP = 340, 40  # pixels of a column of nodes, and between them
 TILE = 192  # pixels of one picture in workflows/*.jpg
 DEMO = "text2layer-demo.safetensors"
-SAMPLING = {"steps": 25, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "sgm_uniform"}
+SAMPLING = {"steps": 50, "cfg": 4.0, "sampler_name": "dpmpp_2m_sde", "scheduler": "sgm_uniform"}
 PLACEMENT = {
     "x": 0.0,
     "y": 0.0,

@@ -200,11 +200,11 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     add("prompts", nargs="+", metavar="PROMPT", help='what to draw, e.g. "a red teapot on a wooden table"')
     add("--out", type=Path, default=Path("out"), metavar="DIR", help="folder to write to (default: %(default)s)")
     add("--seed", type=_whole("seed", 0, 2**63 - 1), metavar="N", help="same seed, same pictures (default: 0)")
-    add("--steps", type=_whole("steps", 1, 1000), metavar="N", help="sampling steps (default: 25)")
+    add("--steps", type=_whole("steps", 1, 1000), metavar="N", help="sampling steps (default: 50)")
     add("--guidance", type=_number("guidance", 0, 100), metavar="X", help="pull of the prompt, 1 = none (default: 4)")
     add("--size", type=_size, metavar="N|WxH", help="pixels, from 64 up (default: what it was trained on)")
     add("--count", type=_whole("count", 1, 64), default=1, metavar="N", help="pictures per prompt (default: 1)")
-    add("--sampler", metavar="NAME", help="dpm, or the paper's ddim (default: dpm)")
+    add("--sampler", metavar="NAME", help="sde, dpm, or the paper's ddim (default: sde)")
     add("--checkpoint", type=Path, metavar="FILE", help="default: the one in models/")
     add("--any-words", action="store_true", help="draw also when the checkpoint was never trained on some words")
 

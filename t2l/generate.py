@@ -1,6 +1,6 @@
 """A prompt becomes layers, headless: text encoder, UNet, diffusers' scheduler, autoencoder.
 
-The schedulers are diffusers', set up from the checkpoint's DiffusionConfig. Noise is drawn on the CPU from one generator
+The schedulers are diffusers', set up from the checkpoint's DiffusionConfig. All noise is drawn on the CPU from one generator
 per picture, so a picture depends on its prompt, its seed and the config, and not on its batch or its device.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SMALLEST = 64  # pixels along a side
 PREDICTION_TYPES = {"eps": "epsilon", "v": "v_prediction"}  # ours -> diffusers'
 Progress = Callable[[int, int], None]  # steps done, steps in all
+Sampler = Literal["sde", "dpm", "ddim"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +34,10 @@ class GenerateConfig:
 
     height: int = 256
     width: int = 256
-    steps: int = 25
+    steps: int = 50
     guidance: float = 4.0  # 1 = none
     seed: int = 0  # picture i is drawn from seed + i
-    sampler: Literal["dpm", "ddim"] = "dpm"  # DPM-Solver++ needs about half of DDIM's steps
+    sampler: Sampler = "sde"  # adds fresh noise at every step, which mends what a small model got wrong before (LOG.md)
     batch_size: int = 8  # pictures at once
 
     def __post_init__(self) -> None:
@@ -44,8 +45,8 @@ class GenerateConfig:
             raise ValueError(f"width and height must be at least {SMALLEST} pixels, got {self.width} x {self.height}")
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
-        if self.sampler not in ("dpm", "ddim"):
-            raise ValueError(f"sampler must be dpm or ddim, got {self.sampler!r}")
+        if self.sampler not in get_args(Sampler):
+            raise ValueError(f"sampler must be one of {', '.join(get_args(Sampler))}, got {self.sampler!r}")
 
 
 @torch.inference_mode()
@@ -66,13 +67,13 @@ def generate(
     parts = []
     for part, start in enumerate(starts):
         stop = min(start + config.batch_size, len(prompts))
-        noise = initial_noise(model, range(config.seed + start, config.seed + stop), config)
+        sources = noise_sources(range(config.seed + start, config.seed + stop))
 
         def report(step: int, before: int = part * config.steps) -> None:
             if progress is not None:
                 progress(before + step, len(starts) * config.steps)
 
-        scaled_latents = sample(model, noise, conditioning[1 + start : 1 + stop], conditioning[:1], config, report)
+        scaled_latents = sample(model, sources, conditioning[1 + start : 1 + stop], conditioning[:1], config, report)
         parts.append(decode_latents(model, scaled_latents, config))
     auxiliary = [part.auxiliary for part in parts if part.auxiliary is not None]
     return Decoded(Layers.cat([part.layers for part in parts]), torch.cat(auxiliary) if auxiliary else None)
@@ -83,31 +84,38 @@ def encode_prompts(model: Text2Layer, prompts: Sequence[str]) -> Tensor:
     return model.text_encoder(Tokenizer()(prompts).to(model.device))
 
 
-def initial_noise(model: Text2Layer, seeds: Sequence[int], config: GenerateConfig) -> Tensor:
-    """Unit noise, one picture per seed: (N, C, h, w), float32 on the CPU."""
+def noise_sources(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One generator per picture, on the CPU."""
+    return [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
+
+
+def unit_noise(model: Text2Layer, sources: Sequence[torch.Generator], config: GenerateConfig) -> Tensor:
+    """The next noise of every picture, at its latents' size: (N, C, h, w), float32 on the CPU."""
     c = model.autoencoder.config
     shape = (1, c.latent_channels, *latent_size(config.height, config.width, c.downscale))
-    return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed % 2**63)) for seed in seeds])
+    return torch.cat([torch.randn(shape, generator=source) for source in sources])
 
 
 def sample(
     model: Text2Layer,
-    noise: Tensor,
+    sources: Sequence[torch.Generator],
     cond: Tensor,
     uncond: Tensor,
     config: GenerateConfig,
     report: Callable[[int], None] = lambda step: None,
 ) -> Tensor:
-    """Denoise with classifier-free guidance: noise (N, C, h, w), cond (N, 77, W), uncond (1, 77, W) -> scaled latents.
+    """Denoise with classifier-free guidance: cond (N, 77, W), uncond (1, 77, W) -> scaled latents (N, C, h, w).
 
-    The scheduler computes in float32, the UNet in its own dtype. `report` gets the number of steps done.
+    sources: of the noise, one per picture. The scheduler computes in float32, the UNet in its own dtype. `report` gets the
+    number of steps done.
     """
     scheduler = build_scheduler(model.diffusion, config.sampler)
     scheduler.set_timesteps(config.steps)
-    x = noise.to(model.device) * scheduler.init_noise_sigma
+    x = unit_noise(model, sources, config).to(model.device) * scheduler.init_noise_sigma
     for done, t in enumerate(scheduler.timesteps, 1):
         prediction = predict(model, scheduler.scale_model_input(x, t), t, cond, uncond, config.guidance)
-        x = scheduler.step(prediction, t, x).prev_sample
+        fresh = {"variance_noise": unit_noise(model, sources, config)} if config.sampler == "sde" else {}
+        x = scheduler.step(prediction, t, x, **fresh).prev_sample
         report(done)
     return x
 
@@ -133,8 +141,8 @@ def decode_latents(model: Text2Layer, scaled_latents: Tensor, config: GenerateCo
     return Decoded(layers, None if decoded.auxiliary is None else decoded.auxiliary.to("cpu", torch.float32))
 
 
-def build_scheduler(diffusion: DiffusionConfig, sampler: Literal["dpm", "ddim"]) -> Any:
-    """diffusers' DDIM (Song et al. 2021) or DPM-Solver++ (Lu et al. 2022) on the model's own schedule.
+def build_scheduler(diffusion: DiffusionConfig, sampler: Sampler) -> Any:
+    """diffusers' DDIM (Song et al. 2021), DPM-Solver++ or its SDE form (Lu et al. 2022) on the model's own schedule.
 
     The timesteps are "trailing": the first is the last of training, so that sampling starts from what was trained as noise.
     """
@@ -153,4 +161,5 @@ def build_scheduler(diffusion: DiffusionConfig, sampler: Literal["dpm", "ddim"])
         return DDIMScheduler(**schedule, clip_sample=False, set_alpha_to_one=False)
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-    return DPMSolverMultistepScheduler(**schedule, algorithm_type="dpmsolver++", solver_order=2)
+    algorithm = "sde-dpmsolver++" if sampler == "sde" else "dpmsolver++"
+    return DPMSolverMultistepScheduler(**schedule, algorithm_type=algorithm, solver_order=2)

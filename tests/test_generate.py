@@ -11,8 +11,9 @@ from t2l.generate import (
     decode_latents,
     encode_prompts,
     generate,
-    initial_noise,
+    noise_sources,
     sample,
+    unit_noise,
 )
 from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
 from t2l.model.text2layer import Text2Layer
@@ -76,7 +77,7 @@ def test_a_picture_does_not_depend_on_its_batch(model, batch_size):
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("sampler", ["dpm", "ddim"])
+@pytest.mark.parametrize("sampler", ["sde", "dpm", "ddim"])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 101), (71, 64)])
 def test_any_size_comes_out_as_asked_for_with_values_in_range(model, sampler, height, width):
     decoded = generate(model, ["a cat"], small(height=height, width=width, sampler=sampler))
@@ -96,7 +97,7 @@ def test_ddim_is_the_papers_with_guidance(prediction):
     model, config = tiny(prediction), small(steps=10, sampler="ddim", guidance=7.5, seed=3)
     uncond, cond = encode_prompts(model, ["", "a cat"]).chunk(2)
     alphas = scaled_linear_schedule(model.diffusion)
-    x = initial_noise(model, [3], config)
+    x = unit_noise(model, noise_sources([3]), config)
     for t in range(999, 0, -100):
         now = torch.tensor([t])
         with_prompt, without = (model.unet(x, now, encoder_hidden_states=c).sample for c in (cond, uncond))
@@ -104,14 +105,13 @@ def test_ddim_is_the_papers_with_guidance(prediction):
         denoised = (denoised_from_v if prediction == "v" else denoised_from_eps)(x, prediction_, now, alphas)
         eps = eps_from_v(x, prediction_, now, alphas) if prediction == "v" else prediction_
         x = add_noise(denoised, eps, torch.tensor([max(t - 100, 0)]), alphas)
-    noise = initial_noise(model, [3], config)
-    torch.testing.assert_close(sample(model, noise, cond, uncond, config), x, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(sample(model, noise_sources([3]), cond, uncond, config), x, atol=1e-4, rtol=1e-4)
     expected = decode_latents(model, x, config).layers.stacked()
     torch.testing.assert_close(stacked(model, ["a cat"], config), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
-@pytest.mark.parametrize(("sampler", "steps", "tolerance"), [("dpm", 25, 0.02), ("ddim", 50, 0.05)])
+@pytest.mark.parametrize(("sampler", "steps", "tolerance"), [("sde", 50, 0.05), ("dpm", 25, 0.02), ("ddim", 50, 0.05)])
 def test_a_perfect_model_of_one_picture_is_sampled_exactly(prediction, sampler, steps, tolerance):
     """The true answer for a data set of one picture is known at every step, so every sampler must arrive there."""
     scheduler = build_scheduler(DiffusionConfig(prediction=prediction), sampler)
@@ -123,19 +123,19 @@ def test_a_perfect_model_of_one_picture_is_sampled_exactly(prediction, sampler, 
         a = alphas[t]
         eps = (x - a.sqrt() * goal) / (1 - a).sqrt()
         answer = eps if prediction == "eps" else a.sqrt() * eps - (1 - a).sqrt() * goal
-        x = scheduler.step(answer, t, x).prev_sample
+        x = scheduler.step(answer, t, x, generator=generator).prev_sample
     assert (x - goal).abs().mean() < tolerance
 
 
 def test_sampling_begins_at_the_last_step_of_training():
-    for sampler in ("dpm", "ddim"):
+    for sampler in ("sde", "dpm", "ddim"):
         scheduler = build_scheduler(DiffusionConfig(), sampler)
         scheduler.set_timesteps(25)
         assert scheduler.timesteps[0] == 999 and len(scheduler.timesteps) == 25
         torch.testing.assert_close(scheduler.alphas_cumprod, scaled_linear_schedule())
 
 
-@pytest.mark.parametrize("sampler", ["dpm", "ddim"])
+@pytest.mark.parametrize("sampler", ["sde", "dpm", "ddim"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 30])
 def test_any_number_of_steps_works(model, sampler, steps):
     assert stacked(model, ["a cat"], small(sampler=sampler, steps=steps)).isfinite().all()
@@ -158,7 +158,7 @@ def test_half_precision_networks_give_float32_pictures():
         ({"height": 63}, "width and height must be at least 64 pixels, got 256 x 63"),
         ({"width": 0}, "at least 64 pixels, got 0 x 256"),
         ({"steps": 0}, "steps and batch_size must be at least 1, got 0 and 8"),
-        ({"sampler": "euler"}, "sampler must be dpm or ddim, got 'euler'"),
+        ({"sampler": "euler"}, "sampler must be one of sde, dpm, ddim, got 'euler'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(values, message):

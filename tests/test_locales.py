@@ -1,4 +1,7 @@
-"""Help pages and translations against the nodes they describe; nodes/ is read as text, ComfyUI is not needed."""
+"""Help pages and translations against the nodes they describe; nodes/ is read as text, ComfyUI is not needed.
+
+The frontend asks for docs/<node>/<language>.md, and for a language without one falls back to docs/<node>.md.
+"""
 
 import ast
 import json
@@ -9,7 +12,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "web" / "docs"
 SOURCES = [file.read_text(encoding="utf-8") for file in sorted((ROOT / "nodes").glob("*.py"))]
+CODE = "".join(SOURCES + [file.read_text(encoding="utf-8") for file in (ROOT / "t2l").rglob("*.py")])
 LANGUAGES = ["en", "zh"]
 
 
@@ -79,6 +84,23 @@ def texts(value: Any) -> list[str]:
     return [text for inner in value.values() for text in texts(inner)] if isinstance(value, dict) else [value]
 
 
+def page(node: str, language: str) -> str:
+    return (DOCS / node / f"{language}.md").read_text(encoding="utf-8")
+
+
+def row_starts(node: str, language: str) -> list[str]:
+    """How the rows of a page begin: the name in the code, the name on screen where it is another, the tooltip."""
+    english, local = (definitions(name)[node] for name in ("en", language))
+    inputs = [(name, local["inputs"][name]) for name in english["inputs"]]
+    outputs = [(output["name"], local["outputs"][i]) for i, output in english["outputs"].items()]
+    return [row_start(name, shown) for name, shown in inputs + outputs]
+
+
+def row_start(name: str, shown: dict[str, str]) -> str:
+    on_screen = "" if shown["name"] == name else f" {shown['name']}"
+    return f"| `{name}`{on_screen} | {shown.get('tooltip', '')}"
+
+
 def test_every_node_in_the_sources_is_read():
     assert set(re.findall(r'node_id="(\w+)"', "".join(SOURCES))) == SCHEMAS.keys() != set()
 
@@ -91,19 +113,44 @@ def test_both_languages_describe_the_same_nodes_and_sockets():
     assert keys(definitions("zh")) == keys(definitions("en"))
 
 
+def test_chinese_keeps_names_in_english_but_no_sentence():
+    assert not [text for text in texts(definitions("zh")) if " " in text and not re.search(r"[\u4e00-\u9fff]", text)]
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_text_is_empty_or_holds_signs_that_the_frontend_reads_as_commands(language):
     """vue-i18n takes braces for a placeholder, @ for a link and | for a plural."""
     assert not [text for text in texts(definitions(language)) if not text.strip() or re.search(r"[{}@|]", text)]
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_every_node_and_nothing_else_has_a_help_page(language):
-    assert {page.parent.name for page in (ROOT / "web" / "docs").glob(f"*/{language}.md")} == SCHEMAS.keys()
+def test_every_node_and_nothing_else_has_help_pages():
+    pages = {f"{node}{suffix}" for node in SCHEMAS for suffix in (".md", "/en.md", "/zh.md")}
+    assert {file.relative_to(DOCS).as_posix() for file in DOCS.rglob("*") if file.is_file()} == pages
 
 
+@pytest.mark.parametrize("node", SCHEMAS)
+def test_other_languages_get_the_english_page(node):
+    assert (DOCS / f"{node}.md").read_text(encoding="utf-8") == page(node, "en")
+
+
+@pytest.mark.parametrize("node", SCHEMAS)
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_help_page_has_a_row_for_every_input_and_output(language):
-    for node, english in definitions("en").items():
-        rows = re.findall(r"^\| `(\w+)`", (ROOT / "web" / "docs" / node / f"{language}.md").read_text("utf-8"), re.M)
-        assert rows == [*english["inputs"], *(output["name"] for output in english["outputs"].values())], node
+def test_a_help_page_begins_with_what_the_node_does(node, language):
+    shown = definitions(language)[node]
+    assert page(node, language).startswith(f"# {shown['display_name']}\n\n{shown['description']}\n")
+
+
+@pytest.mark.parametrize("node", SCHEMAS)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_help_page_has_a_row_with_the_tooltip_of_every_input_and_output(node, language):
+    rows, starts = re.findall(r"^\| `.*", page(node, language), re.M), row_starts(node, language)
+    assert [row[: len(start)] for row, start in zip(rows, starts, strict=False)] == starts
+    assert len(rows) == len(starts)
+
+
+@pytest.mark.parametrize("node", SCHEMAS)
+def test_a_help_page_explains_sentences_that_the_code_can_say(node):
+    """Quoted without the values: `must be ... got`."""
+    quoted = {language: re.findall(r"^- \*\*(.+?)\*\*[:：]", page(node, language), re.M) for language in LANGUAGES}
+    assert quoted["en"] == quoted["zh"] != []
+    assert not [part for sentence in quoted["en"] for part in sentence.split(" ... ") if part not in CODE]

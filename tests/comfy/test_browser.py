@@ -81,5 +81,6 @@ def test_the_template_browser_offers_every_workflow(page):
 
 
 def test_the_console_holds_no_error_of_ours(page):
-    ours = [text for kind, text in page.said if kind == "error" and ("text2layer" in text.lower() or "T2L" in text)]
-    assert ours == []
+    """The frontend asks its own registry about every node shown; what a machine without a network makes of that is not ours."""
+    errors = [text for kind, text in page.said if kind == "error" and "https://api.comfy.org" not in text]
+    assert [text for text in errors if "text2layer" in text.lower() or "T2L" in text] == []

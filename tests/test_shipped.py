@@ -70,17 +70,17 @@ def test_the_same_seed_draws_the_same_picture_and_another_seed_another(model, te
     assert (again.stacked() - other.stacked()).abs().mean() > 0.01
 
 
-def test_another_background_phrase_changes_the_background_more_than_the_foreground(model, teapot):
-    config = GenerateConfig(height=128, width=128, steps=10, seed=7)
-    other = generate(model, ["a red teapot in a forest"], config).layers
-    mask = torch.minimum(teapot.layers.mask, other.mask)
+def test_another_background_phrase_changes_the_background_more_than_the_foreground(model):
+    """On average over seeds: one picture may go either way."""
+    config = GenerateConfig(height=128, width=128, steps=20, sampler="dpm", seed=7)
+    table, forest = (generate(model, [prompt] * 4, config).layers for prompt in (PROMPT, "a red teapot in a forest"))
+    mask = torch.minimum(table.mask, forest.mask)
 
-    def change(name):
-        difference = (getattr(teapot.layers, name) - getattr(other, name)).abs().mean(1, keepdim=True)
-        weight = mask if name == "foreground" else torch.ones_like(mask)
+    def change(name, weight):
+        difference = (getattr(table, name) - getattr(forest, name)).abs().mean(1, keepdim=True)
         return (difference * weight).sum() / weight.sum()
 
-    assert change("background") > 1.5 * change("foreground")
+    assert change("background", torch.ones_like(mask)) > 1.5 * change("foreground", mask)
 
 
 def test_previews_show_the_composite(model):

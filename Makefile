@@ -61,6 +61,7 @@ bench: $(FULL) ## run every script of benchmarks/
 	done
 
 train-demo: AE := $(RUNS)/demo-autoencoder
+train-demo: UNET := $(RUNS)/demo-unet
 train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, UNet at 128, export, figures
 	$(BIN)/t2l build-demo --out $(DATA)
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json --data $(DATA)/train --run $(AE)
@@ -69,8 +70,14 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-colour.json --data $(DATA)/train --run $(AE)-colour \
 	    --init $(AE)-folded/snapshot.safetensors
 	$(BIN)/t2l cache-latents --checkpoint $(AE)-colour/snapshot.safetensors --data $(DATA)/train --size 128 --out $(RUNS)/demo-latents-128
-	$(BIN)/t2l train-unet configs/demo-unet.json --latents $(RUNS)/demo-latents-128 --run $(RUNS)/demo-unet
-	$(BIN)/t2l export --run $(RUNS)/demo-unet --out $(RUNS)/text2layer-demo.safetensors
+	$(BIN)/t2l train-unet configs/demo-unet.json --latents $(RUNS)/demo-latents-128 --run $(UNET)
+	$(BIN)/t2l train-unet configs/demo-unet-long.json --latents $(RUNS)/demo-latents-128 --run $(UNET)-long \
+	    --init $(UNET)/snapshot.safetensors
+	$(BIN)/t2l train-unet configs/demo-unet-finish.json --latents $(RUNS)/demo-latents-128 --run $(UNET)-finish \
+	    --init $(UNET)-long/snapshot.safetensors
+	$(BIN)/t2l train-unet configs/demo-unet-polish.json --latents $(RUNS)/demo-latents-128 --run $(UNET)-polish \
+	    --init $(UNET)-finish/snapshot.safetensors
+	$(BIN)/t2l export --run $(UNET)-polish --out $(RUNS)/text2layer-demo.safetensors
 	$(BIN)/t2l evaluate --checkpoint $(RUNS)/text2layer-demo.safetensors --data $(DATA) --json $(RUNS)/demo-evaluation.json
 
 clean: ## remove the environment, ComfyUI and what the demo wrote; keeps data and training runs

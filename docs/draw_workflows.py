@@ -369,7 +369,8 @@ def screenshot(url: str, workflow: Path) -> Image.Image:
         page.wait_for_function("window.app && window.app.graph && window.app.extensionManager")
         page.wait_for_timeout(4000)
         page.keyboard.press("Escape")  # the templates that greet a new user
-        page.get_by_role("button", name="Close").first.click()  # the banner
+        if banner := page.get_by_role("button", name="Close").all():
+            banner[0].click()
         page.evaluate("graph => app.loadGraphData(graph)", json.loads(workflow.read_text()))
         page.evaluate("app.queuePrompt(0, 1)")
         shown = "() => app.graph._nodes.filter(n => n.type == 'PreviewImage').every(n => n.imgs && n.imgs.length)"

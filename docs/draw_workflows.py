@@ -77,7 +77,7 @@ def sampler(
         "negative": ["empty prompt", 0],
         "latent_image": [latent, 0],
     }
-    return (name, "KSampler", 270, {"seed": seed, **SAMPLING, "denoise": denoise, **wires})
+    return (name, "KSampler", 480, {"seed": seed, **SAMPLING, "denoise": denoise, **wires})
 
 
 def decoder(name: str, latent: str) -> tuple[str, str, int, dict[str, Any]]:
@@ -346,8 +346,8 @@ class Server:
 
 
 def sheet(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures side by side in rows of up to three, transparency on grey."""
-    columns = 2 if len(pictures) in (1, 2, 4) else 3
+    """Pictures side by side in rows of two to four, transparency on grey."""
+    columns = 4 if len(pictures) > 9 else 2 if len(pictures) in (1, 2, 4) else 3
     rows = -(-len(pictures) // columns)
     result = Image.new("RGB", (columns * (TILE + 8) + 8, rows * (TILE + 8) + 8), "#202020")
     for number, picture in enumerate(pictures):
@@ -369,15 +369,14 @@ def screenshot(url: str, workflow: Path) -> Image.Image:
         page.wait_for_function("window.app && window.app.graph && window.app.extensionManager")
         page.wait_for_timeout(4000)
         page.keyboard.press("Escape")  # the templates that greet a new user
-        if banner := page.get_by_role("button", name="Close").all():
-            banner[0].click()
         page.evaluate("graph => app.loadGraphData(graph)", json.loads(workflow.read_text()))
         page.evaluate("app.queuePrompt(0, 1)")
         shown = "() => app.graph._nodes.filter(n => n.type == 'PreviewImage').every(n => n.imgs && n.imgs.length)"
         page.wait_for_function(shown, timeout=300_000)
-        page.evaluate("app.canvas.ds.scale = 0.68; app.canvas.ds.offset = [110, 480]; app.canvas.setDirty(true, true)")
+        page.evaluate("app.canvas.ds.scale = 0.68; app.canvas.ds.offset = [110, 560]; app.canvas.setDirty(true, true)")
         page.wait_for_timeout(1500)
-        return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+        below_the_bars = {"x": 0, "y": 80, "width": 1760, "height": 820}
+        return Image.open(io.BytesIO(page.screenshot(clip=below_the_bars))).convert("RGB")
 
 
 def main(url: str) -> None:

@@ -6,7 +6,8 @@ from typing import Any, get_args
 
 from comfy_api.v0_0_2 import io
 
-from ..t2l.placement import BlendMode, ColourSpace, Placement, compose, place
+from ..t2l.blend import BlendMode
+from ..t2l.placement import ColourSpace, Placement, compose, place
 from .types import (
     LAYERS,
     POLARITY,

@@ -10,7 +10,6 @@ What can be copied is copied, never resampled: whole-pixel offsets, flips and qu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .blend import BlendMode, blend
 from .layers import Layers
 
-BlendMode = Literal["normal", "multiply", "screen", "overlay", "darken", "lighten", "add", "soft light"]
 ColourSpace = Literal["srgb", "linear"]
 
 
@@ -212,36 +211,6 @@ def _warped(foreground: Tensor, mask: Tensor, theta: Tensor, size: tuple[int, in
 
 def _blended(foreground: Tensor, background: Tensor, placement: Placement) -> Tensor:
     """The foreground's colours after the blend mode, sRGB-encoded: blend(B, F)."""
-    if placement.blend_mode == "normal":
-        return foreground
-    blend = _BLENDS[placement.blend_mode]
-    if placement.colour_space == "srgb":
-        return blend(background, foreground).clamp(0, 1)
-    return linear_to_srgb(blend(srgb_to_linear(background), srgb_to_linear(foreground)).clamp(0, 1))
-
-
-# The separable blend modes of W3C Compositing and Blending Level 1, section 9.1: b the backdrop, s the source.
-
-
-def _screen(b: Tensor, s: Tensor) -> Tensor:
-    return b + s - b * s
-
-
-def _overlay(b: Tensor, s: Tensor) -> Tensor:
-    return torch.where(b <= 0.5, s * 2 * b, _screen(s, 2 * b - 1))
-
-
-def _soft_light(b: Tensor, s: Tensor) -> Tensor:
-    lifted = torch.where(b <= 0.25, ((16 * b - 12) * b + 4) * b, b.sqrt())
-    return torch.where(s <= 0.5, b - (1 - 2 * s) * b * (1 - b), b + (2 * s - 1) * (lifted - b))
-
-
-_BLENDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "multiply": torch.mul,
-    "screen": _screen,
-    "overlay": _overlay,
-    "darken": torch.minimum,
-    "lighten": torch.maximum,
-    "add": lambda b, s: (b + s).clamp(max=1),  # not in section 9.1; editors call it linear dodge
-    "soft light": _soft_light,
-}
+    if placement.blend_mode == "normal" or placement.colour_space == "srgb":
+        return blend(background, foreground, placement.blend_mode)
+    return linear_to_srgb(blend(srgb_to_linear(background), srgb_to_linear(foreground), placement.blend_mode))

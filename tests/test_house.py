@@ -14,7 +14,9 @@ MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__
 EVERYWHERE = {"layers", "config"}
 ROOMS = {
     "layers",
+    "blend",
     "placement",
+    "stack",
     "config",
     "diffusion",
     "generate",
@@ -29,7 +31,9 @@ ROOMS = {
 # From a room, or one file of it, to what it may import besides itself, layers and config. Nothing else is allowed.
 ARROWS = {
     "layers": set(),
-    "placement": set(),
+    "blend": set(),
+    "placement": {"blend"},
+    "stack": {"blend"},
     "config": set(),
     "diffusion": set(),
     "io": set(),

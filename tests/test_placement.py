@@ -3,8 +3,9 @@ from typing import get_args
 import pytest
 import torch
 
+from t2l.blend import BlendMode
 from t2l.layers import Layers
-from t2l.placement import BlendMode, Placement, compose, gaussian_blur, linear_to_srgb, place, srgb_to_linear
+from t2l.placement import Placement, compose, gaussian_blur, linear_to_srgb, place, srgb_to_linear
 
 OFF_THE_GRID = Placement(x=1.3, y=-0.6, scale=0.8, rotation=25, opacity=0.7, feather=0.8)
 
@@ -337,7 +338,7 @@ def test_feathered_edges_at_the_border_of_the_picture_stay_full():
         ({"scale": 0.0}, r"scale must be above 0, got 0.0; .* to mirror use the flips"),
         ({"opacity": 50}, r"opacity must be from 0 \(unseen\) to 1 \(full\), got 50; for 50 % give 0.5"),
         ({"feather": -1.0}, r"feather must be 0 or more pixels, got -1.0; 0 \(a sharp edge\) is the default"),
-        ({"blend_mode": "softlight"}, "blend_mode must be one of normal, .*soft light, got 'softlight'; normal is"),
+        ({"blend_mode": "softlight"}, "blend_mode must be one of normal, .*soft light, .*, got 'softlight'; normal is"),
         ({"colour_space": "sRGB"}, "colour_space must be one of srgb, linear, got 'sRGB'; srgb is the default"),
     ],
 )

@@ -1,0 +1,171 @@
+"""A picture of any number of layers: what a PSD, an OpenRaster file and a LAYERS document of ComfyUI hold.
+
+`Layers` is the paper's picture, two layers and their mask in a batch; a `Stack` is one picture as editors know it. Positions
+are pixels from the canvas' top-left corner to the layer's, x to the right and y down; a layer may lie outside the canvas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from .blend import BlendMode, blend
+from .layers import Layers
+
+BACKGROUND, FOREGROUND = "background", "foreground"  # the names of the two layers that `Layers` becomes
+TOP = "top"  # the rule of to_layers that takes the top visible layer
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Layer:
+    """One picture of a stack. Colours are straight, not premultiplied: there is a colour also where the mask is 0.
+
+    Raises ValueError when image and mask do not fit together, for an opacity outside [0, 1], for a position that is no
+    whole number and for a blend mode that does not exist.
+    """
+
+    image: Tensor  # (3, H, W), RGB in [0, 1]
+    mask: Tensor  # (1, H, W) in [0, 1], 1 = the layer shows
+    name: str = "layer"
+    x: int = 0  # pixels from the canvas' left edge to the layer's; may be negative
+    y: int = 0  # the same from top to top
+    opacity: float = 1.0  # in [0, 1], multiplies the mask
+    blend_mode: BlendMode = "normal"
+    visible: bool = True
+
+    def __post_init__(self) -> None:
+        image, mask = tuple(self.image.shape), tuple(self.mask.shape)
+        if len(image) != 3 or image[0] != 3 or mask != (1, *image[1:]) or 0 in image:
+            raise ValueError(f"layer {self.name!r} needs image (3, H, W) and mask (1, H, W), got {image} and {mask}")
+        if not (math.isfinite(self.opacity) and 0 <= self.opacity <= 1):
+            raise ValueError(f"the opacity of layer {self.name!r} must be from 0 to 1, got {self.opacity!r}")
+        if not (isinstance(self.x, int) and isinstance(self.y, int)):
+            raise ValueError(f"layer {self.name!r} must lie on whole pixels, got x {self.x!r}, y {self.y!r}")
+        if self.blend_mode not in get_args(BlendMode):
+            known = ", ".join(get_args(BlendMode))
+            raise ValueError(f"the blend mode of layer {self.name!r} must be one of {known}, got {self.blend_mode!r}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.mask.shape[-2], self.mask.shape[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Layers over one another on a canvas. Raises ValueError without any layer, and for a canvas without any pixel."""
+
+    height: int  # of the canvas, pixels
+    width: int
+    layers: tuple[Layer, ...]  # from the bottom up
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"a canvas needs at least one pixel, got {self.width} x {self.height}")
+        if not self.layers:
+            raise ValueError("a stack needs at least one layer, got none")
+
+    def composite(self) -> Tensor:
+        """The picture seen, (3, H, W): the layers stacked in sRGB, over white where all of them are transparent."""
+        colour, alpha = self.flattened()
+        return torch.lerp(torch.ones_like(colour), colour, alpha)
+
+    def flattened(self) -> tuple[Tensor, Tensor]:
+        """The visible layers merged into one: straight colour (3, H, W) and alpha (1, H, W), both in [0, 1]."""
+        return _merged([layer for layer in self.layers if layer.visible], self)
+
+    def to_layers(self, rule: str = TOP) -> Layers:
+        """One layer against the composite of all other visible ones: Layers of batch 1 and the canvas' size.
+
+        rule: "top", the highest visible layer, or the name of a layer, which is taken also when it is hidden. A name that
+        several layers bear means the highest. The mask carries the layer's opacity, the foreground its blend with the rest,
+        so for the top layer `composite()` of the result is that of the stack. Outside its own rectangle the foreground has
+        mask 0 and the colour of its nearest edge pixel. Raises ValueError for a name that no layer bears.
+        """
+        chosen = self._chosen(rule)
+        others = [layer for i, layer in enumerate(self.layers) if layer.visible and i != chosen]
+        colour, alpha = _merged(others, self)
+        front, mask = placed(self.layers[chosen], self.height, self.width)
+        front = torch.lerp(front, blend(colour, front, self.layers[chosen].blend_mode), alpha)
+        background = torch.lerp(torch.ones_like(colour), colour, alpha)
+        return Layers(front[None], background[None], mask[None])
+
+    @classmethod
+    def from_layers(cls, layers: Layers, names: Sequence[str] = (BACKGROUND, FOREGROUND)) -> Stack:
+        """The first picture of the batch as an opaque background below and the foreground with its mask above."""
+        below = Layer(image=layers.background[0], mask=torch.ones_like(layers.mask[0]), name=names[0])
+        above = Layer(image=layers.foreground[0], mask=layers.mask[0], name=names[1])
+        return cls(*layers.size, (below, above))
+
+    def _chosen(self, rule: str) -> int:
+        """The index of the layer that a rule means."""
+        if rule != TOP:
+            named = [i for i, layer in enumerate(self.layers) if layer.name == rule]
+            if not named:
+                names = ", ".join(repr(layer.name) for layer in self.layers)
+                raise ValueError(
+                    f"no layer is called {rule!r}; there are {names}, or {TOP!r} for the highest visible one"
+                )
+            return named[-1]
+        visible = [i for i, layer in enumerate(self.layers) if layer.visible]
+        if not visible:
+            raise ValueError(f"all {len(self.layers)} layers are hidden; show one, or name the layer to take")
+        return visible[-1]
+
+
+def placed(layer: Layer, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """A layer on a canvas: colour (3, height, width) and mask times opacity (1, height, width).
+
+    Outside the layer's rectangle the mask is 0 and the colour that of its nearest edge pixel.
+    """
+    mask = layer.mask * layer.opacity
+    if (layer.x, layer.y) == (0, 0) and layer.size == (height, width):
+        return layer.image, mask
+    device = mask.device
+    rows, columns = torch.arange(height, device=device) - layer.y, torch.arange(width, device=device) - layer.x
+    inside = ((rows >= 0) & (rows < layer.size[0]))[:, None] & ((columns >= 0) & (columns < layer.size[1]))
+    rows, columns = rows.clamp(0, layer.size[0] - 1)[:, None], columns.clamp(0, layer.size[1] - 1)
+    return layer.image[:, rows, columns], mask[:, rows, columns] * inside
+
+
+def cropped(layer: Layer, height: int, width: int) -> Layer | None:
+    """The part of a layer on a canvas of this size, at its place; None for a layer that lies outside."""
+    top, left = max(0, layer.y), max(0, layer.x)
+    bottom, right = min(height, layer.y + layer.size[0]), min(width, layer.x + layer.size[1])
+    if top >= bottom or left >= right:
+        return None
+    rows, columns = slice(top - layer.y, bottom - layer.y), slice(left - layer.x, right - layer.x)
+    return replace(layer, image=layer.image[:, rows, columns], mask=layer.mask[:, rows, columns], x=left, y=top)
+
+
+def _merged(layers: Sequence[Layer], canvas: Stack) -> tuple[Tensor, Tensor]:
+    """Layers from the bottom up on an empty canvas: straight colour (3, H, W) and alpha (1, H, W)."""
+    like = canvas.layers[0].image
+    colour, alpha = like.new_zeros(3, canvas.height, canvas.width), like.new_zeros(1, canvas.height, canvas.width)
+    for layer in layers:
+        part = cropped(layer, canvas.height, canvas.width)
+        if part is not None:
+            rows, columns = slice(part.y, part.y + part.size[0]), slice(part.x, part.x + part.size[1])
+            below = colour[:, rows, columns], alpha[:, rows, columns]
+            colour[:, rows, columns], alpha[:, rows, columns] = over(part, *below)
+    return colour, alpha
+
+
+def over(layer: Layer, colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer over a backdrop of its size: straight colour (3, H, W) and alpha (1, H, W) of both together.
+
+    cr = (1 - w) cb + w ((1 - ab) cs + ab B(cb, cs)), ar = ab + (1 - ab) as, w = as / ar: W3C Compositing and Blending
+    Level 1, sections 5.8 and 7.1, divided by ar to keep the colour straight. Where ab is 1 this is the paper's
+    C = m F + (1 - m) B to the bit.
+    """
+    weight = layer.mask * layer.opacity
+    source = torch.lerp(layer.image, blend(colour, layer.image, layer.blend_mode), alpha)
+    joint = torch.lerp(alpha, torch.ones_like(alpha), weight)
+    share = torch.where(joint > 0, weight / joint.clamp(min=torch.finfo(joint.dtype).tiny), 0)
+    return torch.lerp(colour, source, share), joint

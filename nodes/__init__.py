@@ -2,6 +2,7 @@
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
+from .files import LoadLayers, SaveLayers
 from .latent import DecodeLayers, DecodeLayersTiled, EncodeLayers, EncodeLayersTiled
 from .layers import CompositeLayers, JoinLayers, SplitLayers
 from .load import LoadAutoencoder, LoadCheckpoint, register_folders
@@ -16,6 +17,8 @@ NODES: list[type[io.ComfyNode]] = [
     JoinLayers,
     SplitLayers,
     CompositeLayers,
+    SaveLayers,
+    LoadLayers,
 ]
 
 register_folders()

@@ -36,7 +36,7 @@ ARROWS = {
     "stack": {"blend", "placement"},
     "config": set(),
     "diffusion": set(),
-    "io": set(),
+    "io": {"blend", "placement", "stack"},
     "model": {"io.checkpoint"},
     "data": {"io"},
     "generate": {"model", "diffusion", "io"},

@@ -53,12 +53,19 @@ class Group:
 Node = Layer | Group | Clipped
 
 
-def to_stack(nodes: Sequence[Node], height: int, width: int, notes: list[str]) -> Stack:
-    """A tree of layers as a stack of them. Raises ValueError without any layer; notes are added to."""
-    layers = _layers(nodes, (height, width), notes)
-    if not layers:
-        raise ValueError(" ".join(["it holds no layer with pixels.", *notes]))
-    return Stack(height, width, tuple(layers))
+def to_layers(nodes: Sequence[Node], height: int, width: int, notes: list[str]) -> list[Layer]:
+    """A tree of layers as the layers of a stack on a canvas of this size, from the bottom up; notes are added to."""
+    found: list[Layer] = []
+    for node in nodes:
+        if isinstance(node, Layer):
+            found.append(node)
+        elif isinstance(node, Group) and _is_open(node):
+            inner = to_layers(node.children, height, width, notes)
+            found += inner if node.visible else [replace(layer, visible=False) for layer in inner]
+        else:
+            merged = _merged(node, (height, width), notes)
+            found += [] if merged is None else [merged]
+    return found
 
 
 def check_pixels(so_far: int, height: int, width: int, path: object) -> int:
@@ -69,20 +76,6 @@ def check_pixels(so_far: int, height: int, width: int, path: object) -> int:
             f"{width:,} x {height:,}); scale it down, or merge layers in your editor"
         )
     return so_far + height * width
-
-
-def _layers(nodes: Sequence[Node], size: tuple[int, int], notes: list[str]) -> list[Layer]:
-    found: list[Layer] = []
-    for node in nodes:
-        if isinstance(node, Layer):
-            found.append(node)
-        elif isinstance(node, Group) and _is_open(node):
-            inner = _layers(node.children, size, notes)
-            found += inner if node.visible else [replace(layer, visible=False) for layer in inner]
-        else:
-            merged = _merged(node, size, notes)
-            found += [] if merged is None else [merged]
-    return found
 
 
 def _is_open(group: Group) -> bool:
@@ -113,7 +106,7 @@ def _merged(node: Node, size: tuple[int, int], notes: list[str]) -> Layer | None
 
 
 def _merged_group(group: Group, size: tuple[int, int], notes: list[str]) -> Layer | None:
-    layers = _layers(group.children, size, notes)
+    layers = to_layers(group.children, *size, notes)
     if not layers:
         return None
     if group.pass_through and not _is_normal(group.children):

@@ -22,7 +22,7 @@ from ..blend import BlendMode
 from ..stack import Layer, Stack
 from .atomic import atomic_path
 from .image import to_image
-from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Group, LayerFile, Node, check_pixels, to_stack
+from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Group, LayerFile, Node, check_pixels, to_layers
 
 MIMETYPE = "image/openraster"
 THUMBNAIL = 256  # pixels, the longest side
@@ -138,10 +138,10 @@ class _Reading:
         check_pixels(0, height, width, self.name)
         top = root.find("stack")
         nodes = () if top is None else self._nodes(top, 0)
-        try:
-            return LayerFile(to_stack(nodes, height, width, self.notes), tuple(self.notes))
-        except ValueError as error:
-            raise ValueError(f"{self.name} cannot be shown: {error}") from error
+        layers = to_layers(nodes, height, width, self.notes)
+        if not layers:
+            raise ValueError(" ".join([f"{self.name} holds no layer with pixels.", *self.notes]))
+        return LayerFile(Stack(height, width, tuple(layers)), tuple(self.notes))
 
     def _xml(self) -> ElementTree.Element:
         """The root of stack.xml, which may not define entities: they could name other files, or grow without end."""

@@ -21,7 +21,7 @@ from ..blend import BlendMode
 from ..placement import linear_to_srgb
 from ..stack import Layer, Stack
 from .atomic import atomic_path
-from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Clipped, Group, LayerFile, Node, check_pixels, to_stack
+from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Clipped, Group, LayerFile, Node, check_pixels, to_layers
 
 Depth = Literal[8, 16]  # bits
 MaskAs = Literal["layer mask", "transparency"]
@@ -260,15 +260,15 @@ class _Reading:
         if mode not in ("RGB", "GRAYSCALE", "INDEXED", "BITMAP", "DUOTONE"):
             raise _Refused(f"is in {mode} colours, which are not shown here; save a copy of it in RGB")
         self._note_profile()
-        if mode not in ("RGB", "GRAYSCALE") or not len(self.psd):
-            nodes: tuple[Node, ...] = (self._merged_picture(mode),)
-        else:
-            nodes = self._nodes(self.psd, 0)
-        try:
-            stack = to_stack(nodes, self.psd.height, self.psd.width, self.notes)
-        except ValueError as error:
-            raise _Refused(f"cannot be shown: {error}") from error
-        return LayerFile(stack, tuple(dict.fromkeys(self.notes)))
+        nodes = self._nodes(self.psd, 0) if mode in ("RGB", "GRAYSCALE") else ()
+        layers = to_layers(nodes, self.psd.height, self.psd.width, self.notes)
+        if not layers:
+            if len(self.psd):
+                self.notes.append(
+                    "none of its layers holds pixels: the picture that other programs show is read instead"
+                )
+            layers = [self._merged_picture(mode)]
+        return LayerFile(Stack(self.psd.height, self.psd.width, tuple(layers)), tuple(dict.fromkeys(self.notes)))
 
     def _nodes(self, parent: Iterable[Any], depth: int) -> tuple[Node, ...]:
         """The layers of the file or of a group, from the bottom up, with those that are clipped gathered."""
@@ -369,6 +369,8 @@ class _Reading:
 
     def _merged_picture(self, mode: str) -> Layer:
         """The picture that the file shows to programs without layers, as the only layer."""
+        if not self.psd.has_preview():
+            raise _Refused(" ".join(["holds no layer with pixels and no merged picture.", *self.notes]))
         height, width = self.psd.height, self.psd.width
         self.pixels = check_pixels(self.pixels, height, width, self.name)
         if mode in ("RGB", "GRAYSCALE"):
@@ -396,12 +398,16 @@ class _Reading:
 
     def _note_without_pixels(self, layer: Any) -> None:
         """An empty pixel layer is nothing to speak of; anything else draws something that is not here."""
-        if layer.kind != "pixel":
+        from psd_tools.constants import Tag
+
+        if layer.kind != "pixel" or Tag.BRIGHTNESS_AND_CONTRAST in layer.tagged_blocks:
             self.notes.append(f"the layer {layer.name!r} ({layer.kind}) holds no pixels and is left out")
 
     def _note_extras(self, layer: Any) -> None:
         """What changes the look of a layer and is not read."""
-        if layer.has_effects():
+        if layer.kind == "artboard":
+            self.notes.append(f"the artboard {layer.name!r} is read as a group: its background and edges are not shown")
+        if _has_effects(layer):
             self.notes.append(f"the effects of {layer.name!r} are not shown")
         if layer.has_vector_mask() and not (layer.mask is not None and layer.mask.has_real()):
             self.notes.append(f"the vector mask of {layer.name!r} is not shown")
@@ -431,6 +437,15 @@ _OWN_FILL = {
     "HARD_MIX",
     "DIFFERENCE",
 }
+
+
+def _has_effects(layer: Any) -> bool:
+    """Whether the editor draws shadows, glows, strokes; also where psd-tools does not list what old versions wrote."""
+    from psd_tools.constants import Tag
+
+    effects = layer.tagged_blocks.get_data(Tag.OBJECT_BASED_EFFECTS_LAYER_INFO) or {}
+    drawn = [x for x in effects.values() if hasattr(x, "get") and x.get(b"present", True) and x.get(b"enab")]
+    return layer.has_effects() or bool(drawn and effects.get(b"masterFXSwitch", True))
 
 
 def _paste(canvas: Tensor, values: Tensor, top: int, left: int) -> None:

@@ -29,7 +29,7 @@ def open_layer_file(path: str | Path) -> LayerFile:
     if ending in READ:
         return open_psd(path)
     pixels = read_image(path, "RGBA")[0]
-    check_pixels(0, *pixels.shape[-2:], Path(path).name)
+    check_pixels(0, pixels.shape[-2], pixels.shape[-1], Path(path).name)
     layer = Layer(image=pixels[:3], mask=pixels[3:], name=Path(path).stem)
     return LayerFile(Stack(*layer.size, (layer,)))
 

@@ -33,8 +33,8 @@ class LayerFile:
 class Clipped:
     """A layer or group and those above it that are seen only inside of it."""
 
-    base: Node
-    above: tuple[Node, ...]  # from the bottom up
+    base: Layer | Group
+    above: tuple[Layer | Group, ...]  # from the bottom up
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -88,14 +88,12 @@ def _is_open(group: Group) -> bool:
 
 def _is_normal(nodes: Sequence[Node]) -> bool:
     """Whether all layers cover what is below without a blend mode: then it does not matter what they are grouped with."""
-    for node in nodes:
-        if isinstance(node, Clipped):
-            node = node.base
-        if not node.visible:
-            continue
-        if node.blend_mode != "normal" or (isinstance(node, Group) and not _is_normal(node.children)):
-            return False
-    return True
+    seen = [node.base if isinstance(node, Clipped) else node for node in nodes]
+    return all(
+        node.blend_mode == "normal" and (isinstance(node, Layer) or _is_normal(node.children))
+        for node in seen
+        if node.visible
+    )
 
 
 def _merged(node: Node, size: tuple[int, int], notes: list[str]) -> Layer | None:

@@ -163,13 +163,13 @@ def _layer_record(layer: Layer, number: int, depth: Depth, mask_as: MaskAs) -> t
     )
 
     height, width = layer.size
-    box = {"top": layer.y, "left": layer.x, "bottom": layer.y + height, "right": layer.x + width}
+    box: Any = {"top": layer.y, "left": layer.x, "bottom": layer.y + height, "right": layer.x + width}
     masked = mask_as == "layer mask" and not bool((layer.mask == 1).all())
     shape = torch.ones_like(layer.mask) if masked else layer.mask
     planes = [(ChannelID.TRANSPARENCY_MASK, shape[0])]
     planes += [(ChannelID(i), channel) for i, channel in enumerate(layer.image)]
     planes += [(ChannelID.USER_LAYER_MASK, layer.mask[0])] if masked else []
-    channels = ChannelDataList([ChannelData(compression=Compression.RLE) for _ in planes])
+    channels: list[Any] = [ChannelData(compression=Compression.RLE) for _ in planes]
     for channel, (_, values) in zip(channels, planes, strict=True):
         channel.set_data(_plane(values, depth), width, height, depth)
     name = "".join(c for c in layer.name if c.isprintable())[:255]
@@ -186,7 +186,7 @@ def _layer_record(layer: Layer, number: int, depth: Depth, mask_as: MaskAs) -> t
     )
     record.tagged_blocks.set_data(Tag.UNICODE_LAYER_NAME, name)
     record.tagged_blocks.set_data(Tag.LAYER_ID, number)
-    return record, channels
+    return record, ChannelDataList(channels)
 
 
 def _resources(texts: Mapping[str, str]) -> Any:
@@ -274,12 +274,12 @@ class _Reading:
         """The layers of the file or of a group, from the bottom up, with those that are clipped gathered."""
         if depth > MAX_DEPTH:
             raise _Refused(f"has groups in more than {MAX_DEPTH} levels; merge some in your editor")
-        rows: list[tuple[Node, list[Node]]] = []
+        rows: list[tuple[Layer | Group, list[Layer | Group]]] = []
         for layer in parent:
             self.layers += 1
             if self.layers > MAX_LAYERS:
                 raise _Refused(f"has more than {MAX_LAYERS:,} layers; merge some in your editor")
-            node = self._group(layer, depth) if layer.is_group() else self._layer(layer)
+            node: Layer | Group | None = self._group(layer, depth) if layer.is_group() else self._layer(layer)
             if node is None:
                 continue
             if layer._record.clipping and rows:

@@ -17,6 +17,8 @@ NODES = {
     "T2L_JoinLayers",
     "T2L_SplitLayers",
     "T2L_CompositeLayers",
+    "T2L_SaveLayers",
+    "T2L_LoadLayers",
 }
 
 

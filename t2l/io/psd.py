@@ -21,7 +21,7 @@ from ..blend import BlendMode
 from ..placement import linear_to_srgb
 from ..stack import Layer, Stack
 from .atomic import atomic_path
-from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Clipped, Group, LayerFile, Node, check_pixels, to_layers
+from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Account, Clipped, Group, LayerFile, Mask, Node, to_layers
 
 Depth = Literal[8, 16]  # bits
 MaskAs = Literal["layer mask", "transparency"]
@@ -251,17 +251,17 @@ class _Reading:
     """One file on its way into a stack."""
 
     def __init__(self, psd: Any, name: str) -> None:
-        self.psd, self.name = psd, name
-        self.notes: list[str] = []
-        self.pixels = self.layers = 0
+        self.psd, self.account, self.layers = psd, Account(name), 0
+        self.notes = self.account.notes
 
     def layer_file(self) -> LayerFile:
         mode = self.psd.color_mode.name
         if mode not in ("RGB", "GRAYSCALE", "INDEXED", "BITMAP", "DUOTONE"):
             raise _Refused(f"is in {mode} colours, which are not shown here; save a copy of it in RGB")
+        Account(self.account.name).claim(self.psd.height, self.psd.width)  # the canvas, for what is made of it later
         self._note_profile()
         nodes = self._nodes(self.psd, 0) if mode in ("RGB", "GRAYSCALE") else ()
-        layers = to_layers(nodes, self.psd.height, self.psd.width, self.notes)
+        layers = to_layers(nodes, self.psd.height, self.psd.width, self.account)
         if not layers:
             if len(self.psd):
                 self.notes.append(
@@ -275,14 +275,20 @@ class _Reading:
         if depth > MAX_DEPTH:
             raise _Refused(f"has groups in more than {MAX_DEPTH} levels; merge some in your editor")
         rows: list[tuple[Layer | Group, list[Layer | Group]]] = []
+        base_is_missing = False
         for layer in parent:
             self.layers += 1
             if self.layers > MAX_LAYERS:
                 raise _Refused(f"has more than {MAX_LAYERS:,} layers; merge some in your editor")
             node: Layer | Group | None = self._group(layer, depth) if layer.is_group() else self._layer(layer)
+            is_clipped = bool(layer._record.clipping)
+            if not is_clipped:
+                base_is_missing = node is None
             if node is None:
                 continue
-            if layer._record.clipping and rows:
+            if is_clipped and base_is_missing:
+                self.notes.append(f"{node.name!r} is clipped to what is left out, and shown without that")
+            if is_clipped and rows and not base_is_missing:
                 rows[-1][1].append(node)
             else:
                 rows.append((node, []))
@@ -291,8 +297,6 @@ class _Reading:
     def _group(self, group: Any, depth: int) -> Group:
         self._note_extras(group)
         mode = group.blend_mode.name
-        canvas = (self.psd.height, self.psd.width)
-        mask = self._mask(group, (0, 0), canvas)
         return Group(
             children=self._nodes(group, depth + 1),
             name=group.name,
@@ -300,7 +304,7 @@ class _Reading:
             blend_mode=self._blend_mode(group),
             visible=group.visible,
             pass_through=mode == "PASS_THROUGH",
-            mask=mask,
+            mask=self._mask(group),
         )
 
     def _layer(self, layer: Any) -> Layer | None:
@@ -310,7 +314,7 @@ class _Reading:
         if height == 0 or width == 0 or not colours:
             self._note_without_pixels(layer)
             return None
-        self.pixels = check_pixels(self.pixels, height, width, self.name)
+        self.account.claim(height, width)
         self._note_extras(layer)
         image = torch.empty(3, height, width)
         for i in range(3):
@@ -318,10 +322,11 @@ class _Reading:
         mask = torch.ones(1, height, width)
         if -1 in channels:
             mask[0] = self._values(channels[-1], (height, width))
-        user_mask = self._mask(layer, (layer._record.top, layer._record.left), (height, width))
+        if (user_mask := self._mask(layer)) is not None:
+            mask = mask * user_mask.window(layer._record.left, layer._record.top, height, width)
         return Layer(
             image=linear_to_srgb(image.clamp(0, 1)) if self.psd.depth == 32 else image,
-            mask=(mask if user_mask is None else mask * user_mask).clamp(0, 1),
+            mask=mask.clamp(0, 1),
             name=layer.name,
             x=layer._record.left,
             y=layer._record.top,
@@ -346,33 +351,31 @@ class _Reading:
             values = torch.from_numpy(whole.astype(np.float32)) / (2**self.psd.depth - 1)
         return values.view(size)
 
-    def _mask(self, layer: Any, corner: tuple[int, int], size: tuple[int, int]) -> Tensor | None:
-        """The layer mask over a window of the canvas, (1, height, width); None without one that is in use."""
+    def _mask(self, layer: Any) -> Mask | None:
+        """The layer mask, with its density; None without one that is in use."""
         mask = layer.mask
         if mask is None or mask.disabled:
             return None
         channels, real = dict(self._channels(layer)), mask.has_real()
-        outside = float(mask.background_color) / 255
-        result = torch.full((1, *size), outside)
+        values, outside = torch.empty(0, 0), mask.background_color / 255
         channel = channels.get(-3 if real else -2)
         if channel is not None and mask.width > 0 and mask.height > 0:
-            self.pixels = check_pixels(self.pixels, mask.height, mask.width, self.name)
-            values = self._values(channel, (mask.height, mask.width))
-            _paste(result[0], values, mask.top - corner[0], mask.left - corner[1])
+            self.account.claim(mask.height, mask.width)
+            values = self._values(channel, (mask.height, mask.width)).clamp(0, 1)
         parameters = mask.parameters
-        density = None if parameters is None else parameters.user_mask_density
-        if density is not None and not real:
-            result = torch.lerp(torch.ones_like(result), result, density / 255)
         if parameters is not None and (parameters.user_mask_feather or parameters.vector_mask_feather):
             self.notes.append(f"the feather of the mask of {layer.name!r} is not shown")
-        return result
+        density = None if parameters is None else parameters.user_mask_density
+        if density not in (None, 255) and not real:
+            values, outside = 1 - (1 - values) * (density / 255), 1 - (1 - outside) * (density / 255)
+        return Mask(values, mask.left, mask.top, outside)
 
     def _merged_picture(self, mode: str) -> Layer:
         """The picture that the file shows to programs without layers, as the only layer."""
         if not self.psd.has_preview():
             raise _Refused(" ".join(["holds no layer with pixels and no merged picture.", *self.notes]))
         height, width = self.psd.height, self.psd.width
-        self.pixels = check_pixels(self.pixels, height, width, self.name)
+        self.account.claim(height, width)
         if mode in ("RGB", "GRAYSCALE"):
             colour, shape = (torch.from_numpy(self.psd.numpy(x)).movedim(-1, 0) for x in ("color", "shape"))
             image = colour.expand(3, -1, -1).clamp(0, 1)
@@ -446,16 +449,6 @@ def _has_effects(layer: Any) -> bool:
     effects = layer.tagged_blocks.get_data(Tag.OBJECT_BASED_EFFECTS_LAYER_INFO) or {}
     drawn = [x for x in effects.values() if hasattr(x, "get") and x.get(b"present", True) and x.get(b"enab")]
     return layer.has_effects() or bool(drawn and effects.get(b"masterFXSwitch", True))
-
-
-def _paste(canvas: Tensor, values: Tensor, top: int, left: int) -> None:
-    """Values (h, w) onto a canvas (H, W), what lies outside of it cut off."""
-    height, width = canvas.shape
-    rows = slice(max(0, top), max(0, min(height, top + values.shape[0])))
-    columns = slice(max(0, left), max(0, min(width, left + values.shape[1])))
-    if rows.start < rows.stop and columns.start < columns.stop:
-        inner = values[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-        canvas[rows, columns] = inner
 
 
 def _profile_name(profile: bytes) -> str:

@@ -130,6 +130,17 @@ def test_a_clipped_layer_is_seen_only_inside_its_base(tmp_path):
     assert torch.equal(stack.layers[1].image, noise(40, 60, 3, seed=2).movedim(-1, 0)[:, 5:25, 5:25])
 
 
+def test_a_layer_clipped_to_what_is_left_out_is_shown_and_named(tmp_path):
+    psd = new()
+    add(psd)
+    gone = add(psd, seed=1)
+    gone._record.channel_info, gone._channels[:] = [], []
+    add(psd, seed=2, size=(9, 9), name="clipped").clipping = True
+    opened = reopened(psd, tmp_path / "a.psd")
+    assert [x.name for x in opened.stack.layers] == ["layer 0", "clipped"]
+    assert opened.notes == ("'clipped' is clipped to what is left out, and shown without that",)
+
+
 @pytest.mark.parametrize("outside", [0, 255])
 def test_a_mask_lies_where_it_says_and_goes_on_in_its_background_colour(tmp_path, outside):
     from PIL import Image
@@ -196,3 +207,13 @@ def test_a_small_file_that_claims_many_pixels_is_refused_before_they_are_made(tm
         ValueError, match=r"b.psd .*more than 33,554,432 pixels together .*30,000 x 30,000.*scale it down"
     ):
         open_psd(tmp_path / "b.psd")
+
+
+def test_a_canvas_that_needs_too_much_memory_is_refused(tmp_path):
+    layer = Layer(image=torch.zeros(3, 1, 1), mask=torch.ones(1, 1, 1), name="dot")
+    save_psd(Stack(40, 60, (layer,)), tmp_path / "a.psd")
+    data = bytearray((tmp_path / "a.psd").read_bytes())
+    data[14:22] = (30_000).to_bytes(4, "big") * 2  # height and width of the header
+    (tmp_path / "a.psd").write_bytes(data)
+    with pytest.raises(ValueError, match="a.psd .*is too large: .*30,000 x 30,000"):
+        open_psd(tmp_path / "a.psd")

@@ -123,21 +123,22 @@ class LoadLayers(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
+    def validate_inputs(cls, file: Any) -> bool | str:
         try:
-            _path_of(file)
+            if file is not None:  # None: it comes through a wire, and is looked at when it is there
+                _path_of(file)
         except ValueError as error:
             return f"Load Layers: file {error}"
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, layer: str = TOP) -> Any:
+    def fingerprint_inputs(cls, file: Any, layer: str = TOP) -> Any:
         """A file replaced under the same name is loaded anew."""
-        stat = _path_of(file).stat()
-        return stat.st_mtime_ns, stat.st_size
+        stat = None if file is None else _path_of(file).stat()
+        return stat and (stat.st_mtime_ns, stat.st_size)
 
     @classmethod
-    def execute(cls, file: str, layer: str = TOP) -> io.NodeOutput:
+    def execute(cls, file: Any, layer: str = TOP) -> io.NodeOutput:
         with speaking_for("Load Layers: file"):
             opened = open_layer_file(_path_of(file))
         stack = opened.stack
@@ -194,8 +195,9 @@ def _layer_files(folder: str | Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and entry.name.lower().endswith(READ))
 
 
-def _path_of(name: str) -> Path:
+def _path_of(name: Any) -> Path:
     """The path of a file that Load Layers may read. Raises ValueError for any other: workflows are shared by strangers."""
+    name = str(name)
     bases = {OUTPUT: folder_paths.get_output_directory(), EXAMPLE: EXAMPLES}
     kind = next((kind for kind in bases if name.endswith(kind)), "")
     base = os.path.realpath(bases.get(kind, folder_paths.get_input_directory()))

@@ -93,7 +93,7 @@ def save_psd(
     from psd_tools.psd import PSD
     from psd_tools.psd.header import FileHeader
     from psd_tools.psd.image_data import ImageData
-    from psd_tools.psd.layer_and_mask import LayerAndMaskInformation, LayerInfo
+    from psd_tools.psd.layer_and_mask import GlobalLayerMaskInfo, LayerAndMaskInformation, LayerInfo
     from psd_tools.psd.tagged_blocks import TaggedBlocks
 
     for name, (height, width) in [
@@ -110,7 +110,11 @@ def save_psd(
     blocks = TaggedBlocks()
     if depth == 16:  # Photoshop keeps the layers of deep files here, and leaves the ordinary place empty
         blocks.set_data(Tag.LAYER_16, info.layer_count, info.layer_records, info.channel_image_data)
-    layers = LayerAndMaskInformation(layer_info=LayerInfo() if depth == 16 else info, tagged_blocks=blocks)
+    layers = LayerAndMaskInformation(
+        layer_info=LayerInfo() if depth == 16 else info,
+        global_layer_mask_info=GlobalLayerMaskInfo(),  # empty; without it a reader takes the next block for its length
+        tagged_blocks=blocks,
+    )
     image_data = ImageData(compression=Compression.RLE)
     image_data.set_data(merged, header)
     psd = PSD(

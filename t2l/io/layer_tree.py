@@ -93,14 +93,14 @@ class Group:
 Node = Layer | Group | Clipped
 
 
-def to_layers(nodes: Sequence[Node], height: int, width: int, account: Account) -> list[Layer]:
+def plain_layers(nodes: Sequence[Node], height: int, width: int, account: Account) -> list[Layer]:
     """A tree of layers as the layers of a stack on a canvas of this size, from the bottom up."""
     found: list[Layer] = []
     for node in nodes:
         if isinstance(node, Layer):
             found.append(node)
         elif isinstance(node, Group) and _is_open(node):
-            inner = to_layers(node.children, height, width, account)
+            inner = plain_layers(node.children, height, width, account)
             found += inner if node.visible else [replace(layer, visible=False) for layer in inner]
         else:
             merged = _merged(node, (height, width), account)
@@ -135,7 +135,7 @@ def _merged(node: Node, size: tuple[int, int], account: Account) -> Layer | None
 
 def _merged_group(group: Group, size: tuple[int, int], account: Account) -> Layer | None:
     """Merged as far as its layers reach on the canvas."""
-    layers = [cropped(layer, *size) for layer in to_layers(group.children, *size, account)]
+    layers = [cropped(layer, *size) for layer in plain_layers(group.children, *size, account)]
     inside = [layer for layer in layers if layer is not None]
     if not inside:
         return None

@@ -22,7 +22,7 @@ from ..blend import BlendMode
 from ..stack import Layer, Stack
 from .atomic import atomic_path
 from .image import to_image
-from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Account, Group, LayerFile, Node, to_layers
+from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Account, Group, LayerFile, Node, plain_layers
 
 MIMETYPE = "image/openraster"
 THUMBNAIL = 256  # pixels, the longest side
@@ -138,7 +138,7 @@ class _Reading:
         Account(self.name).claim(height, width)  # the canvas, for what is made of it later
         top = root.find("stack")
         nodes = () if top is None else self._nodes(top, 0)
-        layers = to_layers(nodes, height, width, self.account)
+        layers = plain_layers(nodes, height, width, self.account)
         if not layers:
             raise ValueError(" ".join([f"{self.name} holds no layer with pixels.", *self.notes]))
         return LayerFile(Stack(height, width, tuple(layers)), tuple(self.notes))

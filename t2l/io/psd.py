@@ -21,7 +21,7 @@ from ..blend import BlendMode
 from ..placement import linear_to_srgb
 from ..stack import Layer, Stack
 from .atomic import atomic_path
-from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Account, Clipped, Group, LayerFile, Mask, Node, to_layers
+from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Account, Clipped, Group, LayerFile, Mask, Node, plain_layers
 
 Depth = Literal[8, 16]  # bits
 MaskAs = Literal["layer mask", "transparency"]
@@ -265,7 +265,7 @@ class _Reading:
         Account(self.account.name).claim(self.psd.height, self.psd.width)  # the canvas, for what is made of it later
         self._note_profile()
         nodes = self._nodes(self.psd, 0) if mode in ("RGB", "GRAYSCALE") else ()
-        layers = to_layers(nodes, self.psd.height, self.psd.width, self.account)
+        layers = plain_layers(nodes, self.psd.height, self.psd.width, self.account)
         if not layers:
             if len(self.psd):
                 self.notes.append(

@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from t2l.io.layer_tree import MAX_PIXELS, Account, Clipped, Group, Mask, to_layers
+from t2l.io.layer_tree import MAX_PIXELS, Account, Clipped, Group, Mask, plain_layers
 from t2l.stack import Layer, Stack
 from tests.io.conftest import noise
 
@@ -13,13 +13,13 @@ def layer(seed: int, **other) -> Layer:
 
 
 def composite(*nodes) -> torch.Tensor:
-    return Stack(6, 8, tuple(to_layers(nodes, 6, 8, Account("a.psd")))).composite()
+    return Stack(6, 8, tuple(plain_layers(nodes, 6, 8, Account("a.psd")))).composite()
 
 
 def test_taking_layers_out_of_a_plain_group_changes_nothing_but_a_faded_one_stays_together():
     low, a, b = layer(0), layer(1), layer(2, x=3)
     plain, faded = (Group(children=(a, b), opacity=opacity) for opacity in (1.0, 0.5))
-    assert len(to_layers([low, plain], 6, 8, Account("a.psd"))) == 3
+    assert len(plain_layers([low, plain], 6, 8, Account("a.psd"))) == 3
     assert torch.equal(composite(low, plain), composite(low, a, b))
     torch.testing.assert_close(composite(low, faded), torch.lerp(composite(low), composite(low, a, b), 0.5))
 
@@ -43,7 +43,7 @@ def test_a_group_with_a_blend_mode_is_isolated_and_passing_through_is_not():
 def test_a_faded_group_that_lets_blend_modes_through_is_named():
     account = Account("a.psd")
     group = Group(children=(layer(1, blend_mode="multiply"),), name="glow", pass_through=True, opacity=0.5)
-    to_layers([layer(0), group], 6, 8, account)
+    plain_layers([layer(0), group], 6, 8, account)
     assert account.notes == [
         "the group 'glow' lets blend modes through while it is faded or masked; it is merged without that"
     ]
@@ -51,7 +51,7 @@ def test_a_faded_group_that_lets_blend_modes_through_is_named():
 
 def test_a_clipped_layer_keeps_to_the_mask_of_its_base_and_mixes_with_its_colours():
     base, upper = layer(0, x=2), layer(1, opacity=0.5, blend_mode="screen")
-    (found,) = to_layers([Clipped(base=base, above=(upper,))], 6, 8, Account("a.psd"))
+    (found,) = plain_layers([Clipped(base=base, above=(upper,))], 6, 8, Account("a.psd"))
     assert torch.equal(found.mask, base.mask) and found.x == 2
     assert torch.equal(found.image[:, :, 6:], base.image[:, :, 6:])  # where the upper layer does not reach
     inner, painted = base.image[:, :, :6], upper.image[:, :, 2:]
@@ -62,7 +62,7 @@ def test_a_clipped_layer_keeps_to_the_mask_of_its_base_and_mixes_with_its_colour
 def test_many_faded_groups_on_a_large_canvas_take_no_time():
     groups = [Group(children=(layer(i, x=i, y=i),), opacity=0.5) for i in range(500)]
     start = time.process_time()
-    assert len(to_layers(groups, 5000, 5000, Account("a.psd"))) == 500
+    assert len(plain_layers(groups, 5000, 5000, Account("a.psd"))) == 500
     assert time.process_time() - start < 5
 
 
@@ -70,4 +70,4 @@ def test_a_group_whose_layers_lie_far_apart_counts_with_all_that_is_between():
     side = 6000
     far = Group(children=(layer(0), layer(1, x=side, y=side)), opacity=0.5)
     with pytest.raises(ValueError, match=f"a.psd is too large: .*more than {MAX_PIXELS:,} pixels together"):
-        to_layers([far], 2 * side, 2 * side, Account("a.psd"))
+        plain_layers([far], 2 * side, 2 * side, Account("a.psd"))

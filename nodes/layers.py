@@ -8,13 +8,16 @@ from comfy_api.v0_0_2 import io
 
 from ..t2l.blend import BlendMode
 from ..t2l.placement import ColourSpace, Placement, compose, place
+from ..t2l.stack import TOP
 from .types import (
+    LAYER_INPUT,
     LAYERS,
     POLARITY,
-    from_document,
+    document_to_stack,
     image_to_pixels,
     pixels_to_image,
     pixels_to_mask,
+    stack_to_layers,
     to_documents,
     to_layers,
 )
@@ -56,24 +59,25 @@ class SplitLayers(io.ComfyNode):
             node_id="T2L_SplitLayers",
             display_name="Split Layers",
             category="text2layer",
-            description="Takes a layer document of two layers apart into ordinary pictures and a mask.",
-            inputs=[LAYERS.Input("layers", tooltip="From Join Layers or Decode Layers.")],
+            description="Takes a layer document apart into a foreground, a background, their mask and the composite.",
+            inputs=[LAYERS.Input("layers", tooltip="From Join, Decode or Load Layers."), LAYER_INPUT],
             outputs=[
-                io.Image.Output(display_name="foreground", tooltip="The upper layer."),
-                io.Image.Output(display_name="background", tooltip="The lower layer."),
+                io.Image.Output(display_name="foreground", tooltip="The chosen layer, at the size of the canvas."),
+                io.Image.Output(display_name="background", tooltip="All other visible layers, stacked."),
                 io.Mask.Output(display_name="mask", tooltip=POLARITY),
                 io.Image.Output(display_name="composite", tooltip="The layers stacked: what a viewer sees."),
             ],
         )
 
     @classmethod
-    def execute(cls, layers: Any) -> io.NodeOutput:
-        parts = from_document(layers, "Split Layers")
+    def execute(cls, layers: Any, layer: str = TOP) -> io.NodeOutput:
+        stack = document_to_stack(layers, "Split Layers: layers")
+        parts = stack_to_layers(stack, layer, "Split Layers")
         return io.NodeOutput(
             pixels_to_image(parts.foreground),
             pixels_to_image(parts.background),
             pixels_to_mask(parts.mask),
-            pixels_to_image(parts.composite()),
+            pixels_to_image(stack.composite()[None]),
         )
 
 

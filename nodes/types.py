@@ -6,6 +6,8 @@ foreground shows; inside a LAYERS document a mask is 1 where the layer is transp
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.utils
@@ -14,11 +16,20 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..t2l.layers import Layers
+from ..t2l.stack import TOP, Box, Layer, Stack, transformed
 
 AUTOENCODER = io.Custom("T2L_AUTOENCODER")
 LAYERS = io.Custom("LAYERS")
 POLARITY = "1 = the foreground shows, 0 = the background does (Load Image gives the opposite: 1 = transparent)"
-BACKGROUND, FOREGROUND = "background", "foreground"  # the names of our two layers in a document
+MAX_FRAMES = 50  # layers of one document, as in ComfyUI itself
+MAX_SIDE = 16384  # pixels, ComfyUI's own largest picture
+
+LAYER_INPUT = io.String.Input(
+    "layer",
+    default=TOP,
+    optional=True,
+    tooltip="The foreground: top = the highest visible layer, or the name of one. All others are the background.",
+)
 
 
 def image_to_pixels(image: Any, source: str) -> Tensor:
@@ -72,42 +83,128 @@ def resized(pixels: Tensor, size: tuple[int, int], crop: str) -> Tensor:
 
 def to_documents(layers: Layers) -> list[dict[str, Any]]:
     """One LAYERS document per picture: the background below, the foreground with its mask above."""
-    return [_document(layers[i : i + 1]) for i in range(len(layers))]
+    return [stack_to_document(Stack.from_layers(layers[i : i + 1])) for i in range(len(layers))]
 
 
-def from_document(document: Any, node: str) -> Layers:
-    """A LAYERS document of two whole-canvas raster layers -> Layers of batch 1."""
+def stack_to_document(stack: Stack) -> dict[str, Any]:
+    """Stack -> LAYERS document, one raster item per layer from the bottom up."""
+    items = [
+        {
+            "type": "raster",
+            "name": layer.name,
+            "x": layer.x,
+            "y": layer.y,
+            "z_index": i,
+            "opacity": layer.opacity,
+            "blend_mode": layer.blend_mode,
+            "visible": layer.visible,
+            "image": pixels_to_image(layer.image[None]),
+            "mask": 1 - layer.mask,
+        }
+        for i, layer in enumerate(stack.layers)
+    ]
+    return {"version": 1, "canvas": (stack.width, stack.height), "layers": items}
+
+
+def stack_to_layers(stack: Stack, layer: str, node: str) -> Layers:
+    """The layer that the input `layer` of a node means, against all others."""
+    try:
+        return stack.to_layers(layer)
+    except ValueError as error:
+        raise ValueError(f"{node}: layer: {error}") from error
+
+
+def document_to_stack(document: Any, source: str) -> Stack:
+    """LAYERS document -> Stack; `source` names node and input in errors.
+
+    Items are ordered by z_index; a batch inside one becomes consecutive layers in one place. Scaled, mirrored and turned items
+    are resampled; an alpha channel and a mask both count. Without a canvas it reaches as far as the layers do.
+    """
+    items = _items(document, source)
+    layers = [layer for number, item in enumerate(items, 1) for layer in _item_to_layers(item, number, source)]
+    canvas = document.get("canvas")
+    if canvas is None:
+        canvas = tuple(max(1, *(place + extent for place, extent in edges)) for edges in _edges(layers))
+    if not isinstance(canvas, (tuple, list)) or len(canvas) != 2:
+        raise ValueError(f"{source}: canvas must be (width, height), got {canvas!r}")
+    width, height = (_number(side, "a side of canvas", source, 1, MAX_SIDE) for side in canvas)
+    return Stack(round(height), round(width), tuple(layers))
+
+
+def _items(document: Any, source: str) -> list[dict[str, Any]]:
+    """A document's items from the bottom up, none of them looked into yet."""
     items = document.get("layers") if isinstance(document, dict) else None
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise ValueError(
-            f"{node}: layers needs a LAYERS document, got {_shape(document)}; connect Join or Decode Layers"
+            f"{source} needs a LAYERS document, got {_shape(document)}; connect Join, Decode or Load Layers"
         )
-    items = sorted(items, key=lambda item: item.get("z_index", 0))
-    if len(items) != 2:
-        raise ValueError(
-            f"{node}: layers needs a document of two layers, a background and a foreground, got {len(items)} layers"
-        )
-    below, above = items
-    if moved := [item for item in items if item.get("x") or item.get("y")]:
-        raise ValueError(
-            f"{node}: layers needs layers of the whole canvas, got one at x {moved[0].get('x')}, y {moved[0].get('y')}; "
-            "flatten it to the canvas before"
-        )
-    transparent = above.get("mask")
-    front, source = above.get("image"), f"{node}: the upper layer"
-    if transparent is None and isinstance(front, Tensor):
-        transparent = 1 - front[..., 3] if front.shape[-1] == 4 else torch.zeros(front.shape[:-1])
-    mask = 1 - transparent if isinstance(transparent, Tensor) else transparent
-    return to_layers(front, below.get("image"), mask, source)
+    if document.get("version", 1) != 1:
+        raise ValueError(f"{source} needs a LAYERS document of version 1, got version {document['version']!r}")
+    if not items:
+        raise ValueError(f"{source} needs a document with at least one layer, got an empty one")
+    frames = sum(len(item["image"]) for item in items if isinstance(item.get("image"), Tensor))
+    if frames > MAX_FRAMES:
+        raise ValueError(f"{source} takes at most {MAX_FRAMES} layers, got {frames}; merge some, or split the batch")
+    return sorted(items, key=lambda item: _number(item.get("z_index", 0), "z_index", source, -(2**31), 2**31))
 
 
-def _document(layers: Layers) -> dict[str, Any]:
-    height, width = layers.size
-    placed = {"type": "raster", "x": 0, "y": 0, "opacity": 1.0, "blend_mode": "normal", "visible": True}
-    below = placed | {"name": BACKGROUND, "z_index": 0, "image": pixels_to_image(layers.background)}
-    above = placed | {"name": FOREGROUND, "z_index": 1, "image": pixels_to_image(layers.foreground)}
-    above["mask"] = 1 - pixels_to_mask(layers.mask)
-    return {"version": 1, "canvas": (width, height), "layers": [below, above]}
+def _item_to_layers(item: dict[str, Any], number: int, source: str) -> list[Layer]:
+    """One item of a document as a layer for each picture of its batch."""
+    name = str(item.get("name") or f"layer {number}")
+    source = f"{source}: layer {name!r}"
+    if item.get("type", "raster") != "raster":
+        raise ValueError(f"{source} must be of type raster, got {item['type']!r}; render it to pixels before")
+    image, mask = _item_pixels(item, source)
+    blend_mode = str(item.get("blend_mode", "normal")).lower().replace("_", " ").replace("-", " ")
+    opacity = _number(item.get("opacity", 1.0), "opacity", source, 0, 1)
+    count, layers = len(image), []
+    for i in range(count):
+        layer_name = name if count == 1 else f"{name} {i + 1}"
+        visible = bool(item.get("visible", True))
+        try:
+            layer = Layer(
+                image=image[i], mask=mask[i], name=layer_name, opacity=opacity, blend_mode=blend_mode, visible=visible
+            )
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+        layers.append(transformed(layer, _item_placement(item, layer.size, source)))
+    return layers
+
+
+def _item_pixels(item: dict[str, Any], source: str) -> tuple[Tensor, Tensor]:
+    """An item's colours (N, 3, H, W) and mask (N, 1, H, W), 1 = shows."""
+    image = image_to_pixels(item.get("image"), f"{source}: image").clamp(0, 1)
+    shows = torch.ones_like(image[:, :1])
+    if item["image"].shape[-1] == 4:
+        shows = _finite(item["image"][..., 3].unsqueeze(1).float(), source).clamp(0, 1)
+    if (transparent := item.get("mask")) is not None:
+        size = (image.shape[-2], image.shape[-1])
+        shows = shows * (1 - mask_to_pixels(transparent, size, f"{source}: mask").clamp(0, 1)).to(shows.device)
+    if len(shows) != len(image):
+        raise ValueError(f"{source} needs one mask, or one for each of its {len(image)} pictures, got {len(shows)}")
+    return image, shows
+
+
+def _item_placement(item: dict[str, Any], size: tuple[int, int], source: str) -> Box:
+    """Where an item says it lies; 0, None and a missing value of w and h mean the picture's own size."""
+    height, width = (
+        _number(item.get(key) or side, key, source, 1, MAX_SIDE) for key, side in zip("hw", size, strict=True)
+    )
+    x, y = (_number(item.get(key) or 0, key, source, -(2**20), 2**20) for key in "xy")
+    rotation = _number(item.get("rotation") or 0, "rotation", source, -(2**20), 2**20)
+    flips = bool(item.get("flip_h")), bool(item.get("flip_v"))
+    return Box(x, y, width, height, math.degrees(rotation), *flips)
+
+
+def _edges(layers: Sequence[Layer]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Position and extent of every layer, along x and along y."""
+    return [(layer.x, layer.size[1]) for layer in layers], [(layer.y, layer.size[0]) for layer in layers]
+
+
+def _number(value: Any, name: str, source: str, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"{source}: {name} must be a number from {low} to {high}, got {value!r}")
+    return value
 
 
 def _finite(pixels: Tensor, source: str) -> Tensor:

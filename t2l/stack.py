@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .blend import BlendMode, blend
 from .layers import Layers
+from .placement import Placement, place
 
 BACKGROUND, FOREGROUND = "background", "foreground"  # the names of the two layers that `Layers` becomes
 TOP = "top"  # the rule of to_layers that takes the top visible layer
@@ -117,6 +119,52 @@ class Stack:
         if not visible:
             raise ValueError(f"all {len(self.layers)} layers are hidden; show one, or name the layer to take")
         return visible[-1]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where a layer is drawn. The flips come first, then the size, then the rotation about the middle of the box."""
+
+    x: float  # of the unturned box's left edge on the canvas, pixels
+    y: float  # of its top edge
+    width: float  # pixels, >= 1
+    height: float
+    rotation: float = 0.0  # degrees clockwise
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+
+
+def transformed(layer: Layer, box: Box) -> Layer:
+    """A layer drawn into a box: on whole pixels again, with its pixels as they are where nothing needs resampling."""
+    size = max(1, round(box.height)), max(1, round(box.width))
+    image, mask = layer.image[None], layer.mask[None]
+    if size != layer.size:
+        image, mask = (_resized(x, size) for x in (image, mask))
+    left, top, right, bottom = _bounds(box, size)
+    canvas = image.new_zeros(1, 3, bottom - top, right - left)
+    where = Placement(
+        x=box.x - left,
+        y=box.y - top,
+        rotation=box.rotation,
+        flip_horizontal=box.flip_horizontal,
+        flip_vertical=box.flip_vertical,
+    )
+    drawn = place(Layers(image, image, mask), where, canvas)
+    return replace(layer, image=drawn.foreground[0], mask=drawn.mask[0], x=left, y=top)
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def _bounds(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The whole pixels that a turned box touches: left, top, right, bottom."""
+    cos, sin = abs(math.cos(math.radians(box.rotation))), abs(math.sin(math.radians(box.rotation)))
+    half_width, half_height = (size[1] * cos + size[0] * sin) / 2, (size[1] * sin + size[0] * cos) / 2
+    x, y = box.x + size[1] / 2, box.y + size[0] / 2
+    small = 1e-6  # a quarter turn is no reason for another pixel
+    left, top = math.floor(x - half_width + small), math.floor(y - half_height + small)
+    return left, top, math.ceil(x + half_width - small), math.ceil(y + half_height - small)
 
 
 def placed(layer: Layer, height: int, width: int) -> tuple[Tensor, Tensor]:

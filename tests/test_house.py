@@ -33,7 +33,7 @@ ARROWS = {
     "layers": set(),
     "blend": set(),
     "placement": {"blend"},
-    "stack": {"blend"},
+    "stack": {"blend", "placement"},
     "config": set(),
     "diffusion": set(),
     "io": set(),

@@ -99,7 +99,7 @@ def push_pull(colours: Tensor, trust: Tensor) -> Tensor:
 
     The pull-push pyramid of Gortler et al. 1996, "The Lumigraph", section 3.4. Where trust is 1 nothing changes.
     """
-    if min(trust.shape[-2:]) <= 1 or bool((trust == 1).all()):
+    if max(trust.shape[-2:]) <= 1 or bool((trust == 1).all()):
         return colours
     size = [-(-n // 2) for n in trust.shape[-2:]]
     weighted, weight = (F.interpolate(x, size=size, mode="area") for x in (colours * trust, trust))

@@ -2,6 +2,7 @@
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
+from .edges import BestLayers, CleanEdges, RecomposeCheck, UpscaleLayers
 from .latent import DecodeLayers, DecodeLayersTiled, EncodeLayers, EncodeLayersTiled
 from .layers import CompositeLayers, JoinLayers, SplitLayers
 from .load import LoadAutoencoder, LoadCheckpoint, register_folders
@@ -16,6 +17,10 @@ NODES: list[type[io.ComfyNode]] = [
     JoinLayers,
     SplitLayers,
     CompositeLayers,
+    CleanEdges,
+    RecomposeCheck,
+    UpscaleLayers,
+    BestLayers,
 ]
 
 register_folders()

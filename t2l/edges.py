@@ -34,7 +34,9 @@ class EdgeConfig:
         for name, low, high in (("refine", 0, 256), ("shrink", -256, 256), ("feather", 0, 256)):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ValueError(f"{name} must be from {low} to {high} pixels, got {value!r}; 0 leaves the mask as it is")
+                raise ValueError(
+                    f"{name} must be from {low} to {high} pixels, got {value!r}; 0 leaves the mask as it is"
+                )
 
 
 def clean_edges(

@@ -33,7 +33,9 @@ def difference_picture(seen: Tensor, picture: Tensor, gain: float = 1.0) -> Tens
     """|seen - picture| times gain, at most 1: black where the two agree. Raises ValueError for two sizes."""
     if seen.shape != picture.shape:
         sizes = [" x ".join(map(str, reversed(x.shape[-2:]))) for x in (seen, picture)]
-        raise ValueError(f"the picture must be as large as the layers, {sizes[0]} pixels, got {sizes[1]}; scale one of them")
+        raise ValueError(
+            f"the picture must be as large as the layers, {sizes[0]} pixels, got {sizes[1]}; scale one of them"
+        )
     return ((seen - picture).abs() * gain).clamp(max=1)
 
 

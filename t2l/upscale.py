@@ -22,7 +22,9 @@ Enlarge = Callable[[Tensor], Tensor]  # (N, 3, h, w) in [0, 1] -> (N, 3, s h, s 
 LANCZOS_LOBES = 3
 
 
-def upscaled(stack: Stack, height: int, width: int, method: Method = "lanczos", enlarge: Enlarge | None = None) -> Stack:
+def upscaled(
+    stack: Stack, height: int, width: int, method: Method = "lanczos", enlarge: Enlarge | None = None
+) -> Stack:
     """The stack on a canvas of height x width pixels, every layer with its place and its mask.
 
     enlarge: makes pictures larger before `method` brings them to their exact size; it sees colours without any edge, and

@@ -115,7 +115,9 @@ def test_bleeding_keeps_what_is_seen_and_stays_between_the_colours_there_are():
 def test_push_pull_fills_from_the_only_colour_there_is():
     trust = torch.zeros(1, 1, 19, 5)
     trust[..., 3, 2] = 1
-    torch.testing.assert_close(push_pull(solid((0.2, 0.9, 0.4), (19, 5)) * trust, trust), solid((0.2, 0.9, 0.4), (19, 5)))
+    torch.testing.assert_close(
+        push_pull(solid((0.2, 0.9, 0.4), (19, 5)) * trust, trust), solid((0.2, 0.9, 0.4), (19, 5))
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (64, 91)])

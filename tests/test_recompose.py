@@ -55,7 +55,9 @@ def test_no_nearer_layers_make_the_picture():
         return (x.foreground - layers.foreground).square() + (x.background - layers.background).square()
 
     for step in (-0.3, -0.02, 0.02, 0.3):
-        other = Layers(nearest.foreground + step * (1 - nearest.mask), nearest.background - step * nearest.mask, layers.mask)
+        other = Layers(
+            nearest.foreground + step * (1 - nearest.mask), nearest.background - step * nearest.mask, layers.mask
+        )
         inside = ((other.stacked() >= 0) & (other.stacked() <= 1))[:, :6]
         inside = inside[:, :3] & inside[:, 3:]
         assert inside.any() and (distance(other)[inside] >= distance(nearest)[inside] - 1e-5).all()

@@ -92,7 +92,9 @@ def test_lanczos_is_what_pillow_computes():
     for height, width, rim in ((72, 90, 9), (8, 10, 3)):  # at the border Pillow leaves out what lies outside
         reference = np.array(Image.fromarray(x.numpy(), "F").resize((width, height), Image.Resampling.LANCZOS))
         found = resized(x[None, None], (height, width), "lanczos")[0, 0, rim:-rim, rim:-rim]
-        torch.testing.assert_close(found, torch.from_numpy(reference).clamp(0, 1)[rim:-rim, rim:-rim], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            found, torch.from_numpy(reference).clamp(0, 1)[rim:-rim, rim:-rim], atol=1e-5, rtol=0
+        )
 
 
 def test_a_ramp_stays_a_ramp():
@@ -112,7 +114,10 @@ def test_two_layers_upscaled_compose_to_nearly_the_upscaled_composite():
 
 @pytest.mark.parametrize(
     ("height", "width", "method", "sentence"),
-    [(0, 5, "lanczos", "a canvas needs at least one pixel, got 5 x 0"), (5, 5, "cubic", "one of lanczos, .*got 'cubic'")],
+    [
+        (0, 5, "lanczos", "a canvas needs at least one pixel, got 5 x 0"),
+        (5, 5, "cubic", "one of lanczos, .*got 'cubic'"),
+    ],
 )
 def test_what_cannot_be_made_is_answered(height, width, method, sentence):
     with pytest.raises(ValueError, match=sentence):

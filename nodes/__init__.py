@@ -3,6 +3,7 @@
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .edges import BestLayers, CleanEdges, RecomposeCheck, UpscaleLayers
+from .files import LoadLayers, SaveLayers
 from .latent import DecodeLayers, DecodeLayersTiled, EncodeLayers, EncodeLayersTiled
 from .layers import CompositeLayers, JoinLayers, SplitLayers
 from .load import LoadAutoencoder, LoadCheckpoint, register_folders
@@ -17,6 +18,8 @@ NODES: list[type[io.ComfyNode]] = [
     JoinLayers,
     SplitLayers,
     CompositeLayers,
+    SaveLayers,
+    LoadLayers,
     CleanEdges,
     RecomposeCheck,
     UpscaleLayers,

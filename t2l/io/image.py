@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from ..layers import Layers
@@ -55,10 +55,13 @@ def layer_images(layers: Layers) -> dict[str, Image.Image]:
     return {name: to_image(pixels[0]) for name, pixels in parts.items()}
 
 
-def save_png(image: Image.Image, path: str | Path) -> None:
-    """Write a PNG, whole or not at all. Raises OSError with a sentence."""
+def save_png(image: Image.Image, path: str | Path, texts: Mapping[str, str] | None = None) -> None:
+    """Write a PNG, whole or not at all, with texts in its text chunks. Raises OSError with a sentence."""
+    chunks = PngImagePlugin.PngInfo()
+    for name, text in (texts or {}).items():
+        chunks.add_text(name, text)
     with atomic_path(path) as partial:
-        image.save(partial, format="PNG")
+        image.save(partial, format="PNG", pnginfo=chunks)
 
 
 def to_image(pixels: Tensor) -> Image.Image:

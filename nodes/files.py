@@ -1,0 +1,206 @@
+"""Layers saved as files that editors open, and such files loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import folder_paths
+from comfy.cli_args import args
+from comfy_api.v0_0_2 import io, ui
+
+from ..t2l.io.file_name import clean_prefix
+from ..t2l.io.layer_file import READ, open_layer_file, save_layer_file, save_png_set
+from ..t2l.io.psd import MaskAs
+from ..t2l.stack import TOP, Stack
+from .load import speaking_for
+from .types import (
+    LAYER_INPUT,
+    LAYERS,
+    MAX_FRAMES,
+    POLARITY,
+    document_to_stack,
+    pixels_to_image,
+    pixels_to_mask,
+    stack_to_document,
+    stack_to_layers,
+)
+
+FORMATS = ["psd", "ora", "png set"]
+BITS = ["8", "16"]
+OUTPUT = " [output]"  # behind a name: ComfyUI's own way to mean its output folder
+
+
+class SaveLayers(io.ComfyNode):
+    """Save Layers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="T2L_SaveLayers",
+            display_name="Save Layers",
+            category="text2layer",
+            description="Saves layers as a file for Photoshop, Krita or GIMP, or as a set of PNG files.",
+            inputs=[
+                LAYERS.Input("layers", tooltip="From Join, Decode or Load Layers."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="text2layer/layers",
+                    tooltip="Below ComfyUI's output folder; folder/name makes a folder. Files are numbered, none is overwritten.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=FORMATS,
+                    tooltip="psd for Photoshop, Krita and GIMP; ora (OpenRaster) for Krita; png set for everything else.",
+                ),
+                io.Combo.Input("bits", options=BITS, tooltip="Per channel. 16 keeps fine gradients; psd only."),
+                io.Combo.Input(
+                    "mask_as",
+                    options=list(get_args(MaskAs)),
+                    tooltip="layer mask keeps the colours under the mask and can be painted on; psd only.",
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, layers: Any, filename_prefix: str, format: str, bits: str, mask_as: str) -> io.NodeOutput:
+        for name, value, known in (("format", format, FORMATS), ("bits", bits, BITS), ("mask_as", mask_as, _MASKS)):
+            if value not in known:
+                raise ValueError(f"Save Layers: {name} must be one of {', '.join(known)}, got {value!r}")
+        stack = document_to_stack(layers, "Save Layers: layers")
+        with speaking_for("Save Layers: filename_prefix"):
+            folder, stem, subfolder = _free_name(filename_prefix, stack)
+        texts = _texts(cls.hidden)
+        with speaking_for("Save Layers"):
+            if format == "png set":
+                paths = save_png_set(stack, folder, stem, texts)
+            else:
+                paths = [folder / f"{stem}_.{format}"]
+                save_layer_file(stack, paths[0], int(bits), mask_as, texts)
+        files = [{"filename": path.name, "subfolder": subfolder, "type": "output"} for path in paths]
+        composite = pixels_to_image(stack.composite()[None])
+        shown = files[-1:] if format == "png set" else ui.PreviewImage(composite, cls=cls).as_dict()["images"]
+        return io.NodeOutput(ui={"images": shown, "files": files})
+
+
+class LoadLayers(io.ComfyNode):
+    """Load Layers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="T2L_LoadLayers",
+            display_name="Load Layers",
+            category="text2layer",
+            description="Loads the layers of a Photoshop or OpenRaster file.",
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=list(_listed_files()),
+                    tooltip="A .psd, .psb or .ora file in ComfyUI's input folder; the button below puts one there.",
+                ),
+                LAYER_INPUT,
+            ],
+            outputs=[
+                LAYERS.Output(display_name="layers", tooltip="All layers as one document."),
+                io.Image.Output(display_name="foreground", tooltip="The chosen layer, at the size of the canvas."),
+                io.Image.Output(display_name="background", tooltip="All other visible layers, stacked."),
+                io.Mask.Output(display_name="mask", tooltip=POLARITY),
+                io.Image.Output(display_name="composite", tooltip="The layers stacked: what a viewer sees."),
+                io.String.Output(
+                    display_name="notes",
+                    tooltip="What could not be shown as the editor shows it; empty when all could.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        try:
+            _path_of(file)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, layer: str = TOP) -> Any:
+        """A file replaced under the same name is loaded anew."""
+        stat = _path_of(file).stat()
+        return stat.st_mtime_ns, stat.st_size
+
+    @classmethod
+    def execute(cls, file: str, layer: str = TOP) -> io.NodeOutput:
+        with speaking_for("Load Layers: file"):
+            opened = open_layer_file(_path_of(file))
+        stack = opened.stack
+        if len(stack.layers) > MAX_FRAMES:
+            raise ValueError(
+                f"Load Layers: file: {file} has {len(stack.layers)} layers, a LAYERS document holds at most "
+                f"{MAX_FRAMES}; merge some in your editor"
+            )
+        parts = stack_to_layers(stack, layer, "Load Layers")
+        return io.NodeOutput(
+            stack_to_document(stack),
+            pixels_to_image(parts.foreground),
+            pixels_to_image(parts.background),
+            pixels_to_mask(parts.mask),
+            pixels_to_image(stack.composite()[None]),
+            "\n".join(opened.notes),
+        )
+
+
+_MASKS = list(get_args(MaskAs))
+
+
+def _free_name(prefix: str, stack: Stack) -> tuple[Path, str, str]:
+    """Folder, stem with a number that no file there has, and the folder below ComfyUI's output folder."""
+    output = folder_paths.get_output_directory()
+    found = folder_paths.get_save_image_path(clean_prefix(prefix), output, stack.width, stack.height)
+    folder, name, counter, subfolder = Path(found[0]), *found[1:4]
+    taken = {entry.name.lower() for entry in folder.iterdir()}
+    while any(entry.startswith(f"{name}_{counter:05}_".lower()) for entry in taken):
+        counter += 1
+    return folder, f"{name}_{counter:05}", subfolder
+
+
+def _texts(hidden: Any) -> dict[str, str]:
+    """Prompt and workflow as JSON, unless ComfyUI was started with --disable-metadata."""
+    if args.disable_metadata or hidden is None:
+        return {}
+    found = {"prompt": hidden.prompt} | {name: x for name, x in (hidden.extra_pnginfo or {}).items()}
+    return {name: json.dumps(value) for name, value in found.items() if value and name.isidentifier()}
+
+
+def _listed_files() -> Iterator[str]:
+    """What Load Layers offers: layer files of the input folder, and of the output folder and the folders in it."""
+    yield from sorted(_layer_files(folder_paths.get_input_directory()))
+    output = Path(folder_paths.get_output_directory())
+    folders = ["", *sorted(entry.name for entry in os.scandir(output) if entry.is_dir())] if output.is_dir() else []
+    for folder in folders:
+        yield from (f"{Path(folder, name).as_posix()}{OUTPUT}" for name in sorted(_layer_files(output / folder)))
+
+
+def _layer_files(folder: str | Path) -> list[str]:
+    if not Path(folder).is_dir():
+        return []
+    return [entry.name for entry in os.scandir(folder) if entry.is_file() and entry.name.lower().endswith(READ)]
+
+
+def _path_of(name: str) -> Path:
+    """The path of a file in ComfyUI's input or output folder. Raises ValueError for any other: workflows come from strangers."""
+    is_output = name.endswith(OUTPUT)
+    base = folder_paths.get_output_directory() if is_output else folder_paths.get_input_directory()
+    base = os.path.realpath(base)
+    path = os.path.realpath(os.path.join(base, name.removesuffix(OUTPUT)))
+    is_inside = os.path.commonprefix([path, base + os.sep]) == base + os.sep
+    if not is_inside or not path.lower().endswith(READ) or not os.path.isfile(path):
+        raise ValueError(
+            f"must be one of the {', '.join(READ)} files in ComfyUI's input folder, got {name!r}; put the file there, "
+            "press R to refresh, and choose it in the node"
+        )
+    return Path(path)

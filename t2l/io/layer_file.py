@@ -1,0 +1,78 @@
+"""Layers as files of editors: .psd and .ora by the ending of the name, and sets of PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..stack import Layer, Stack, placed
+from .image import clean_stem, layer_images, read_image, save_png, to_image
+from .layer_tree import LayerFile, check_pixels
+from .ora import open_ora, save_ora
+from .psd import Depth, MaskAs, open_psd, save_psd
+
+READ = (".psd", ".psb", ".ora")  # endings that open_layer_file takes
+WRITTEN = (".psd", ".ora")  # endings that save_layer_file takes
+
+
+def open_layer_file(path: str | Path) -> LayerFile:
+    """The layers of a .psd, .psb or .ora file; any other picture becomes one layer with its alpha as the mask.
+
+    Raises FileNotFoundError, and ValueError with a sentence for a file that cannot be read.
+    """
+    ending = Path(path).suffix.lower()
+    if ending == ".ora":
+        return open_ora(path)
+    if ending in READ:
+        return open_psd(path)
+    pixels = read_image(path, "RGBA")[0]
+    check_pixels(0, *pixels.shape[-2:], Path(path).name)
+    layer = Layer(image=pixels[:3], mask=pixels[3:], name=Path(path).stem)
+    return LayerFile(Stack(*layer.size, (layer,)))
+
+
+def save_layer_file(
+    stack: Stack,
+    path: str | Path,
+    depth: Depth = 8,
+    mask_as: MaskAs = "layer mask",
+    texts: Mapping[str, str] | None = None,
+) -> None:
+    """Write a stack as the file that the ending of the path says, whole or not at all. Takes and raises what save_psd does."""
+    ending = Path(path).suffix.lower()
+    if ending not in WRITTEN:
+        raise ValueError(f"layers are written as {' or '.join(WRITTEN)}, got a file name that ends in {ending!r}")
+    if ending == ".psd":
+        save_psd(stack, path, depth, mask_as, texts)
+    elif depth != 8:
+        raise ValueError(f"OpenRaster is written with 8 bits per channel, got {depth}; save as PSD for 16")
+    else:
+        save_ora(stack, path, texts)
+
+
+def save_png_set(stack: Stack, folder: str | Path, stem: str, texts: Mapping[str, str] | None = None) -> list[Path]:
+    """Write a stack as PNG files; returns the paths, the composite's last.
+
+    `stem_foreground.png`, `_background`, `_mask`, `_cutout` and `_composite` of the highest visible layer against the rest;
+    of more than two layers also each of them as `stem_layer01-name.png`, RGBA at the size of the canvas. texts become text
+    chunks of every file. Colours go on under alpha 0, so that no edge turns grey when the picture is scaled.
+    """
+    images = layer_images(stack.to_layers())
+    if len(stack.layers) > 2:
+        for i, layer in enumerate(stack.layers, 1):
+            image, mask = placed(replace(layer, opacity=1.0), stack.height, stack.width)
+            images[f"layer{i:02d}-{clean_stem(layer.name)[:40]}"] = to_image(torch.cat([image, mask]))
+    images["composite"] = to_image(stack.composite())
+    names = [*(name for name in images if name != "composite"), "composite"]
+    paths = [Path(folder) / f"{stem}_{name}.png" for name in names]
+    try:
+        for name, path in zip(names, paths, strict=True):
+            save_png(images[name], path, texts)
+    except OSError:
+        for path in paths:  # half a set is of no use
+            path.unlink(missing_ok=True)
+        raise
+    return paths

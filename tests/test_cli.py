@@ -22,6 +22,7 @@ COMMANDS = [
     "train-unet",
     "export",
     "evaluate",
+    "recompose",
     "info",
 ]
 

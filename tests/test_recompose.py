@@ -1,10 +1,16 @@
 """How far layers are from the picture they should make, and the nearest layers that make it."""
 
+import re
+
 import pytest
 import torch
 
+from t2l import cli
+from t2l.io.image import save_png, to_image
+from t2l.io.layer_file import save_layer_file
 from t2l.layers import Layers
 from t2l.recompose import agreement, difference_picture, made_to_agree
+from t2l.stack import Stack
 
 
 def random_layers(n=2, size=(24, 17), seed=0):
@@ -76,6 +82,15 @@ def test_layers_written_with_eight_bits_agree_to_one_step():
     layers = random_layers(size=(64, 64))
     file = Layers.from_stacked((layers.stacked() * 255).round() / 255)
     assert agreement(file.composite(), layers.composite()).max <= 1
+
+
+def test_the_command_says_how_far_a_file_is_from_its_picture(tmp_path, capsys):
+    layers = random_layers(n=1)
+    save_layer_file(Stack.from_layers(layers), tmp_path / "layers.ora")
+    save_png(to_image(layers.composite()[0]), tmp_path / "picture.png")
+    assert cli.main(["recompose", str(tmp_path / "layers.ora"), str(tmp_path / "picture.png")]) == 0
+    mean, largest = re.fullmatch(r"mean (.*), max (.*) of 255\n", capsys.readouterr().out).groups()
+    assert float(mean) < 0.5 and float(largest) <= 1.5  # both files are rounded to whole steps
 
 
 def test_the_difference_picture_is_black_where_both_agree_and_never_brighter_than_white():

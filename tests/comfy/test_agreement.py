@@ -91,6 +91,7 @@ def test_the_schedules_agree(difference):
 
 def test_the_autoencoders_agree(difference):
     assert difference["latents"] < 1e-3 and difference["decoded"] < 1 / 255
+    assert difference["auxiliary"] < 1 / 255
 
 
 def test_the_ordinary_vae_gives_pictures(difference):

@@ -21,7 +21,7 @@ from t2l.layers import Layers
 from t2l.placement import gaussian_blur
 
 PICTURES = 8  # of the test split, evenly spread
-SHOWN = 1  # which of them is drawn
+SHOWN = (0, 4)  # which of them are drawn: one from a bright place, one from a dark one
 SOFTNESS = 1.5  # pixels: standard deviation of the blur that makes the masks of drawn things as soft as a photograph's
 NINE = ("black", "gray", "white", "red", "lime", "blue", "yellow", "magenta", "cyan")
 FORTE_RADII = (45, 3)  # the two passes of Forte 2021
@@ -65,18 +65,20 @@ def cleaned(picture: Tensor, mask: Tensor) -> Tensor:
 
 
 def draw(layers: Layers) -> Image.Image:
-    """One thing cut out of its place, as a plain copy above and cleaned below, on nine backgrounds."""
-    picture = layers.composite()
-    rows = {"plain copy of the picture": picture, "Clean Edges": cleaned(picture, layers.mask)}
+    """Things cut out of their places, as a plain copy and cleaned, each on nine backgrounds."""
+    rows = []
+    for i in range(len(layers)):
+        picture, mask = layers[i : i + 1].composite(), layers.mask[i : i + 1]
+        rows += [("plain copy of the picture", picture, mask), ("Clean Edges", cleaned(picture, mask), mask)]
     step = CELL + GAP
     sheet = Image.new("RGB", (len(NINE) * step + GAP, len(rows) * (step + TITLE) + GAP), "#fbfaf6")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for row, (title, foreground) in enumerate(rows.items()):
+    for row, (title, foreground, mask) in enumerate(rows):
         top = row * (step + TITLE)
         pen.text((GAP, top + 5), title, fill="#444444", font=font)
         for column, name in enumerate(NINE):
-            seen = Layers(foreground, solid(name, foreground), layers.mask).composite()
-            cell = to_image(edge_of(seen, layers.mask)[0]).resize((CELL, CELL), Image.Resampling.LANCZOS)
+            seen = Layers(foreground, solid(name, foreground), mask).composite()
+            cell = to_image(edge_of(seen, mask)[0]).resize((CELL, CELL), Image.Resampling.LANCZOS)
             sheet.paste(cell, (GAP + column * step, top + TITLE))
     return sheet
 
@@ -91,7 +93,7 @@ def edge_of(picture: Tensor, mask: Tensor) -> Tensor:
 def main() -> None:
     layers = pictures(Path(sys.argv[1]))
     OUT.parent.mkdir(exist_ok=True)
-    draw(layers[SHOWN : SHOWN + 1]).save(OUT, quality=90)
+    draw(Layers.cat([layers[i : i + 1] for i in SHOWN])).save(OUT, quality=90)
     print_errors(layers)
 
 

@@ -284,11 +284,12 @@ class BestLayers(io.ComfyNode):
     ) -> io.NodeOutput:
         node = "Best of Layers"
         stacks = stacks_of(layers, node)
+        errors = [] if composite is None else [recompose_errors(stacks, composite, node)]
         opinions = mask_figures(stacks, mask, layer[0], node)
-        costs = {"recompose error": recompose_errors(stacks, composite, node)} if composite is not None else {}
-        costs |= {"mask IOU" if mask is not None else "edge contrast": [-figure for figure in opinions]}
-        order = best_first(*costs.values())
-        lines = [f"{i + 1}: " + ", ".join(f"{name} {abs(cost[i]):.3f}" for name, cost in costs.items()) for i in order]
+        order = best_first(*errors, [-opinion for opinion in opinions])
+        names = [*(["recompose error"] if errors else []), "edge contrast" if mask is None else "mask IOU"]
+        figures = list(zip(names, [*errors, opinions], strict=True))
+        lines = [f"{i + 1}: " + ", ".join(f"{name} {values[i]:.3f}" for name, values in figures) for i in order]
         chosen = [stacks[i] for i in order[: keep[0]]]
         return io.NodeOutput(
             [stack_to_document(stack) for stack in chosen],
@@ -336,16 +337,14 @@ def for_each(items: list[Tensor], count: int, source: str) -> list[Tensor]:
 
 def corrected(stack: Stack, picture: Tensor, node: str) -> Stack:
     """Two layers that make the picture. Raises ValueError for a stack where others would have to change."""
-    below, above = stack.layers if len(stack.layers) == 2 else (None, None)
-    canvas = (stack.height, stack.width)
-    fits = below is not None and above is not None and below.size == above.size == canvas
-    if not fits or not (plain(below) and plain(above) and bool((below.mask == 1).all())):
+    whole = [layer.size == (stack.height, stack.width) and plain(layer) for layer in stack.layers]
+    if whole != [True, True] or not bool((stack.layers[0].mask == 1).all()):
         raise ValueError(
-            f"{node}: correct needs an opaque layer and one over it, both as large as the canvas, visible and of normal blend mode, got "
-            f"{len(stack.layers)} layers; switch it off, or put Split Layers and Join Layers before"
+            f"{node}: correct needs an opaque layer and one over it, both as large as the canvas, visible and of normal "
+            f"blend mode, got {len(stack.layers)} layers; switch it off, or put Split Layers and Join Layers before"
         )
     layers = made_to_agree(stack.to_layers(), picture[None])
-    return Stack.from_layers(layers, names=(below.name, above.name))
+    return Stack.from_layers(layers, names=[layer.name for layer in stack.layers])
 
 
 def plain(layer: Any) -> bool:

@@ -245,7 +245,6 @@ WORKFLOWS = [
                     230,
                     {
                         "layers": ["layers", 4],
-                        "composite": ["layers", 5],
                         "refine": 0,
                         "decontaminate": True,
                         "shrink": 0.5,

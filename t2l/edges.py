@@ -17,7 +17,7 @@ from torch import Tensor
 from .placement import gaussian_blur
 from .stack import TOP, Layer, Stack
 
-FUSION_RADII = (45, 10, 3, 1)  # pixels; Forte 2021 has windows of 90 and 6 alone, LOG.md 2026-11-24 compares
+FUSION_RADII = (45, 10, 3, 1, 1, 1)  # pixels; Forte 2021 has windows of 90 and 6 alone, LOG.md 2026-11-24 compares
 UNSEEN, SEEN = 0.05, 0.1  # masks up to UNSEEN have no colour of their own to keep, from SEEN on they keep theirs whole
 
 

@@ -19,7 +19,6 @@ from .stack import Layer, Stack
 
 Method = Literal["lanczos", "bicubic", "bilinear", "area", "nearest"]
 Enlarge = Callable[[Tensor], Tensor]  # (N, 3, h, w) in [0, 1] -> (N, 3, s h, s w)
-LANCZOS_LOBES = 3
 
 
 def upscaled(
@@ -43,10 +42,8 @@ def resized(pixels: Tensor, size: tuple[int, int], method: Method) -> Tensor:
     """Pixels (N, C, H, W) in [0, 1] at size (height, width); pixels that merge are averaged, overshoot is cut off."""
     if size == tuple(pixels.shape[-2:]):
         return pixels
-    if method == "lanczos":
-        return _lanczos(_lanczos(pixels, size[1]).mT, size[0]).mT.clamp(0, 1)
-    if method in ("bicubic", "bilinear"):
-        return F.interpolate(pixels, size=size, mode=method, antialias=True).clamp(0, 1)
+    if method in _KERNELS:
+        return _resampled(_resampled(pixels, size[1], method).mT, size[0], method).mT.clamp(0, 1)
     return F.interpolate(pixels, size=size, mode="nearest-exact" if method == "nearest" else "area")
 
 
@@ -84,18 +81,38 @@ def _kept_flat(mask: Tensor, before: Tensor) -> Tensor:
     return torch.where(solid, 1.0, torch.where(empty, 0.0, mask))
 
 
-def _lanczos(x: Tensor, length: int) -> Tensor:
-    """Resampled along the last axis (Duchon 1979): a sinc under a wider sinc; the border is continued outwards."""
+def _resampled(x: Tensor, length: int, method: Method) -> Tensor:
+    """Resampled along the last axis; taps outside the picture are left out.
+
+    Weights are whole multiples of 2^-22 that sum to 1, which float32 adds without rounding: white stays exactly white.
+    """
+    lobes, kernel = _KERNELS[method]
     before = x.shape[-1]
-    stretch = max(1.0, before / length)
-    reach = math.ceil(LANCZOS_LOBES * stretch)
-    centre = (torch.arange(length, dtype=torch.float64) + 0.5) * before / length - 0.5
-    taps = centre.floor().long()[:, None] + torch.arange(1 - reach, 1 + reach)
-    distance = (taps - centre[:, None]) / stretch
-    weights = torch.sinc(distance) * torch.sinc(distance / LANCZOS_LOBES) * (distance.abs() < LANCZOS_LOBES)
-    weights = (weights / weights.sum(dim=1, keepdim=True)).to(x.dtype).to(x.device)
+    stretch = max(
+        1.0, before / length
+    )  # a kernel of a smaller picture is wider, so that it averages what it leaves out
+    reach = math.ceil(lobes * stretch)
+    centre = ((torch.arange(length, dtype=torch.float64) + 0.5) * before / length - 0.5)[:, None]
+    taps = centre.floor().long() + torch.arange(1 - reach, 1 + reach)
+    distance = ((taps - centre) / stretch).abs()
+    weights = kernel(distance) * (distance < lobes) * (taps >= 0) * (taps < before)
+    weights = (weights / weights.sum(dim=1, keepdim=True) * 2**22).round()
+    weights.scatter_add_(1, weights.argmax(dim=1, keepdim=True), 2**22 - weights.sum(dim=1, keepdim=True))
+    weights = (weights / 2**22).to(x.dtype).to(x.device)
     taps = taps.clamp(0, before - 1).to(x.device)
     result = x.new_zeros(*x.shape[:-1], length)
     for i in range(taps.shape[1]):
         result = result + x[..., taps[:, i]] * weights[:, i]
     return result
+
+
+def _cubic(d: Tensor) -> Tensor:
+    """Keys 1981 with a = -1/2, as Pillow and torch's antialiased bicubic have it."""
+    return torch.where(d < 1, (1.5 * d - 2.5) * d**2 + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2)
+
+
+_KERNELS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {  # pixels from the centre, weight at a distance
+    "lanczos": (3, lambda d: torch.sinc(d) * torch.sinc(d / 3)),
+    "bicubic": (2, _cubic),
+    "bilinear": (1, lambda d: 1 - d),
+}

@@ -84,17 +84,30 @@ def test_one_colour_stays_one_colour(method, value):
         torch.testing.assert_close(resized(picture, size, method), torch.full((1, 3, *size), value))
 
 
-def test_lanczos_is_what_pillow_computes():
+@pytest.mark.parametrize("size", [(72, 90), (8, 10), (24, 7)])
+def test_lanczos_is_what_pillow_computes(size):
     import numpy as np
     from PIL import Image
 
     x = torch.rand(24, 30, generator=torch.Generator().manual_seed(0))
-    for height, width, rim in ((72, 90, 9), (8, 10, 3)):  # at the border Pillow leaves out what lies outside
-        reference = np.array(Image.fromarray(x.numpy(), "F").resize((width, height), Image.Resampling.LANCZOS))
-        found = resized(x[None, None], (height, width), "lanczos")[0, 0, rim:-rim, rim:-rim]
-        torch.testing.assert_close(
-            found, torch.from_numpy(reference).clamp(0, 1)[rim:-rim, rim:-rim], atol=1e-5, rtol=0
-        )
+    reference = np.array(Image.fromarray(x.numpy(), "F").resize(size[::-1], Image.Resampling.LANCZOS))
+    found = resized(x[None, None], size, "lanczos")[0, 0]
+    torch.testing.assert_close(found, torch.from_numpy(reference).clamp(0, 1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(72, 90), (8, 10), (24, 7)])
+def test_the_other_kernels_are_what_torch_computes(method, size):
+    x = torch.rand(2, 3, 24, 30, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(x, size=size, mode=method, antialias=True).clamp(0, 1)
+    torch.testing.assert_close(resized(x, size, method), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_white_stays_white_to_the_last_bit(method):
+    """ComfyUI cuts the rest off when it saves: 0.9999999 becomes 254."""
+    for size in ((61, 47), (5, 6)):
+        assert torch.equal(resized(torch.ones(1, 1, 23, 19), size, method), torch.ones(1, 1, *size))
 
 
 def test_a_ramp_stays_a_ramp():

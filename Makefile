@@ -13,6 +13,8 @@ FULL := $(VENV)/.installed-full
 COMFY := .comfy
 COMFYUI := $(VENV)/.installed-comfyui
 BROWSER := $(VENV)/.installed-browser
+EDITORS := $(VENV)/.installed-editors
+PSD_FILES := $(COMFY)/psd-files
 PORT ?= 8188
 
 .DEFAULT_GOAL := help
@@ -42,7 +44,7 @@ comfy: $(COMFYUI) ## start a real ComfyUI with the node pack and say where it li
 	$(BIN)/python $(COMFY)/ComfyUI/main.py --base-directory "$(CURDIR)/$(COMFY)/base" --port $(PORT) --preview-method latent2rgb \
 	    $$($(BIN)/python -c 'import torch; print("" if torch.cuda.is_available() else "--cpu")')
 
-test: $(COMFYUI) $(BROWSER) ## install everything and run the test suite (continuous integration runs the same)
+test: $(COMFYUI) $(BROWSER) $(EDITORS) $(PSD_FILES) ## install everything and run the test suite (continuous integration runs the same)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 lint: $(FULL) ## ruff and mypy
@@ -115,3 +117,19 @@ $(BROWSER): $(FULL)
 	    || { command -v apt-get && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium; } \
 	    || $(BIN)/python -m playwright install --with-deps chromium
 	@touch $@
+
+# Editors that tests of layer files ask for their opinion. Where they cannot be installed those tests skip.
+$(EDITORS): $(FULL)
+	{ command -v gimp && command -v krita && command -v convert; } \
+	    || { command -v apt-get && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends gimp krita imagemagick; } \
+	    || echo "gimp, krita and imagemagick are not installed: their tests will skip"
+	@touch $@
+
+# .psd files that nobody here made: the test files in the source package of pytoshop (BSD licence). Without them their tests skip.
+$(PSD_FILES): | $(BIN)/python
+	rm -rf $(COMFY)/pytoshop && mkdir -p $(COMFY)/pytoshop
+	$(BIN)/python -m pip download --disable-pip-version-check -q --no-deps --no-binary pytoshop -d $(COMFY)/pytoshop pytoshop==1.2.1 \
+	    && $(BIN)/python -m tarfile -e $(COMFY)/pytoshop/pytoshop-1.2.1.tar.gz $(COMFY)/pytoshop \
+	    && mv $(COMFY)/pytoshop/pytoshop-1.2.1/tests/psd_files $@ \
+	    || echo "the .psd files of pytoshop could not be fetched: their tests will skip"
+	rm -rf $(COMFY)/pytoshop

@@ -101,6 +101,15 @@ def placed(name: str, front: str, back: str, **changes: Any) -> tuple[str, str, 
     return (name, "T2L_CompositeLayers", 360, {**wires, **PLACEMENT, **changes})
 
 
+def written(layers: str, output: int, prefix: str) -> tuple[str, str, int, dict[str, Any]]:
+    options = {"filename_prefix": f"text2layer/{prefix}", "format": "psd", "bits": "8", "mask_as": "layer mask"}
+    return ("psd", "T2L_SaveLayers", 420, {"layers": [layers, output], **options})
+
+
+def read(name: str, file: str = "strawberry.psd [example]") -> tuple[str, str, int, dict[str, Any]]:
+    return (name, "T2L_LoadLayers", 230, {"file": file, "layer": "top"})
+
+
 START = [loader(), canvas()]
 WORKFLOWS = [
     Workflow(
@@ -232,8 +241,7 @@ WORKFLOWS = [
         "sticker-sheet",
         "## Sticker sheet\nFour things cut out in one run, each saved as a PNG with transparency.\n\n"
         "*Clean Edges* takes the background's colours out of the soft edge and draws the mask in by half a pixel: no grey rim on "
-        "any page. Its *cutout* has a colour under the transparency too, so it scales without a fringe. For a white paper rim, "
-        "let the mask grow: *shrink* -4, over a white foreground.",
+        "any page. Its *cutout* has a colour under the transparency too, so it scales without a fringe.",
         [
             [loader(), canvas(4)],
             [words("prompt", "a butterfly in a meadow"), words("empty prompt", "")],
@@ -277,6 +285,50 @@ WORKFLOWS = [
                 picture("all four", "layers", 3),
             ],
             [("figures", "PreviewAny", 160, {"source": ["best", 2]}), saved("best", 1, "best")],
+        ],
+    ),
+    Workflow(
+        "save-and-reload-a-psd",
+        "## Save and reload a PSD\nLayers for Photoshop, Krita and GIMP, and back.\n\n"
+        "- *Save Layers* writes background and foreground, the foreground with all its colours and a real layer mask.\n"
+        "- *Load Layers* shows an example file. Choose the one you saved (it ends in *[output]*; press **R** to refresh) or upload "
+        "one you edited. *layer* says which of its layers is the foreground.\n- What cannot be shown as in your editor is "
+        "named in *notes*.",
+        [
+            START,
+            [words("prompt", "a strawberry on a beach"), words("empty prompt", "")],
+            [sampler("sample", 7, "prompt"), decoder("layers", "sample")],
+            [written("layers", 4, "strawberry")],
+            [read("file"), ("notes", "PreviewAny", 120, {"source": ["file", 5]})],
+            [picture("foreground", "file", 1), picture("background", "file", 2)],
+            [mask("mask", "file", 3), saved("file", 4, "reloaded")],
+        ],
+    ),
+    Workflow(
+        "photoshop-round-trip",
+        "## Photoshop round trip\nA PSD goes in, its layers are repainted with new words, a PSD comes out.\n\n"
+        "Choose your own file in *Load Layers*: the highest visible layer is the foreground, all others the background. "
+        "Lower *denoise* keeps more of both. Edit the PSD that *Save Layers* writes, and take it in again.",
+        [
+            [loader(), read("file")],
+            [words("prompt", "a strawberry in the snow"), words("empty prompt", "")],
+            [
+                (
+                    "encode",
+                    "T2L_EncodeLayers",
+                    130,
+                    {
+                        "autoencoder": ["load", 2],
+                        "foreground": ["file", 1],
+                        "background": ["file", 2],
+                        "mask": ["file", 3],
+                    },
+                ),
+                sampler("repaint", 9, "prompt", "encode", 0.75),
+            ],
+            [decoder("layers", "repaint"), picture("before", "file", 4)],
+            [written("layers", 4, "repainted")],
+            [mask("mask", "layers"), saved("layers", 3, "round-trip")],
         ],
     ),
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,7 +30,11 @@ from .types import (
 
 FORMATS = ["psd", "ora", "png set"]
 BITS = ["8", "16"]
-OUTPUT = " [output]"  # behind a name: ComfyUI's own way to mean its output folder
+OUTPUT, EXAMPLE = (
+    " [output]",
+    " [example]",
+)  # behind a name: in ComfyUI's output folder, or one that comes with the pack
+EXAMPLES = Path(__file__).resolve().parent.parent / "workflows"
 
 
 class SaveLayers(io.ComfyNode):
@@ -101,7 +104,7 @@ class LoadLayers(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=list(_listed_files()),
+                    options=_listed_files(),
                     tooltip="A .psd, .psb or .ora file in ComfyUI's input folder; the button below puts one there.",
                 ),
                 LAYER_INPUT,
@@ -120,21 +123,22 @@ class LoadLayers(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
+    def validate_inputs(cls, file: Any) -> bool | str:
         try:
-            _path_of(file)
+            if file is not None:  # None: it comes through a wire, and is looked at when it is there
+                _path_of(file)
         except ValueError as error:
-            return str(error)
+            return f"Load Layers: file {error}"
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, layer: str = TOP) -> Any:
+    def fingerprint_inputs(cls, file: Any, layer: str = TOP) -> Any:
         """A file replaced under the same name is loaded anew."""
-        stat = _path_of(file).stat()
-        return stat.st_mtime_ns, stat.st_size
+        stat = None if file is None else _path_of(file).stat()
+        return stat and (stat.st_mtime_ns, stat.st_size)
 
     @classmethod
-    def execute(cls, file: str, layer: str = TOP) -> io.NodeOutput:
+    def execute(cls, file: Any, layer: str = TOP) -> io.NodeOutput:
         with speaking_for("Load Layers: file"):
             opened = open_layer_file(_path_of(file))
         stack = opened.stack
@@ -176,29 +180,29 @@ def _texts(hidden: Any) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in found.items() if value and name.isidentifier()}
 
 
-def _listed_files() -> Iterator[str]:
-    """What Load Layers offers: layer files of the input folder, and of the output folder and the folders in it."""
-    yield from sorted(_layer_files(folder_paths.get_input_directory()))
+def _listed_files() -> list[str]:
+    """What Load Layers offers: files of the input folder, of the output folder and the folders in it, and the examples."""
     output = Path(folder_paths.get_output_directory())
     folders = ["", *sorted(entry.name for entry in os.scandir(output) if entry.is_dir())] if output.is_dir() else []
-    for folder in folders:
-        yield from (f"{Path(folder, name).as_posix()}{OUTPUT}" for name in sorted(_layer_files(output / folder)))
+    written = [Path(folder, name).as_posix() for folder in folders for name in _layer_files(output / folder)]
+    names = {"": _layer_files(folder_paths.get_input_directory()), OUTPUT: written, EXAMPLE: _layer_files(EXAMPLES)}
+    return [name + kind for kind, found in names.items() for name in found]
 
 
 def _layer_files(folder: str | Path) -> list[str]:
     if not Path(folder).is_dir():
         return []
-    return [entry.name for entry in os.scandir(folder) if entry.is_file() and entry.name.lower().endswith(READ)]
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and entry.name.lower().endswith(READ))
 
 
-def _path_of(name: str) -> Path:
-    """The path of a file in ComfyUI's input or output folder. Raises ValueError for any other: workflows come from strangers."""
-    is_output = name.endswith(OUTPUT)
-    base = folder_paths.get_output_directory() if is_output else folder_paths.get_input_directory()
-    base = os.path.realpath(base)
-    path = os.path.realpath(os.path.join(base, name.removesuffix(OUTPUT)))
-    is_inside = os.path.commonprefix([path, base + os.sep]) == base + os.sep
-    if not is_inside or not path.lower().endswith(READ) or not os.path.isfile(path):
+def _path_of(name: Any) -> Path:
+    """The path of a file that Load Layers may read. Raises ValueError for any other: workflows are shared by strangers."""
+    name = str(name)
+    bases = {OUTPUT: folder_paths.get_output_directory(), EXAMPLE: EXAMPLES}
+    kind = next((kind for kind in bases if name.endswith(kind)), "")
+    base = os.path.realpath(bases.get(kind, folder_paths.get_input_directory()))
+    path = os.path.realpath(os.path.join(base, name.removesuffix(kind)))
+    if not path.startswith(base + os.sep) or not path.lower().endswith(READ) or not os.path.isfile(path):
         raise ValueError(
             f"must be one of the {', '.join(READ)} files in ComfyUI's input folder, got {name!r}; put the file there, "
             "press R to refresh, and choose it in the node"

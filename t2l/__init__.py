@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from .data.shards import Shards as Shards
     from .generate import GenerateConfig as GenerateConfig
     from .generate import generate as text_to_layers
+    from .io.layer_file import open_layer_file as open_layer_file
+    from .io.layer_file import save_layer_file as save_layer_file
     from .layers import Layers as Layers
     from .model.autoencoder import AutoencoderConfig as AutoencoderConfig
     from .model.autoencoder import LayeredAutoencoder as LayeredAutoencoder
     from .model.text2layer import Text2Layer as Text2Layer
+    from .stack import Stack as Stack
 
 __all__ = [
     "AutoencoderConfig",
@@ -25,7 +28,10 @@ __all__ = [
     "LayeredAutoencoder",
     "Layers",
     "Shards",
+    "Stack",
     "Text2Layer",
+    "open_layer_file",
+    "save_layer_file",
     "text_to_layers",
 ]
 
@@ -36,7 +42,10 @@ _HOMES = {
     "LayeredAutoencoder": "model.autoencoder",
     "Layers": "layers",
     "Shards": "data.shards",
+    "Stack": "stack",
     "Text2Layer": "model.text2layer",
+    "open_layer_file": "io.layer_file",
+    "save_layer_file": "io.layer_file",
     "text_to_layers": "generate",
 }
 # `t2l.generate` is the module: a function of that name here would vanish once somebody imports the module.

@@ -49,14 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Prompts -> a folder of pictures: layers, mask, composite, cut-out, contact sheet."""
+    """Prompts -> a folder of pictures: layers, mask, composite, cut-out, contact sheet; or layered files for editors."""
     prompts = [_checked_prompt(prompt) for prompt in args.prompts for _ in range(args.count)]
     height, width = args.size or (256, 256)
     _check_out(args.out, needed=40 * height * width * len(prompts))
     checkpoint = args.checkpoint or default_checkpoint()
 
     from .generate import generate as text_to_layers
-    from .io.image import contact_sheet, save_layers, save_png
+    from .io.image import contact_sheet, save_png
     from .model.text2layer import Text2Layer
 
     model = Text2Layer.load(checkpoint)
@@ -64,11 +64,30 @@ def generate(args: argparse.Namespace) -> None:
     _check_words(model, args.prompts, args.any_words)
     drawn = text_to_layers(model, prompts, config, partial(_show_progress, "drawing, step"))
     for i, stem in enumerate(_stems(args.prompts)):
-        for path in save_layers(drawn.layers[i * args.count : (i + 1) * args.count], args.out, stem):
+        for path in _save(drawn.layers[i * args.count : (i + 1) * args.count], args.out, stem, args.format):
             print(path)
     sheet = args.out / "contact_sheet.png"
     save_png(contact_sheet(drawn, prompts), sheet)
     print(sheet)
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Layers of a .psd, .psb or .ora file -> another such file, or a folder of PNG files."""
+    from .io.image import clean_stem
+    from .io.layer_file import open_layer_file, save_layer_file, save_png_set
+
+    if args.source.resolve() == args.out.resolve():
+        raise ValueError(f"{args.out} would be overwritten by what is made of it; give another name")
+    opened = open_layer_file(args.source)
+    for note in opened.notes:
+        _note(note)
+    if args.out.suffix:
+        save_layer_file(opened.stack, args.out, args.bits, args.mask_as)
+        print(args.out)
+        return
+    _check_out(args.out)
+    for path in save_png_set(opened.stack, args.out, clean_stem(args.source.stem)):
+        print(path)
 
 
 def build_demo(args: argparse.Namespace) -> None:
@@ -219,6 +238,14 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     add("--sampler", metavar="NAME", help="sde, dpm, or the paper's ddim (default: sde)")
     add("--checkpoint", type=Path, metavar="FILE", help="default: the one in models/")
     add("--any-words", action="store_true", help="draw also when the checkpoint was never trained on some words")
+    add("--format", choices=("png", "psd", "ora"), default="png", help="layers as PNG files, or one file a picture")
+
+    add = command(convert, "convert")
+    add("source", type=Path, metavar="IN", help="a .psd, .psb or .ora file, or any picture as one layer")
+    add("out", type=Path, metavar="OUT", help="a .psd or .ora file, or a folder for PNG files")
+    add("--bits", type=int, choices=(8, 16), default=8, help="per channel of a .psd (default: %(default)s)")
+    mask_as = {"choices": ("layer mask", "transparency"), "default": "layer mask", "dest": "mask_as"}
+    add("--mask-as", **mask_as, help="how a .psd holds the masks (default: %(default)s)")
 
     add = command(build_demo, "build-demo")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for shards, captions and the licence ledger")
@@ -367,6 +394,21 @@ def _generate_config(args: argparse.Namespace, trained_size: int) -> GenerateCon
     given = {name: getattr(args, name) for name in ("seed", "steps", "guidance", "sampler")}
     height, width = args.size or (trained_size, trained_size)
     return GenerateConfig(height=height, width=width, **{k: v for k, v in given.items() if v is not None})
+
+
+def _save(layers: Layers, folder: Path, stem: str, format: str) -> list[Path]:
+    """A prompt's pictures as PNG files, or each as a layered file."""
+    from .io.image import save_layers
+    from .io.layer_file import save_layer_file
+    from .stack import Stack
+
+    if format == "png":
+        return save_layers(layers, folder, stem)
+    names = [stem if len(layers) == 1 else f"{stem}_{i + 1:02d}" for i in range(len(layers))]
+    paths = [folder / f"{name}.{format}" for name in names]
+    for i, path in enumerate(paths):
+        save_layer_file(Stack.from_layers(layers[i : i + 1]), path)
+    return paths
 
 
 def _stems(prompts: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from t2l import cli
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [
     "generate",
+    "convert",
     "build-demo",
     "train-autoencoder",
     "cache-latents",
@@ -68,7 +69,13 @@ def test_help_loads_no_torch():
 
 @pytest.mark.parametrize("command", [*COMMANDS, None])
 def test_an_unknown_option_is_named(command, capsys):
-    words = {"generate": ["a cat"], "info": ["x"], "train-autoencoder": ["c"], "train-unet": ["c"]}.get(command, [])
+    words = {
+        "generate": ["a cat"],
+        "info": ["x"],
+        "convert": ["x", "y"],
+        "train-autoencoder": ["c"],
+        "train-unet": ["c"],
+    }.get(command, [])
     required = {
         "build-demo": ["--out", "x"],
         "train-autoencoder": ["--data", "x", "--run", "x"],
@@ -221,3 +228,26 @@ def test_errors_of_the_system_become_sentences():
     assert cli._sentence(FileNotFoundError(2, "No such file or directory", "x/y")) == "x/y: No such file or directory"
     assert cli._sentence(ValueError("two\nlines")) == "two lines"
     assert "pip install 'text2layer[" in cli._sentence(ModuleNotFoundError("No module named 'OpenEXR'", name="OpenEXR"))
+
+
+def test_convert_takes_layers_from_one_editor_to_another(tmp_path, capsys):
+    from t2l.io.layer_file import open_layer_file, save_layer_file
+    from t2l.layers import Layers
+    from t2l.stack import Stack
+
+    pixels = torch.rand(1, 7, 8, 9, generator=torch.Generator().manual_seed(0))
+    stack = Stack.from_layers(Layers.from_stacked((pixels * 255).round() / 255))
+    save_layer_file(stack, tmp_path / "a.psd")
+    for source, target in (("a.psd", "b.ora"), ("b.ora", "c.psd")):
+        assert run(capsys, "convert", tmp_path / source, tmp_path / target)[0] == 0
+    found = open_layer_file(tmp_path / "c.psd").stack
+    assert all(torch.equal(a.image, b.image) for a, b in zip(found.layers, stack.layers, strict=True))
+    assert run(capsys, "convert", tmp_path / "c.psd", tmp_path / "set")[0] == 0
+    assert {path.name for path in (tmp_path / "set").iterdir()} >= {"c_foreground.png", "c_cutout.png"}
+
+
+def test_convert_says_what_it_cannot_do(tmp_path, capsys):
+    (tmp_path / "a.psd").write_text("words")
+    assert run(capsys, "convert", tmp_path / "a.psd", tmp_path / "a.psd")[1].endswith("give another name")
+    assert "a.psd cannot be read as a PSD" in run(capsys, "convert", tmp_path / "a.psd", tmp_path / "b.ora")[1]
+    assert "b.psd does not exist" in run(capsys, "convert", tmp_path / "b.psd", tmp_path / "b.ora")[1]

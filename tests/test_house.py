@@ -135,9 +135,9 @@ def test_nodes_import_comfyui_t2l_relatively_and_nothing_heavy(file):
     assert len(file.read_text().splitlines()) <= 500 and ast.get_docstring(ast.parse(file.read_text()))
 
 
-def test_the_pack_asks_for_nothing_that_comfyui_does_not_have():
+def test_the_pack_asks_for_nothing_that_comfyui_does_not_have_but_psd_tools():
     asked = {line.split(">")[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if line[0] != "#"}
-    assert asked <= {"torch", "numpy", "safetensors", "tokenizers"}
+    assert asked <= {"torch", "numpy", "safetensors", "tokenizers", "psd-tools"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_name)

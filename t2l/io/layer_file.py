@@ -10,7 +10,7 @@ import torch
 
 from ..stack import Layer, Stack, placed
 from .image import clean_stem, layer_images, read_image, save_png, to_image
-from .layer_tree import LayerFile, check_pixels
+from .layer_tree import Account, LayerFile
 from .ora import open_ora, save_ora
 from .psd import Depth, MaskAs, open_psd, save_psd
 
@@ -29,7 +29,7 @@ def open_layer_file(path: str | Path) -> LayerFile:
     if ending in READ:
         return open_psd(path)
     pixels = read_image(path, "RGBA")[0]
-    check_pixels(0, *pixels.shape[-2:], Path(path).name)
+    Account(Path(path).name).claim(pixels.shape[-2], pixels.shape[-1])
     layer = Layer(image=pixels[:3], mask=pixels[3:], name=Path(path).stem)
     return LayerFile(Stack(*layer.size, (layer,)))
 

@@ -7,7 +7,7 @@ Everything here is exact as long as colours are mixed in sRGB, and what is not e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,12 +29,52 @@ class LayerFile:
     notes: tuple[str, ...] = ()  # what could not be shown as the editor shows it, one sentence each
 
 
+@dataclass
+class Account:
+    """What has been read of a file so far."""
+
+    name: str  # of the file, for sentences
+    notes: list[str] = field(default_factory=list)
+    pixels: int = 0
+
+    def claim(self, height: int, width: int) -> None:
+        """Count one more picture. Raises ValueError before more memory is taken than there should be."""
+        self.pixels += height * width
+        if self.pixels > MAX_PIXELS:
+            raise ValueError(
+                f"{self.name} is too large: its layers have more than {MAX_PIXELS:,} pixels together (the next one is "
+                f"{width:,} x {height:,}); scale it down, or merge layers in your editor"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """A mask that lies somewhere on the canvas and has one value everywhere else."""
+
+    values: Tensor  # (h, w) in [0, 1]
+    x: int
+    y: int
+    outside: float
+
+    def window(self, x: int, y: int, height: int, width: int) -> Tensor:
+        """The part over a window of the canvas, (1, height, width)."""
+        result = self.values.new_full((1, height, width), self.outside)
+        if not self.values.numel():
+            return result
+        as_layer = Layer(image=self.values.expand(3, -1, -1), mask=self.values[None], x=self.x - x, y=self.y - y)
+        inside = cropped(as_layer, height, width)
+        if inside is not None:
+            rows, columns = inside.size
+            result[:, inside.y : inside.y + rows, inside.x : inside.x + columns] = inside.mask
+        return result
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Clipped:
     """A layer or group and those above it that are seen only inside of it."""
 
-    base: Node
-    above: tuple[Node, ...]  # from the bottom up
+    base: Layer | Group
+    above: tuple[Layer | Group, ...]  # from the bottom up
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,40 +87,23 @@ class Group:
     blend_mode: BlendMode = "normal"
     visible: bool = True
     pass_through: bool = False
-    mask: Tensor | None = None  # (1, height, width) of the canvas
+    mask: Mask | None = None
 
 
 Node = Layer | Group | Clipped
 
 
-def to_stack(nodes: Sequence[Node], height: int, width: int, notes: list[str]) -> Stack:
-    """A tree of layers as a stack of them. Raises ValueError without any layer; notes are added to."""
-    layers = _layers(nodes, (height, width), notes)
-    if not layers:
-        raise ValueError(" ".join(["it holds no layer with pixels.", *notes]))
-    return Stack(height, width, tuple(layers))
-
-
-def check_pixels(so_far: int, height: int, width: int, path: object) -> int:
-    """Pixels of a file with one more picture. Raises ValueError before more memory is taken than there should be."""
-    if so_far + height * width > MAX_PIXELS:
-        raise ValueError(
-            f"{path} is too large: its layers have more than {MAX_PIXELS:,} pixels together (the next one is "
-            f"{width:,} x {height:,}); scale it down, or merge layers in your editor"
-        )
-    return so_far + height * width
-
-
-def _layers(nodes: Sequence[Node], size: tuple[int, int], notes: list[str]) -> list[Layer]:
+def plain_layers(nodes: Sequence[Node], height: int, width: int, account: Account) -> list[Layer]:
+    """A tree of layers as the layers of a stack on a canvas of this size, from the bottom up."""
     found: list[Layer] = []
     for node in nodes:
         if isinstance(node, Layer):
             found.append(node)
         elif isinstance(node, Group) and _is_open(node):
-            inner = _layers(node.children, size, notes)
+            inner = plain_layers(node.children, height, width, account)
             found += inner if node.visible else [replace(layer, visible=False) for layer in inner]
         else:
-            merged = _merged(node, size, notes)
+            merged = _merged(node, (height, width), account)
             found += [] if merged is None else [merged]
     return found
 
@@ -95,70 +118,65 @@ def _is_open(group: Group) -> bool:
 
 def _is_normal(nodes: Sequence[Node]) -> bool:
     """Whether all layers cover what is below without a blend mode: then it does not matter what they are grouped with."""
-    for node in nodes:
-        if isinstance(node, Clipped):
-            node = node.base
-        if not node.visible:
-            continue
-        if node.blend_mode != "normal" or (isinstance(node, Group) and not _is_normal(node.children)):
-            return False
-    return True
+    seen = [node.base if isinstance(node, Clipped) else node for node in nodes]
+    return all(
+        node.blend_mode == "normal" and (isinstance(node, Layer) or _is_normal(node.children))
+        for node in seen
+        if node.visible
+    )
 
 
-def _merged(node: Node, size: tuple[int, int], notes: list[str]) -> Layer | None:
+def _merged(node: Node, size: tuple[int, int], account: Account) -> Layer | None:
     """A node as one layer; None when there is nothing to see in it."""
     if isinstance(node, Layer):
         return node
-    return _merged_group(node, size, notes) if isinstance(node, Group) else _merged_clipping(node, size, notes)
+    return _merged_group(node, size, account) if isinstance(node, Group) else _merged_clipping(node, size, account)
 
 
-def _merged_group(group: Group, size: tuple[int, int], notes: list[str]) -> Layer | None:
-    layers = _layers(group.children, size, notes)
-    if not layers:
+def _merged_group(group: Group, size: tuple[int, int], account: Account) -> Layer | None:
+    """Merged as far as its layers reach on the canvas."""
+    layers = [cropped(layer, *size) for layer in plain_layers(group.children, *size, account)]
+    inside = [layer for layer in layers if layer is not None]
+    if not inside:
         return None
     if group.pass_through and not _is_normal(group.children):
-        notes.append(
+        account.notes.append(
             f"the group {group.name!r} lets blend modes through while it is faded or masked; it is merged without that"
         )
-    colour, alpha = Stack(*size, tuple(layers)).flattened()
-    layer = Layer(
+    x, y = min(layer.x for layer in inside), min(layer.y for layer in inside)
+    width = max(layer.x + layer.size[1] for layer in inside) - x
+    height = max(layer.y + layer.size[0] for layer in inside) - y
+    account.claim(1, max(0, height * width - sum(layer.mask.numel() for layer in inside)))  # no more than was claimed
+    moved = tuple(replace(layer, x=layer.x - x, y=layer.y - y) for layer in inside)
+    colour, alpha = Stack(height, width, moved).flattened()
+    return Layer(
         image=colour,
-        mask=alpha if group.mask is None else alpha * group.mask,
+        mask=alpha if group.mask is None else alpha * group.mask.window(x, y, height, width),
         name=group.name,
+        x=x,
+        y=y,
         opacity=group.opacity,
         blend_mode="normal" if group.pass_through else group.blend_mode,
         visible=group.visible,
     )
-    return _trimmed(layer)
 
 
-def _merged_clipping(node: Clipped, size: tuple[int, int], notes: list[str]) -> Layer | None:
+def _merged_clipping(node: Clipped, size: tuple[int, int], account: Account) -> Layer | None:
     """The clipped layers painted onto the colours of their base, whose mask stays."""
-    base = _merged(node.base, size, notes)
+    base = _merged(node.base, size, account)
     if base is None:
         return None
-    image, hidden = base.image, []
+    image, hidden = base.image.clone(), 0
     for upper in node.above:
-        layer = _merged(upper, size, notes)
+        layer = _merged(upper, size, account)
         if layer is None or not layer.visible:
-            hidden.append(upper)
+            hidden += 1
             continue
         inside = cropped(replace(layer, x=layer.x - base.x, y=layer.y - base.y), *base.size)
         if inside is not None:
-            image = image.clone()
             window = image[:, inside.y : inside.y + inside.size[0], inside.x : inside.x + inside.size[1]]
             painted = blend(window, inside.image, inside.blend_mode)
             window.copy_(torch.lerp(window, painted, inside.mask * inside.opacity))
     if hidden:
-        notes.append(f"{len(hidden)} hidden layers clipped to {base.name!r} are left out")
+        account.notes.append(f"{hidden} hidden layers clipped to {base.name!r} are left out")
     return replace(base, image=image)
-
-
-def _trimmed(layer: Layer) -> Layer:
-    """Without the rows and columns around it where nothing shows."""
-    rows, columns = (layer.mask[0].amax(dim=axis).nonzero() for axis in (1, 0))
-    if not len(rows):
-        return layer
-    top, bottom, left, right = (int(x) for x in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
-    image, mask = (x[:, top:bottom, left:right].clone() for x in (layer.image, layer.mask))
-    return replace(layer, image=image, mask=mask, x=layer.x + left, y=layer.y + top)

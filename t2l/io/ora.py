@@ -22,7 +22,7 @@ from ..blend import BlendMode
 from ..stack import Layer, Stack
 from .atomic import atomic_path
 from .image import to_image
-from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Group, LayerFile, Node, check_pixels, to_stack
+from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Account, Group, LayerFile, Node, plain_layers
 
 MIMETYPE = "image/openraster"
 THUMBNAIL = 256  # pixels, the longest side
@@ -127,21 +127,21 @@ class _Reading:
 
     def __init__(self, file: zipfile.ZipFile, name: str) -> None:
         self.file, self.name = file, name
-        self.notes: list[str] = []
-        self.pixels = self.layers = 0
+        self.account, self.layers = Account(name), 0
+        self.notes = self.account.notes
 
     def layer_file(self) -> LayerFile:
         root = self._xml()
         height, width = (self._whole(root, key, "0") for key in "hw")
         if min(height, width) < 1:
             raise ValueError(f"{self.name} has a canvas of {width} x {height} pixels; it needs at least one")
-        check_pixels(0, height, width, self.name)
+        Account(self.name).claim(height, width)  # the canvas, for what is made of it later
         top = root.find("stack")
         nodes = () if top is None else self._nodes(top, 0)
-        try:
-            return LayerFile(to_stack(nodes, height, width, self.notes), tuple(self.notes))
-        except ValueError as error:
-            raise ValueError(f"{self.name} cannot be shown: {error}") from error
+        layers = plain_layers(nodes, height, width, self.account)
+        if not layers:
+            raise ValueError(" ".join([f"{self.name} holds no layer with pixels.", *self.notes]))
+        return LayerFile(Stack(height, width, tuple(layers)), tuple(self.notes))
 
     def _xml(self) -> ElementTree.Element:
         """The root of stack.xml, which may not define entities: they could name other files, or grow without end."""
@@ -192,7 +192,7 @@ class _Reading:
             raise ValueError(f"{self.name} names a picture outside of itself, {source!r}")
         try:
             with Image.open(io.BytesIO(self._entry(source, MAX_FILE))) as image:
-                self.pixels = check_pixels(self.pixels, image.height, image.width, self.name)
+                self.account.claim(image.height, image.width)
                 if image.mode.startswith("I"):
                     self.notes.append(f"the 16 bits of {source} are read as 8")
                 return np.array(image.convert("RGBA"))

@@ -21,7 +21,7 @@ from ..blend import BlendMode
 from ..placement import linear_to_srgb
 from ..stack import Layer, Stack
 from .atomic import atomic_path
-from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Clipped, Group, LayerFile, Node, check_pixels, to_stack
+from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Account, Clipped, Group, LayerFile, Mask, Node, plain_layers
 
 Depth = Literal[8, 16]  # bits
 MaskAs = Literal["layer mask", "transparency"]
@@ -93,7 +93,7 @@ def save_psd(
     from psd_tools.psd import PSD
     from psd_tools.psd.header import FileHeader
     from psd_tools.psd.image_data import ImageData
-    from psd_tools.psd.layer_and_mask import LayerAndMaskInformation, LayerInfo
+    from psd_tools.psd.layer_and_mask import GlobalLayerMaskInfo, LayerAndMaskInformation, LayerInfo
     from psd_tools.psd.tagged_blocks import TaggedBlocks
 
     for name, (height, width) in [
@@ -110,7 +110,11 @@ def save_psd(
     blocks = TaggedBlocks()
     if depth == 16:  # Photoshop keeps the layers of deep files here, and leaves the ordinary place empty
         blocks.set_data(Tag.LAYER_16, info.layer_count, info.layer_records, info.channel_image_data)
-    layers = LayerAndMaskInformation(layer_info=LayerInfo() if depth == 16 else info, tagged_blocks=blocks)
+    layers = LayerAndMaskInformation(
+        layer_info=LayerInfo() if depth == 16 else info,
+        global_layer_mask_info=GlobalLayerMaskInfo(),  # empty; without it a reader takes the next block for its length
+        tagged_blocks=blocks,
+    )
     image_data = ImageData(compression=Compression.RLE)
     image_data.set_data(merged, header)
     psd = PSD(
@@ -163,13 +167,13 @@ def _layer_record(layer: Layer, number: int, depth: Depth, mask_as: MaskAs) -> t
     )
 
     height, width = layer.size
-    box = {"top": layer.y, "left": layer.x, "bottom": layer.y + height, "right": layer.x + width}
+    box: Any = {"top": layer.y, "left": layer.x, "bottom": layer.y + height, "right": layer.x + width}
     masked = mask_as == "layer mask" and not bool((layer.mask == 1).all())
     shape = torch.ones_like(layer.mask) if masked else layer.mask
     planes = [(ChannelID.TRANSPARENCY_MASK, shape[0])]
     planes += [(ChannelID(i), channel) for i, channel in enumerate(layer.image)]
     planes += [(ChannelID.USER_LAYER_MASK, layer.mask[0])] if masked else []
-    channels = ChannelDataList([ChannelData(compression=Compression.RLE) for _ in planes])
+    channels: list[Any] = [ChannelData(compression=Compression.RLE) for _ in planes]
     for channel, (_, values) in zip(channels, planes, strict=True):
         channel.set_data(_plane(values, depth), width, height, depth)
     name = "".join(c for c in layer.name if c.isprintable())[:255]
@@ -186,7 +190,7 @@ def _layer_record(layer: Layer, number: int, depth: Depth, mask_as: MaskAs) -> t
     )
     record.tagged_blocks.set_data(Tag.UNICODE_LAYER_NAME, name)
     record.tagged_blocks.set_data(Tag.LAYER_ID, number)
-    return record, channels
+    return record, ChannelDataList(channels)
 
 
 def _resources(texts: Mapping[str, str]) -> Any:
@@ -251,38 +255,44 @@ class _Reading:
     """One file on its way into a stack."""
 
     def __init__(self, psd: Any, name: str) -> None:
-        self.psd, self.name = psd, name
-        self.notes: list[str] = []
-        self.pixels = self.layers = 0
+        self.psd, self.account, self.layers = psd, Account(name), 0
+        self.notes = self.account.notes
 
     def layer_file(self) -> LayerFile:
         mode = self.psd.color_mode.name
         if mode not in ("RGB", "GRAYSCALE", "INDEXED", "BITMAP", "DUOTONE"):
             raise _Refused(f"is in {mode} colours, which are not shown here; save a copy of it in RGB")
+        Account(self.account.name).claim(self.psd.height, self.psd.width)  # the canvas, for what is made of it later
         self._note_profile()
-        if mode not in ("RGB", "GRAYSCALE") or not len(self.psd):
-            nodes: tuple[Node, ...] = (self._merged_picture(mode),)
-        else:
-            nodes = self._nodes(self.psd, 0)
-        try:
-            stack = to_stack(nodes, self.psd.height, self.psd.width, self.notes)
-        except ValueError as error:
-            raise _Refused(f"cannot be shown: {error}") from error
-        return LayerFile(stack, tuple(dict.fromkeys(self.notes)))
+        nodes = self._nodes(self.psd, 0) if mode in ("RGB", "GRAYSCALE") else ()
+        layers = plain_layers(nodes, self.psd.height, self.psd.width, self.account)
+        if not layers:
+            if len(self.psd):
+                self.notes.append(
+                    "none of its layers holds pixels: the picture that other programs show is read instead"
+                )
+            layers = [self._merged_picture(mode)]
+        return LayerFile(Stack(self.psd.height, self.psd.width, tuple(layers)), tuple(dict.fromkeys(self.notes)))
 
     def _nodes(self, parent: Iterable[Any], depth: int) -> tuple[Node, ...]:
         """The layers of the file or of a group, from the bottom up, with those that are clipped gathered."""
         if depth > MAX_DEPTH:
             raise _Refused(f"has groups in more than {MAX_DEPTH} levels; merge some in your editor")
-        rows: list[tuple[Node, list[Node]]] = []
+        rows: list[tuple[Layer | Group, list[Layer | Group]]] = []
+        base_is_missing = False
         for layer in parent:
             self.layers += 1
             if self.layers > MAX_LAYERS:
                 raise _Refused(f"has more than {MAX_LAYERS:,} layers; merge some in your editor")
-            node = self._group(layer, depth) if layer.is_group() else self._layer(layer)
+            node: Layer | Group | None = self._group(layer, depth) if layer.is_group() else self._layer(layer)
+            is_clipped = bool(layer._record.clipping)
+            if not is_clipped:
+                base_is_missing = node is None
             if node is None:
                 continue
-            if layer._record.clipping and rows:
+            if is_clipped and base_is_missing:
+                self.notes.append(f"{node.name!r} is clipped to what is left out, and shown without that")
+            if is_clipped and rows and not base_is_missing:
                 rows[-1][1].append(node)
             else:
                 rows.append((node, []))
@@ -291,8 +301,6 @@ class _Reading:
     def _group(self, group: Any, depth: int) -> Group:
         self._note_extras(group)
         mode = group.blend_mode.name
-        canvas = (self.psd.height, self.psd.width)
-        mask = self._mask(group, (0, 0), canvas)
         return Group(
             children=self._nodes(group, depth + 1),
             name=group.name,
@@ -300,7 +308,7 @@ class _Reading:
             blend_mode=self._blend_mode(group),
             visible=group.visible,
             pass_through=mode == "PASS_THROUGH",
-            mask=mask,
+            mask=self._mask(group),
         )
 
     def _layer(self, layer: Any) -> Layer | None:
@@ -310,7 +318,7 @@ class _Reading:
         if height == 0 or width == 0 or not colours:
             self._note_without_pixels(layer)
             return None
-        self.pixels = check_pixels(self.pixels, height, width, self.name)
+        self.account.claim(height, width)
         self._note_extras(layer)
         image = torch.empty(3, height, width)
         for i in range(3):
@@ -318,10 +326,11 @@ class _Reading:
         mask = torch.ones(1, height, width)
         if -1 in channels:
             mask[0] = self._values(channels[-1], (height, width))
-        user_mask = self._mask(layer, (layer._record.top, layer._record.left), (height, width))
+        if (user_mask := self._mask(layer)) is not None:
+            mask = mask * user_mask.window(layer._record.left, layer._record.top, height, width)
         return Layer(
             image=linear_to_srgb(image.clamp(0, 1)) if self.psd.depth == 32 else image,
-            mask=(mask if user_mask is None else mask * user_mask).clamp(0, 1),
+            mask=mask.clamp(0, 1),
             name=layer.name,
             x=layer._record.left,
             y=layer._record.top,
@@ -346,31 +355,31 @@ class _Reading:
             values = torch.from_numpy(whole.astype(np.float32)) / (2**self.psd.depth - 1)
         return values.view(size)
 
-    def _mask(self, layer: Any, corner: tuple[int, int], size: tuple[int, int]) -> Tensor | None:
-        """The layer mask over a window of the canvas, (1, height, width); None without one that is in use."""
+    def _mask(self, layer: Any) -> Mask | None:
+        """The layer mask, with its density; None without one that is in use."""
         mask = layer.mask
         if mask is None or mask.disabled:
             return None
         channels, real = dict(self._channels(layer)), mask.has_real()
-        outside = float(mask.background_color) / 255
-        result = torch.full((1, *size), outside)
+        values, outside = torch.empty(0, 0), mask.background_color / 255
         channel = channels.get(-3 if real else -2)
         if channel is not None and mask.width > 0 and mask.height > 0:
-            self.pixels = check_pixels(self.pixels, mask.height, mask.width, self.name)
-            values = self._values(channel, (mask.height, mask.width))
-            _paste(result[0], values, mask.top - corner[0], mask.left - corner[1])
+            self.account.claim(mask.height, mask.width)
+            values = self._values(channel, (mask.height, mask.width)).clamp(0, 1)
         parameters = mask.parameters
-        density = None if parameters is None else parameters.user_mask_density
-        if density is not None and not real:
-            result = torch.lerp(torch.ones_like(result), result, density / 255)
         if parameters is not None and (parameters.user_mask_feather or parameters.vector_mask_feather):
             self.notes.append(f"the feather of the mask of {layer.name!r} is not shown")
-        return result
+        density = None if parameters is None else parameters.user_mask_density
+        if density not in (None, 255) and not real:
+            values, outside = 1 - (1 - values) * (density / 255), 1 - (1 - outside) * (density / 255)
+        return Mask(values, mask.left, mask.top, outside)
 
     def _merged_picture(self, mode: str) -> Layer:
         """The picture that the file shows to programs without layers, as the only layer."""
+        if not self.psd.has_preview():
+            raise _Refused(" ".join(["holds no layer with pixels and no merged picture.", *self.notes]))
         height, width = self.psd.height, self.psd.width
-        self.pixels = check_pixels(self.pixels, height, width, self.name)
+        self.account.claim(height, width)
         if mode in ("RGB", "GRAYSCALE"):
             colour, shape = (torch.from_numpy(self.psd.numpy(x)).movedim(-1, 0) for x in ("color", "shape"))
             image = colour.expand(3, -1, -1).clamp(0, 1)
@@ -396,12 +405,16 @@ class _Reading:
 
     def _note_without_pixels(self, layer: Any) -> None:
         """An empty pixel layer is nothing to speak of; anything else draws something that is not here."""
-        if layer.kind != "pixel":
+        from psd_tools.constants import Tag
+
+        if layer.kind != "pixel" or Tag.BRIGHTNESS_AND_CONTRAST in layer.tagged_blocks:
             self.notes.append(f"the layer {layer.name!r} ({layer.kind}) holds no pixels and is left out")
 
     def _note_extras(self, layer: Any) -> None:
         """What changes the look of a layer and is not read."""
-        if layer.has_effects():
+        if layer.kind == "artboard":
+            self.notes.append(f"the artboard {layer.name!r} is read as a group: its background and edges are not shown")
+        if _has_effects(layer):
             self.notes.append(f"the effects of {layer.name!r} are not shown")
         if layer.has_vector_mask() and not (layer.mask is not None and layer.mask.has_real()):
             self.notes.append(f"the vector mask of {layer.name!r} is not shown")
@@ -433,14 +446,13 @@ _OWN_FILL = {
 }
 
 
-def _paste(canvas: Tensor, values: Tensor, top: int, left: int) -> None:
-    """Values (h, w) onto a canvas (H, W), what lies outside of it cut off."""
-    height, width = canvas.shape
-    rows = slice(max(0, top), max(0, min(height, top + values.shape[0])))
-    columns = slice(max(0, left), max(0, min(width, left + values.shape[1])))
-    if rows.start < rows.stop and columns.start < columns.stop:
-        inner = values[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-        canvas[rows, columns] = inner
+def _has_effects(layer: Any) -> bool:
+    """Whether the editor draws shadows, glows, strokes; also where psd-tools does not list what old versions wrote."""
+    from psd_tools.constants import Tag
+
+    effects = layer.tagged_blocks.get_data(Tag.OBJECT_BASED_EFFECTS_LAYER_INFO) or {}
+    drawn = [x for x in effects.values() if hasattr(x, "get") and x.get(b"present", True) and x.get(b"enab")]
+    return layer.has_effects() or bool(drawn and effects.get(b"masterFXSwitch", True))
 
 
 def _profile_name(profile: bytes) -> str:

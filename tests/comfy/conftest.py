@@ -87,12 +87,13 @@ def comfyui() -> Path:
 
 @pytest.fixture(scope="session")
 def base(comfyui, tmp_path_factory) -> Path:
-    """A ComfyUI base folder whose only custom nodes are ours, with the picture that ComfyUI ships."""
+    """A ComfyUI base folder with our nodes, one that makes layer documents as others do, and the picture that ComfyUI ships."""
     folder = tmp_path_factory.mktemp("comfy")
     for name in ("custom_nodes", "input"):
         (folder / name).mkdir()
     shutil.copy(comfyui / "input" / "example.png", folder / "input")
     (folder / "custom_nodes" / "text2layer").symlink_to(ROOT, target_is_directory=True)
+    shutil.copy(Path(__file__).parent / "foreign_documents.py", folder / "custom_nodes")
     return folder
 
 

@@ -6,6 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+
+from t2l.io.layer_file import save_layer_file
+from t2l.stack import Layer, Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -60,6 +64,19 @@ def test_text_to_layers_runs_to_its_end_in_the_frontend(page, server):
     shown = "() => app.graph._nodes.filter(n => n.type == 'PreviewImage').every(n => n.imgs && n.imgs.length)"
     page.wait_for_function(shown)
     assert not json.loads(server.get("/queue"))["queue_running"]
+
+
+def test_a_layer_file_is_uploaded_from_the_node(page, server, tmp_path):
+    layer = Layer(image=torch.zeros(3, 4, 4), mask=torch.ones(1, 4, 4))
+    save_layer_file(Stack(4, 4, (layer,)), tmp_path / "mine.psd")
+    page.evaluate("() => { app.graph.clear(); app.graph.add(LiteGraph.createNode('T2L_LoadLayers')); }")
+    with page.expect_file_chooser() as chooser:
+        page.evaluate("() => app.graph._nodes[0].widgets.find(widget => widget.type === 'button').callback()")
+    chooser.value.set_files(tmp_path / "mine.psd")
+    page.wait_for_function("() => app.graph._nodes[0].widgets.find(({ name }) => name === 'file').value === 'mine.psd'")
+    assert (server.folder / "input" / "mine.psd").read_bytes() == (tmp_path / "mine.psd").read_bytes()
+    (prompt,) = page.evaluate("async () => (await app.graphToPrompt()).output").values()
+    assert prompt["inputs"] == {"file": "mine.psd", "layer": "top"}  # the button is no input
 
 
 def test_the_help_page_of_a_node_shows(page):

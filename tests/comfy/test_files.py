@@ -1,0 +1,230 @@
+"""Layer files and layer documents over HTTP: saved, listed, shown, loaded again, and refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2l.io.layer_file import open_layer_file, save_layer_file
+from t2l.stack import Layer, Stack
+
+
+def node(kind, **inputs):
+    return {"class_type": kind, "inputs": inputs}
+
+
+def split(layers, output=0, **rule):
+    """Split Layers and what it shows."""
+    graph = {"split": node("T2L_SplitLayers", layers=[layers, output], **rule)}
+    for i, name in enumerate(("foreground", "background", "mask", "composite")):
+        if name == "mask":
+            graph["mask_image"] = node("MaskToImage", mask=["split", i])
+        graph[name] = node("PreviewImage", images=["mask_image", 0] if name == "mask" else ["split", i])
+    return graph
+
+
+@pytest.fixture(scope="module")
+def pictures(server):
+    """A cut-out and a background of noise in the input folder."""
+    generator = torch.Generator().manual_seed(0)
+    values = (torch.rand(2, 48, 64, 4, generator=generator) * 255).round().to(torch.uint8).numpy()
+    Image.fromarray(values[0]).save(server.folder / "input" / "front.png")
+    Image.fromarray(values[1, ..., :3].copy()).save(server.folder / "input" / "back.png")
+    return values
+
+
+def saving(**options):
+    """The pictures -> Join Layers -> Save Layers, and what Split Layers makes of them."""
+    defaults = {"filename_prefix": "text2layer/layers", "format": "psd", "bits": "8", "mask_as": "layer mask"}
+    return {
+        "front": node("LoadImage", image="front.png"),
+        "back": node("LoadImage", image="back.png"),
+        "shows": node("InvertMask", mask=["front", 1]),
+        "join": node("T2L_JoinLayers", foreground=["front", 0], background=["back", 0], mask=["shows", 0]),
+        "save": node("T2L_SaveLayers", layers=["join", 0], **defaults | options),
+        **split("join"),
+    }
+
+
+def loading(file, **rule):
+    return {"load": node("T2L_LoadLayers", file=file, **rule), **split("load", **rule)}
+
+
+def largest_difference(a, b) -> int:
+    return int(np.abs(a.astype(int) - b).max())
+
+
+def files_of(server, prefix):
+    return sorted(path.name for path in (server.folder / "output").rglob("*") if path.name.startswith(prefix))
+
+
+def offered(server):
+    about = json.loads(server.get("/object_info/T2L_LoadLayers"))["T2L_LoadLayers"]["input"]["required"]["file"]
+    return about[1]["options"] if about[0] == "COMBO" else about[0]
+
+
+@pytest.mark.parametrize(("format", "bits"), [("psd", "8"), ("psd", "16"), ("ora", "8")])
+def test_saved_layers_are_shown_offered_and_loaded_again_equal(server, pictures, format, bits):
+    saved = server.run(saving(format=format, bits=bits, filename_prefix=f"text2layer/{format}{bits}"))
+    assert saved.error is None and not saved.node_errors
+    assert np.array_equal(saved.pictures["save"][0][..., :3], saved.pictures["composite"][0][..., :3])
+    name = f"text2layer/{format}{bits}_00001_.{format} [output]"
+    assert name in offered(server)
+    loaded = server.run(loading(name))
+    assert loaded.error is None
+    for part in ("foreground", "background"):
+        assert np.array_equal(loaded.pictures[part][0], saved.pictures[part][0]), part
+    for part in ("mask", "composite"):  # the mask is 1 - (1 - alpha), and previews are cut off, not rounded
+        assert largest_difference(loaded.pictures[part][0], saved.pictures[part][0]) <= 1, part
+    assert np.array_equal(loaded.pictures["foreground"][0], pictures[0, ..., :3]), "colours under the mask too"
+
+
+def test_a_png_set_is_shown_and_gives_the_graph_back(server, pictures):
+    graph = saving(format="png set", filename_prefix="set")
+    result = server.run(graph)
+    assert largest_difference(result.pictures["save"][0], result.pictures["composite"][0]) <= 1  # rounded, cut off
+    names = ["background", "composite", "cutout", "foreground", "mask"]
+    assert files_of(server, "set_") == [f"set_00001_{name}.png" for name in names]
+    for name in names:
+        assert json.loads(Image.open(server.folder / "output" / f"set_00001_{name}.png").text["prompt"]) == graph
+
+
+def test_files_are_numbered_and_none_is_overwritten(server, pictures):
+    for format, mask_as in (("psd", "layer mask"), ("psd", "transparency"), ("ora", "layer mask")):
+        assert server.run(saving(format=format, mask_as=mask_as, filename_prefix="again")).error is None
+    assert files_of(server, "again") == ["again_00001_.psd", "again_00002_.psd", "again_00003_.ora"]
+
+
+def test_a_name_that_no_system_can_hold_is_cleaned(server, pictures):
+    assert server.run(saving(filename_prefix="odd/a: b*\U0001f600?")).error is None
+    assert files_of(server, "a-b") == ["a-b_00001_.psd"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"filename_prefix": "../evil"}, "Save Layers: filename_prefix: must stay inside the output folder"),
+        ({"filename_prefix": "/tmp/evil"}, "Save Layers: filename_prefix: must stay inside the output folder"),
+        ({"format": "tiff"}, "Save Layers: format must be one of psd, ora, png set, got 'tiff'"),
+        ({"format": "ora", "bits": "16"}, "Save Layers: OpenRaster is written with 8 bits per channel, got 16"),
+        ({"mask_as": "alpha"}, "Save Layers: mask_as must be one of layer mask, transparency, got 'alpha'"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_in_one_sentence(server, pictures, options, sentence):
+    before = files_of(server, "")
+    assert sentence in server.run(saving(**options)).error
+    assert files_of(server, "") == before
+
+
+def test_only_files_of_comfyui_s_own_folders_are_read(server, pictures, tmp_path):
+    stack = Stack(4, 4, (Layer(image=torch.zeros(3, 4, 4), mask=torch.ones(1, 4, 4)),))
+    save_layer_file(stack, tmp_path / "outside.psd")
+    (server.folder / "input" / "link.psd").symlink_to(tmp_path / "outside.psd")
+    (server.folder / "input" / "words.txt").write_text("words")
+    for name in (str(tmp_path / "outside.psd"), "../../outside.psd", "link.psd", "words.txt", "", ".. [output]"):
+        said = json.dumps(server.run(loading(name)).node_errors)
+        assert "Load Layers: file must be one of the .psd, .psb, .ora files in ComfyUI's input folder" in said, name
+
+
+def test_a_damaged_file_is_named(server):
+    (server.folder / "input" / "broken.psd").write_bytes(b"8BPS\0\1")
+    assert "Load Layers: file: broken.psd cannot be read as a PSD" in server.run(loading("broken.psd")).error
+
+
+def test_a_file_replaced_under_its_name_is_loaded_anew(server):
+    for value in (0.0, 1.0):
+        layer = Layer(image=torch.full((3, 8, 8), value), mask=torch.ones(1, 8, 8), name="plain")
+        save_layer_file(Stack(8, 8, (layer,)), server.folder / "input" / "same.psd")
+        assert (server.run(loading("same.psd")).pictures["composite"][0] == 255 * value).all()
+
+
+def test_a_layer_is_chosen_by_its_name_and_a_wrong_name_is_answered(server):
+    layers = [
+        Layer(image=torch.full((3, 8, 8), i / 5), mask=torch.full((1, 8, 8), 1 if i == 0 else 0.5), name=f"layer {i}")
+        for i in range(3)
+    ]
+    save_layer_file(Stack(8, 8, tuple(layers)), server.folder / "input" / "three.psd")
+    assert (server.run(loading("three.psd", layer="layer 1")).pictures["foreground"][0] == 51).all()
+    said = server.run(loading("three.psd", layer="layer 7")).error
+    assert "Load Layers: layer: no layer is called 'layer 7'; there are 'layer 0', 'layer 1', 'layer 2'" in said
+
+
+def test_the_notes_of_a_file_are_on_the_wire(server):
+    from psd_tools import PSDImage
+
+    psd = PSDImage.new("RGB", (8, 8))
+    psd.create_pixel_layer(Image.new("RGB", (8, 8), (9, 9, 9)), name="snow").blend_mode = b"diss"
+    psd.save(server.folder / "input" / "snow.psd")
+    graph = {"load": node("T2L_LoadLayers", file="snow.psd"), "seen": node("PreviewAny", source=["load", 5])}
+    assert server.run(graph).error is None
+    history = json.loads(server.get("/history"))
+    texts = [str(entry["outputs"].get("seen", "")) for entry in history.values()]
+    assert any("the blend mode dissolve of 'snow' is shown as normal" in text for text in texts)
+
+
+def test_the_upload_button_s_script_is_served(server):
+    assert b"text2layer.load_layers" in server.get("/extensions/text2layer/js/load_layers.js")
+
+
+# ---- documents that other nodes make
+
+
+def document(*layers, **top):
+    made = {"version": 1, "canvas": [8, 6], "layers": [{"type": "raster", "size": [6, 8], **layer} for layer in layers]}
+    return {"made": node("ForeignDocument", document=json.dumps(made | top)), **split("made")}
+
+
+GREY, WHITE, RED = [0.4, 0.4, 0.4], [1.0, 1.0, 1.0], [1.0, 0.0, 0.0]
+
+
+def test_a_moved_faded_turned_layer_lies_where_its_document_says(server):
+    """A strip of 4 x 2 pixels at half opacity, turned by a quarter about its middle (4, 3)."""
+    strip = {"color": RED, "size": [2, 4], "x": 2, "y": 2, "opacity": 0.5, "rotation": np.pi / 2}
+    result = server.run(document({"color": GREY}, strip))
+    mask = result.pictures["mask"][0][..., 0]
+    expected = np.zeros((6, 8), np.uint8)
+    expected[1:5, 3:5] = 127
+    assert np.abs(mask.astype(int) - expected).max() <= 1
+    assert np.abs(result.pictures["composite"][0][2, 3, :3].astype(int) - [178, 51, 51]).max() <= 1
+
+
+def test_hidden_layers_order_masks_and_batches_count(server):
+    result = server.run(
+        document(
+            {"color": RED, "z_index": 9, "visible": False},
+            {"color": [*WHITE, 0.5], "z_index": 5, "mask": 0.5, "name": "top"},
+            {"color": GREY, "z_index": 1, "frames": 3, "blend_mode": "multiply"},
+        )
+    )
+    assert (result.pictures["mask"][0] // 2 == 31).all()  # alpha 0.5, half transparent by the mask: 0.25
+    assert (result.pictures["background"][0] == round(255 * 0.4**3)).all()
+
+
+@pytest.mark.parametrize(
+    ("layers", "top", "sentence"),
+    [
+        ([], {}, "Split Layers: layers needs a document with at least one layer, got an empty one"),
+        ([{"color": GREY}], {"version": 2}, "needs a LAYERS document of version 1, got version 2"),
+        ([{"color": GREY, "frames": 51}], {}, "takes at most 50 layers, got 51"),
+        ([{"color": GREY, "blend_mode": "dissolve"}], {}, "the blend mode of layer 'layer 1' must be one of normal, "),
+        ([{"color": GREY, "opacity": 2}], {}, "layer 'layer 1': opacity must be a number from 0 to 1, got 2"),
+        ([{"color": GREY, "w": 99999}], {}, "w must be a number from 1 to 16384, got 99999"),
+        ([{"type": "text"}], {}, "layer 'layer 1' must be of type raster, got 'text'"),
+        ([{"color": GREY}], {"canvas": [8]}, "canvas must be (width, height), got [8]"),
+        ([{"color": GREY, "visible": False}], {}, "Split Layers: layer: all 1 layers are hidden"),
+    ],
+)
+def test_documents_that_cannot_be_shown_are_refused_in_one_sentence(server, layers, top, sentence):
+    assert sentence in server.run(document(*layers, **top)).error
+
+
+def test_a_document_of_many_layers_is_saved_and_read_whole(server):
+    layers = [{"color": [i / 5, 0.0, 0.0], "size": [3, 3], "x": i, "y": 1, "name": f"dot {i}"} for i in range(5)]
+    graph = document({"color": WHITE}, *layers)
+    options = {"filename_prefix": "dots", "format": "psd", "bits": "16", "mask_as": "transparency"}
+    graph["save"] = node("T2L_SaveLayers", layers=["made", 0], **options)
+    assert server.run(graph).error is None
+    found = open_layer_file(server.folder / "output" / "dots_00001_.psd").stack.layers
+    assert [(x.name, x.x, x.y, x.size) for x in found[1:]] == [(f"dot {i}", i, 1, (3, 3)) for i in range(5)]

@@ -1,0 +1,219 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from psd_tools import PSDImage
+from psd_tools.constants import Resource
+
+from t2l.blend import BlendMode
+from t2l.io.psd import open_psd, save_psd
+from t2l.stack import Layer, Stack
+from tests.io.conftest import assert_same, noise, varied_stack
+
+
+@pytest.mark.parametrize("mask_as", ["layer mask", "transparency"])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_stack_comes_back_bit_for_bit(tmp_path, depth, mask_as):
+    stack = varied_stack(2**depth - 1)
+    save_psd(stack, tmp_path / "a.psd", depth, mask_as)
+    opened = open_psd(tmp_path / "a.psd")
+    assert_same(opened.stack, stack)
+    assert not opened.notes
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_the_merged_picture_is_the_composite(tmp_path, stack, depth):
+    save_psd(stack, tmp_path / "a.psd", depth)
+    merged = torch.from_numpy(PSDImage.open(tmp_path / "a.psd").numpy("color")).movedim(-1, 0)
+    assert (merged - stack.composite()).abs().max() <= 0.5001 / (2**depth - 1)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_what_is_transparent_is_transparent_in_the_merged_picture(tmp_path, stack, depth):
+    save_psd(Stack(40, 60, stack.layers[3:]), tmp_path / "a.psd", depth)
+    alpha = torch.from_numpy(PSDImage.open(tmp_path / "a.psd").numpy("shape"))[:, :, 0]
+    assert (alpha - Stack(40, 60, stack.layers[3:]).flattened()[1][0]).abs().max() <= 0.5001 / (2**depth - 1)
+
+
+def test_every_blend_mode_comes_back(tmp_path, stack):
+    layers = [replace(stack.layers[3], blend_mode=mode, name=mode) for mode in BlendMode.__args__]
+    save_psd(Stack(40, 60, tuple(layers)), tmp_path / "a.psd")
+    assert [layer.blend_mode for layer in open_psd(tmp_path / "a.psd").stack.layers] == list(BlendMode.__args__)
+
+
+def test_the_foreground_keeps_its_colours_under_a_real_mask(tmp_path, stack):
+    save_psd(stack, tmp_path / "a.psd", mask_as="layer mask")
+    layer = PSDImage.open(tmp_path / "a.psd")[1]
+    assert layer.has_mask() and layer.mask.background_color == 0
+    assert torch.equal(torch.from_numpy(layer.numpy("color")).movedim(-1, 0), stack.layers[1].image)
+
+
+def test_texts_are_kept_in_the_xmp(tmp_path, stack):
+    save_psd(stack, tmp_path / "a.psd", texts={"prompt": '{"text": "a < b & c"}'})
+    xmp = PSDImage.open(tmp_path / "a.psd").image_resources.get_data(Resource.XMP_METADATA)
+    assert b'<comfyui:prompt>{"text": "a &lt; b &amp; c"}</comfyui:prompt>' in xmp
+
+
+def test_names_are_cut_and_cleaned_so_that_every_editor_can_hold_them(tmp_path, stack):
+    names = ["x" * 300, "tab\there\x00", "lone \ud800 half"]
+    layers = [replace(stack.layers[3], name=name) for name in names]
+    save_psd(Stack(40, 60, tuple(layers)), tmp_path / "a.psd")
+    assert [x.name for x in open_psd(tmp_path / "a.psd").stack.layers] == ["x" * 255, "tabhere", "lone  half"]
+
+
+def test_a_side_that_the_format_cannot_hold_is_refused(tmp_path):
+    layer = Layer(image=torch.zeros(3, 1, 30_001), mask=torch.ones(1, 1, 30_001), name="strip")
+    with pytest.raises(ValueError, match=r"at most 30,000 pixels along a side, got 30,001 x 1 \(strip\)"):
+        save_psd(Stack(8, 8, (layer,)), tmp_path / "a.psd")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- files that other programs write, made by psd-tools
+
+
+def new(depth=8, mode="RGB"):
+    return PSDImage.new(mode, (60, 40), depth=depth)
+
+
+def add(psd, parent=None, seed=0, size=(40, 60), **where):
+    """A pixel layer of noise with half of it transparent."""
+    from PIL import Image
+
+    pixels = (noise(*size, 3, seed=seed) * 255).round().to(torch.uint8).numpy()
+    name = where.pop("name", f"layer {seed}")
+    layer = (psd if parent is None else parent).create_pixel_layer(Image.fromarray(pixels), name=name, **where)
+    return layer
+
+
+def reopened(psd, path) -> PSDImage:
+    psd.save(path)
+    return open_psd(path)
+
+
+def test_a_group_that_only_holds_layers_together_is_opened(tmp_path):
+    psd = new()
+    add(psd)
+    group = psd.create_group(name="pair")
+    add(psd, group, 1), add(psd, group, 2)
+    assert [x.name for x in reopened(psd, tmp_path / "a.psd").stack.layers] == ["layer 0", "layer 1", "layer 2"]
+
+
+def test_a_hidden_group_hides_its_layers(tmp_path):
+    psd = new()
+    add(psd)
+    group = psd.create_group(name="pair")
+    add(psd, group, 1)
+    group.visible = False
+    assert [x.visible for x in reopened(psd, tmp_path / "a.psd").stack.layers] == [True, False]
+
+
+def test_a_faded_group_is_merged_and_fades_as_one(tmp_path):
+    psd = new()
+    add(psd)
+    group = psd.create_group(name="pair")
+    add(psd, group, 1, size=(20, 20)), add(psd, group, 2, size=(20, 20), left=10, top=5)
+    group.opacity = 51
+    stack = reopened(psd, tmp_path / "a.psd").stack
+    assert [(x.name, round(x.opacity, 6)) for x in stack.layers] == [("layer 0", 1.0), ("pair", 0.2)]
+    assert stack.layers[1].size == (25, 30)  # as large as what is in it
+
+
+def test_a_clipped_layer_is_seen_only_inside_its_base(tmp_path):
+    psd = new()
+    add(psd)
+    add(psd, seed=1, size=(20, 20), left=5, top=5, name="base")
+    clipped = add(psd, seed=2, name="clipped")
+    clipped.clipping = True
+    stack = reopened(psd, tmp_path / "a.psd").stack
+    assert [x.name for x in stack.layers] == ["layer 0", "base"]
+    assert torch.equal(stack.layers[1].image, noise(40, 60, 3, seed=2).movedim(-1, 0)[:, 5:25, 5:25])
+
+
+def test_a_layer_clipped_to_what_is_left_out_is_shown_and_named(tmp_path):
+    psd = new()
+    add(psd)
+    gone = add(psd, seed=1)
+    gone._record.channel_info, gone._channels[:] = [], []
+    add(psd, seed=2, size=(9, 9), name="clipped").clipping = True
+    opened = reopened(psd, tmp_path / "a.psd")
+    assert [x.name for x in opened.stack.layers] == ["layer 0", "clipped"]
+    assert opened.notes == ("'clipped' is clipped to what is left out, and shown without that",)
+
+
+@pytest.mark.parametrize("outside", [0, 255])
+def test_a_mask_lies_where_it_says_and_goes_on_in_its_background_colour(tmp_path, outside):
+    from PIL import Image
+
+    psd = new()
+    layer = add(psd)
+    layer.create_mask(Image.new("L", (10, 6), 128), left=20, top=15)
+    layer.mask.data.background_color = outside
+    expected = torch.full((1, 40, 60), outside / 255)
+    expected[:, 15:21, 20:30] = 128 / 255
+    assert torch.equal(reopened(psd, tmp_path / "a.psd").stack.layers[0].mask, expected)
+
+
+def test_a_grey_document_becomes_a_grey_picture(tmp_path):
+    from PIL import Image
+
+    psd = new(mode="L")
+    grey = (noise(40, 60, seed=3) * 255).round().to(torch.uint8).numpy()
+    psd.create_pixel_layer(Image.fromarray(grey), name="grey")
+    image = reopened(psd, tmp_path / "a.psd").stack.layers[0].image
+    assert torch.equal(image, noise(40, 60, seed=3).expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB"])
+def test_colours_that_cannot_be_shown_are_refused_in_one_sentence(tmp_path, mode):
+    new(mode=mode).save(tmp_path / "a.psd")
+    with pytest.raises(
+        ValueError, match=f"a.psd is in {mode} colours, which are not shown here; save a copy of it in RGB"
+    ):
+        open_psd(tmp_path / "a.psd")
+
+
+def test_a_file_without_layers_is_its_picture(tmp_path):
+    from PIL import Image
+
+    pixels = (noise(40, 60, 3) * 255).round().to(torch.uint8).numpy()
+    PSDImage.frompil(Image.fromarray(pixels)).save(tmp_path / "a.psd")
+    opened = open_psd(tmp_path / "a.psd")
+    assert torch.equal(opened.stack.composite(), noise(40, 60, 3).movedim(-1, 0)) and not opened.notes
+
+
+def test_what_is_not_read_is_named(tmp_path):
+    psd = new()
+    add(psd, name="snow").blend_mode = b"diss"
+    assert reopened(psd, tmp_path / "a.psd").notes == ("the blend mode dissolve of 'snow' is shown as normal",)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "a.psd").write_bytes(Path(__file__).read_bytes())
+    with pytest.raises(ValueError, match="a.psd cannot be read as a PSD"):
+        open_psd(tmp_path / "a.psd")
+    with pytest.raises(FileNotFoundError, match="b.psd does not exist"):
+        open_psd(tmp_path / "b.psd")
+
+
+def test_a_small_file_that_claims_many_pixels_is_refused_before_they_are_made(tmp_path, stack):
+    save_psd(stack, tmp_path / "a.psd")
+    psd = PSDImage.open(tmp_path / "a.psd")
+    for layer in psd:
+        layer._record.right, layer._record.bottom = layer._record.left + 30_000, layer._record.top + 30_000
+    with (tmp_path / "b.psd").open("wb") as file:
+        psd._record.write(file)
+    with pytest.raises(
+        ValueError, match=r"b.psd .*more than 33,554,432 pixels together .*30,000 x 30,000.*scale it down"
+    ):
+        open_psd(tmp_path / "b.psd")
+
+
+def test_a_canvas_that_needs_too_much_memory_is_refused(tmp_path):
+    layer = Layer(image=torch.zeros(3, 1, 1), mask=torch.ones(1, 1, 1), name="dot")
+    save_psd(Stack(40, 60, (layer,)), tmp_path / "a.psd")
+    data = bytearray((tmp_path / "a.psd").read_bytes())
+    data[14:22] = (30_000).to_bytes(4, "big") * 2  # height and width of the header
+    (tmp_path / "a.psd").write_bytes(data)
+    with pytest.raises(ValueError, match="a.psd .*is too large: .*30,000 x 30,000"):
+        open_psd(tmp_path / "a.psd")

@@ -64,7 +64,7 @@ bench: $(FULL) ## run every script of benchmarks/
 
 train-demo: AE := $(RUNS)/demo-autoencoder
 train-demo: UNET := $(RUNS)/demo-unet
-train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, UNet at 128, export, figures
+train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, UNet at 128 and 256, export, figures
 	$(BIN)/t2l build-demo --out $(DATA)
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json --data $(DATA)/train --run $(AE)
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-folded.json --data $(DATA)/train --run $(AE)-folded \
@@ -79,7 +79,10 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 	    --init $(UNET)-long/snapshot.safetensors
 	$(BIN)/t2l train-unet configs/demo-unet-polish.json --latents $(RUNS)/demo-latents-128 --run $(UNET)-polish \
 	    --init $(UNET)-finish/snapshot.safetensors
-	$(BIN)/t2l export --run $(UNET)-polish --out $(RUNS)/text2layer-demo.safetensors
+	$(BIN)/t2l cache-latents --checkpoint $(AE)-colour/snapshot.safetensors --data $(DATA)/train --size 256 --out $(RUNS)/demo-latents-256
+	$(BIN)/t2l train-unet configs/demo-unet-256.json --latents $(RUNS)/demo-latents-256 --run $(UNET)-256 \
+	    --init $(UNET)-polish/snapshot.safetensors
+	$(BIN)/t2l export --run $(UNET)-256 --out $(RUNS)/text2layer-demo.safetensors
 	$(BIN)/t2l evaluate --checkpoint $(RUNS)/text2layer-demo.safetensors --data $(DATA) --json $(RUNS)/demo-evaluation.json
 
 clean: ## remove the environment, ComfyUI and what the demo wrote; keeps data and training runs

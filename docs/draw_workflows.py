@@ -65,7 +65,7 @@ def words(name: str, text: str) -> tuple[str, str, int, dict[str, Any]]:
 
 
 def canvas(batch: int = 1) -> tuple[str, str, int, dict[str, Any]]:
-    return ("canvas", "EmptyLatentImage", 110, {"width": 128, "height": 128, "batch_size": batch})
+    return ("canvas", "EmptyLatentImage", 110, {"width": 256, "height": 256, "batch_size": batch})
 
 
 def sampler(
@@ -116,7 +116,7 @@ WORKFLOWS = [
         "text-to-layers",
         "## Text to layers\nOne prompt, one run: foreground, background, mask and composite.\n\n"
         "- Write `thing` + `place` into the prompt: *a strawberry on a beach*. The demo checkpoint knows about a hundred "
-        "things and thirty places; its model card lists them. It paints 128 x 128.\n"
+        "things and thirty places; its model card lists them. It paints 256 x 256.\n"
         "- **Mask**: white = the foreground shows. ComfyUI's own *Join Image with Alpha* wants the opposite, hence *Invert Mask* "
         "before the cut-out.\n- The seed is fixed: the same graph paints the same picture.",
         [
@@ -158,7 +158,7 @@ WORKFLOWS = [
             [words("prompt", "a strawberry on a beach"), words("empty prompt", "")],
             [sampler("sample", 7, "prompt"), decoder("layers", "sample")],
             [picture("before", "layers", 3), picture("background", "layers", 1)],
-            [placed("moved", "layers", "layers", x=-24.0, y=12.0, scale=0.7, rotation=-12.0, feather=0.5)],
+            [placed("moved", "layers", "layers", x=-48.0, y=24.0, scale=0.7, rotation=-12.0, feather=1.0)],
             [saved("moved", 0, "moved"), mask("where", "moved", 1)],
         ],
     ),

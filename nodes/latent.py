@@ -14,7 +14,9 @@ from .autoencoder import ManagedAutoencoder
 from .types import AUTOENCODER, LAYERS, POLARITY, pixels_to_image, pixels_to_mask, to_documents, to_layers
 
 SIZE = "t2l_size"  # in a LATENT: height and width of the pictures, which the latent grid rounds up
-AUTOENCODER_INPUT = AUTOENCODER.Input("autoencoder", tooltip="From Load Text2Layer Checkpoint.")
+AUTOENCODER_INPUT = AUTOENCODER.Input(
+    "autoencoder", tooltip="From Load Text2Layer Checkpoint or Load Layered Autoencoder."
+)
 LAYER_INPUTS = [
     AUTOENCODER_INPUT,
     io.Image.Input("foreground", tooltip="Its colours under the mask are kept; its size is the size of the result."),
@@ -22,6 +24,10 @@ LAYER_INPUTS = [
     io.Mask.Input("mask", tooltip=f"{POLARITY}. Stretched to the foreground's size."),
 ]
 LATENT_INPUTS = [AUTOENCODER_INPUT, io.Latent.Input("latent", tooltip="From KSampler or Encode Layers.")]
+LATENT_OUTPUT = io.Latent.Output(
+    display_name="latent",
+    tooltip="All layers in one: for KSampler (denoise below 1 keeps some of them) or Decode Layers.",
+)
 TILE_INPUTS = [
     io.Int.Input("tile_size", default=512, min=64, max=4096, step=32, tooltip="Pixels along a side of a tile."),
     io.Int.Input("overlap", default=64, min=0, max=2048, step=32, tooltip="Pixels that neighbouring tiles share."),
@@ -51,7 +57,7 @@ class EncodeLayers(io.ComfyNode):
             category="text2layer",
             description="Takes a foreground, a background and their mask into one latent.",
             inputs=LAYER_INPUTS,
-            outputs=[io.Latent.Output(display_name="latent")],
+            outputs=[LATENT_OUTPUT],
         )
 
     @classmethod
@@ -71,7 +77,7 @@ class EncodeLayersTiled(io.ComfyNode):
             category="text2layer",
             description="Encode Layers for large pictures: one tile at a time, in little memory.",
             inputs=[*LAYER_INPUTS, *TILE_INPUTS],
-            outputs=[io.Latent.Output(display_name="latent")],
+            outputs=[LATENT_OUTPUT],
         )
 
     @classmethod

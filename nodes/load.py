@@ -36,7 +36,8 @@ def listed_files() -> list[str]:
 
 
 def path_of(name: str, source: str) -> str:
-    """The path of a listed file. Raises ValueError for every other name: workflows are shared by strangers.
+    """The path of a listed file. Raises ValueError for every other name, and for a link that leads out of the model
+    folders: workflows are shared by strangers.
 
     source: node and input, for the sentence.
     """
@@ -45,7 +46,15 @@ def path_of(name: str, source: str) -> str:
             f"{source} must be one of the files in models/{FOLDER}, got {name!r}; put the file there, press R "
             "to refresh, and choose it in the node"
         )
-    return folder_paths.get_full_path_or_raise(FOLDER, name)
+    path = folder_paths.get_full_path_or_raise(FOLDER, name)
+    folders = [folder for folders, _ in folder_paths.folder_names_and_paths.values() for folder in folders]
+    real = Path(path).resolve()
+    if not any(real.is_relative_to(Path(folder).resolve()) for folder in folders):
+        raise ValueError(
+            f"{source} must lie in ComfyUI's model folders, got {name!r}, a link that leads out of them; put the file itself "
+            "there, or name the folder it lies in in extra_model_paths.yaml"
+        )
+    return path
 
 
 @contextmanager

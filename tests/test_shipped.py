@@ -27,7 +27,11 @@ def model():
 
 @pytest.fixture(scope="module")
 def teapot(model):
-    return generate(model, [PROMPT], GenerateConfig(height=128, width=128, steps=10, seed=7))
+    return generate(model, [PROMPT], GenerateConfig(**size_of(model), steps=10, seed=7))
+
+
+def size_of(model):
+    return {"height": model.trained_size, "width": model.trained_size}
 
 
 def test_what_ships_is_one_checkpoint_with_its_card_and_ledger_in_40_megabytes():
@@ -52,9 +56,9 @@ def test_the_file_says_what_it_is(model):
     assert int(model.info["steps"]) > 0 and model.trained_size in (128, 256)
 
 
-def test_a_prompt_becomes_a_foreground_a_background_and_a_mask_that_joins_them(teapot):
+def test_a_prompt_becomes_a_foreground_a_background_and_a_mask_that_joins_them(model, teapot):
     layers = teapot.layers
-    assert layers.size == (128, 128)
+    assert layers.size == (model.trained_size, model.trained_size)
     coverage = layers.mask.mean()
     assert 0.03 < coverage < 0.8  # a thing in a place: neither nothing nor everything
     edge = (layers.mask > 0.1) & (layers.mask < 0.9)
@@ -63,7 +67,7 @@ def test_a_prompt_becomes_a_foreground_a_background_and_a_mask_that_joins_them(t
 
 
 def test_the_same_seed_draws_the_same_picture_and_another_seed_another(model, teapot):
-    settings = {"height": 128, "width": 128, "steps": 10}
+    settings = size_of(model) | {"steps": 10}
     again = generate(model, [PROMPT], GenerateConfig(seed=7, **settings)).layers
     other = generate(model, [PROMPT], GenerateConfig(seed=8, **settings)).layers
     assert torch.equal(again.stacked(), teapot.layers.stacked())
@@ -72,7 +76,7 @@ def test_the_same_seed_draws_the_same_picture_and_another_seed_another(model, te
 
 def test_another_background_phrase_changes_the_background_more_than_the_foreground(model):
     """On average over seeds: one picture may go either way."""
-    config = GenerateConfig(height=128, width=128, steps=20, sampler="dpm", seed=7)
+    config = GenerateConfig(**size_of(model), steps=20, sampler="dpm", seed=7)
     table, forest = (generate(model, [prompt] * 4, config).layers for prompt in (PROMPT, "a red teapot in a forest"))
     mask = torch.minimum(table.mask, forest.mask)
 
@@ -85,7 +89,7 @@ def test_another_background_phrase_changes_the_background_more_than_the_foregrou
 
 def test_previews_show_the_composite(model):
     """The linear map in the metadata explains most of the variance of the small composite."""
-    layers = generate(model, [PROMPT], GenerateConfig(height=128, width=128, steps=10, seed=3)).layers
+    layers = generate(model, [PROMPT], GenerateConfig(**size_of(model), steps=10, seed=3)).layers
     with torch.no_grad():
         latents = model.autoencoder.encode(layers).mean * model.autoencoder.config.latent_scale
     factors, bias = torch.tensor(model.latent_rgb_factors), torch.tensor(model.latent_rgb_bias)

@@ -20,7 +20,8 @@ from ..model.autoencoder import LayeredAutoencoder
 from ..model.text2layer import Text2Layer, fit_latent_rgb, load_autoencoder
 from ..model.text_encoder import TextEncoder, TextEncoderConfig
 from ..model.tokenizer import START_ID, Tokenizer
-from ..model.unet import UNetConfig, build_unet
+from ..model.unet import UNetConfig, build_unet, config_of_unet
+from .grow import grow, grown_config
 from .loop import (
     Guard,
     Meter,
@@ -248,7 +249,14 @@ def _networks(config: UNetTrainConfig, init: Path | None) -> Conditioned:
     start = Text2Layer.load(init)
     if start.diffusion != config.diffusion:
         raise ValueError(f"{init} was trained with {start.diffusion}, the config asks for {config.diffusion}")
-    return Conditioned(start.unet.float(), start.text_encoder.float())
+    unet, wanted = start.unet.float(), config_of_unet(build_unet(config.unet))
+    if wanted == grown_config(config_of_unet(unet)):
+        unet = grow(unet, config.diffusion)
+    if wanted != config_of_unet(unet):
+        raise ValueError(
+            f"{init} holds {config_of_unet(unet)}, the config asks for {wanted}; make them equal, or give it one level more"
+        )
+    return Conditioned(unet, start.text_encoder.float())
 
 
 def _with_vocabulary(config: UNetTrainConfig, cached: Latents, init: Path | None) -> UNetTrainConfig:

@@ -71,6 +71,18 @@ def test_a_file_that_is_not_ours_is_refused_by_node_and_input(server, files, kin
     assert not Path("/tmp/owned").exists()
 
 
+def test_a_link_that_leads_out_of_the_model_folders_is_refused_and_one_within_is_not(server, files, tmp_path):
+    outside = tmp_path / "outside.safetensors"
+    outside.write_bytes(DEMO.read_bytes())
+    (files / "link-out.safetensors").symlink_to(outside)
+    (files / "link-in.safetensors").symlink_to(DEMO)
+    assert (
+        "must lie in ComfyUI's model folders, got 'link-out.safetensors'"
+        in server.run(load("link-out.safetensors")).error
+    )
+    assert server.run(load("link-in.safetensors")).error is None
+
+
 def test_a_vae_is_no_layered_autoencoder_and_an_empty_socket_is_named(server):
     wrong = load(DEMO.name)
     wrong["decode"] = node("T2L_DecodeLayers", autoencoder=["load", 3], latent=["latent", 0])

@@ -107,7 +107,7 @@ def test_every_node_is_there_and_says_what_its_sockets_are(server):
         assert info["description"] and info["category"] == "text2layer"
         for kind, options in info["input"]["required"].values():
             assert options["tooltip"], f"{name}: an input of type {kind} has no tooltip"
-        assert all(info["output_tooltips"]) or name.startswith("T2L_EncodeLayers")
+        assert all(info["output_tooltips"])
 
 
 def test_the_shipped_checkpoint_is_offered_without_a_download(server):

@@ -1,0 +1,96 @@
+"""A UNet trained at one size goes on at twice that size: one more level is put around it (Karras et al. 2018, progressive
+growing; Gu et al. 2023, Matryoshka diffusion). The paper resumes the same network at twice the size instead, and so pays
+four times as much for every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..config import DiffusionConfig
+from ..diffusion import scaled_linear_schedule
+from ..model.unet import UNetConfig, build_unet, config_of_unet
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+
+def grown_config(config: UNetConfig) -> UNetConfig:
+    """The config of the UNet that `grow` makes: one more level, as wide as the first and without attention."""
+    return replace(
+        config,
+        channel_multipliers=(config.channel_multipliers[0], *config.channel_multipliers),
+        attention_levels=tuple(level + 1 for level in config.attention_levels),
+    )
+
+
+@torch.no_grad()
+def grow(unet: UNet2DConditionModel, diffusion: DiffusionConfig) -> UNet2DConditionModel:
+    """A UNet for latents of twice the size that starts from what `unet` knows; its config is `grown_config`'s.
+
+    The old levels keep their weights and work at half the new size. The new outer level hands on what it gets: means of
+    2 x 2 cells on the way down, repeated cells on the way up. The time embedding is refitted to the noise that such a mean
+    has left.
+    """
+    old = config_of_unet(unet)
+    larger = build_unet(grown_config(old))
+    state = larger.state_dict()
+    state |= {_inner_name(name): tensor for name, tensor in unet.state_dict().items()}
+    larger.load_state_dict(state)
+    outer_down, outer_up = larger.down_blocks[0], larger.up_blocks[-1]
+    for block in (*outer_down.resnets, *outer_up.resnets):
+        _pass_on(block)
+    _set_identity(outer_down.downsamplers[0].conv, window=slice(1, 3))
+    _set_identity(larger.up_blocks[-2].upsamplers[0].conv, window=slice(1, 2))
+    embedding = larger.time_embedding
+    times = torch.arange(diffusion.num_train_steps)
+    wanted = embedding(larger.time_proj(halved_noise_time(diffusion)))
+    features = embedding.act(embedding.linear_1(larger.time_proj(times)))
+    ones = torch.ones_like(features[:, :1])
+    solution = torch.linalg.lstsq(torch.cat([features, ones], dim=1).double(), wanted.double(), driver="gelsd").solution
+    embedding.linear_2.weight.copy_(solution[:-1].T)
+    embedding.linear_2.bias.copy_(solution[-1])
+    return larger
+
+
+def halved_noise_time(diffusion: DiffusionConfig) -> Tensor:
+    """For every t the (fractional) time at which the noise is half as strong beside the picture, (num_train_steps,).
+
+    The mean of 2 x 2 cells halves the standard deviation of their noise and keeps a smooth picture (Hoogeboom et al. 2023,
+    simple diffusion, section 3.1). Never below 0.
+    """
+    a = scaled_linear_schedule(diffusion).double()
+    log_sigma = 0.5 * torch.log((1 - a) / a)  # rises with t
+    wanted = log_sigma - torch.log(torch.tensor(2.0))
+    above = torch.searchsorted(log_sigma, wanted).clamp(1, len(a) - 1)
+    low, high = log_sigma[above - 1], log_sigma[above]
+    return (above - 1 + (wanted - low) / (high - low)).clamp(min=0).float()
+
+
+def _inner_name(name: str) -> str:
+    """Where a parameter of the smaller UNet goes: one level further in on the way down; ways up count from within."""
+    if not name.startswith("down_blocks."):
+        return name
+    _, level, rest = name.split(".", 2)
+    return f"down_blocks.{int(level) + 1}.{rest}"
+
+
+def _pass_on(block: nn.Module) -> None:
+    """A residual block that returns the first channels of its input."""
+    nn.init.zeros_(block.conv2.weight)
+    nn.init.zeros_(block.conv2.bias)
+    if block.conv_shortcut is not None:
+        _set_identity(block.conv_shortcut, window=slice(0, 1))
+
+
+def _set_identity(conv: nn.Conv2d, window: slice) -> None:
+    """A convolution that passes channel i on to channel i, averaged over a window of its kernel."""
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    taps = (window.stop - window.start) ** 2
+    for i in range(min(conv.weight.shape[:2])):
+        conv.weight[i, i, window, window] = 1 / taps

@@ -1,0 +1,85 @@
+"""A UNet grown by one level starts from what the smaller one knows."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from t2l.config import DiffusionConfig
+from t2l.diffusion import scaled_linear_schedule
+from t2l.model.text2layer import Text2Layer
+from t2l.model.unet import UNetConfig, build_unet, config_of_unet
+from t2l.training.grow import grow, grown_config, halved_noise_time
+from t2l.training.train_unet import train_unet
+
+SMALL = UNetConfig(
+    in_channels=8,
+    out_channels=8,
+    base_channels=32,
+    channel_multipliers=(1, 2),
+    attention_levels=(1,),
+    num_res_blocks=1,
+    num_heads=2,
+    conditioning_width=32,
+)
+DIFFUSION = DiffusionConfig(prediction="v")
+
+
+def repeated(x):
+    return x.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+
+
+def test_at_the_time_of_half_the_noise_sigma_is_half():
+    a = scaled_linear_schedule(DIFFUSION).double()
+    log_sigma = 0.5 * torch.log((1 - a) / a)
+    t = torch.arange(50, 1000, 50)
+    earlier = halved_noise_time(DIFFUSION)[t].double()
+    low = earlier.long()
+    between = torch.lerp(log_sigma[low], log_sigma[low + 1], earlier - low)
+    torch.testing.assert_close(between.exp(), log_sigma[t].exp() / 2, rtol=1e-4, atol=0)
+
+
+def test_a_grown_unet_has_one_level_more_and_keeps_the_weights_within():
+    torch.manual_seed(0)
+    small = build_unet(SMALL)
+    large = grow(small, DIFFUSION)
+    assert config_of_unet(large) == grown_config(SMALL)
+    assert grown_config(SMALL).channel_multipliers == (1, 1, 2) and grown_config(SMALL).attention_levels == (2,)
+    assert torch.equal(large.down_blocks[1].resnets[0].conv1.weight, small.down_blocks[0].resnets[0].conv1.weight)
+    assert torch.equal(large.up_blocks[0].resnets[0].conv1.weight, small.up_blocks[0].resnets[0].conv1.weight)
+
+
+@torch.no_grad()
+def test_where_the_outer_convolutions_look_at_one_cell_a_grown_unet_gives_the_small_ones_picture_twice_as_large():
+    torch.manual_seed(0)
+    small = build_unet(SMALL)
+    for conv in (small.conv_in, small.conv_out):
+        center = conv.weight[:, :, 1:2, 1:2].clone()
+        conv.weight.zero_()[:, :, 1:2, 1:2] = center
+    large, times = grow(small, DIFFUSION), torch.tensor([400, 900])
+    large.time_embedding.load_state_dict(small.time_embedding.state_dict())
+    x, conditioning = torch.randn(2, 8, 8, 8), torch.randn(2, 77, 32)
+    expected = small(x, times, encoder_hidden_states=conditioning).sample
+    got = large(repeated(x), times, encoder_hidden_states=conditioning).sample
+    torch.testing.assert_close(got, repeated(expected), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_grown_unet_takes_its_noise_for_half_as_strong():
+    torch.manual_seed(0)
+    small = build_unet(SMALL)
+    large, times = grow(small, DIFFUSION), torch.arange(100, 1000, 50)
+    wanted = small.time_embedding(small.time_proj(halved_noise_time(DIFFUSION)[times]))
+    unchanged = small.time_embedding(small.time_proj(times))
+    got = large.time_embedding(large.time_proj(times))
+    assert (got - wanted).square().mean() < 0.2 * (unchanged - wanted).square().mean()
+
+
+def test_training_goes_on_with_one_level_more_and_refuses_any_other_shape(unet_config, latents, tmp_path):
+    first = train_unet(unet_config, latents, tmp_path / "first")
+    larger = replace(unet_config, unet=grown_config(unet_config.unet), steps=2)
+    second = train_unet(larger, latents, tmp_path / "second", init=first)
+    assert config_of_unet(Text2Layer.load(second).unet) == larger.unet
+    other = replace(unet_config, unet=replace(unet_config.unet, base_channels=64))
+    with pytest.raises(ValueError, match="base_channels=32.*the config asks for .*base_channels=64.*one level more"):
+        train_unet(other, latents, tmp_path / "other", init=first)

@@ -53,7 +53,7 @@ class CleanEdges(io.ComfyNode):
                     "refine",
                     default=0,
                     min=0,
-                    max=256,
+                    max=64,
                     tooltip="Pixels within which the mask follows the edges of the picture. 0 = not at all.",
                 ),
                 io.Boolean.Input(

@@ -31,7 +31,7 @@ class EdgeConfig:
     feather: float = 0.0  # pixels: standard deviation of the mask's blur
 
     def __post_init__(self) -> None:
-        for name, low, high in (("refine", 0, 256), ("shrink", -256, 256), ("feather", 0, 256)):
+        for name, low, high in (("refine", 0, 64), ("shrink", -256, 256), ("feather", 0, 256)):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(
@@ -191,13 +191,23 @@ def square_max(mask: Tensor, radius: int) -> Tensor:
 
 
 def _dilated(mask: Tensor, radius: int) -> Tensor:
-    """The largest value within a disc of so many pixels, outside the picture left out."""
-    height = mask.shape[-2]
-    result = mask
-    for dy in range(-radius, radius + 1):
-        if abs(dy) < height:
-            half = math.floor(math.sqrt(radius**2 - dy**2))
-            row = F.max_pool2d(mask, (1, 2 * half + 1), stride=1, padding=(0, half)) if half else mask
-            moved = F.pad(row, (0, 0, dy, -dy))  # rows that come in are 0, which is no maximum
-            result = torch.maximum(result, moved)
+    """The largest value within a disc of so many pixels, outside the picture left out.
+
+    The disc is made of rows, from its short ones to the long one in the middle, each grown out of the one before.
+    """
+    height, width = mask.shape[-2:]
+    row, reach, result = mask, 0, mask
+    for dy in range(radius, -1, -1):
+        half = math.isqrt(radius**2 - dy**2)
+        for dx in range(reach + 1, min(half, width - 1) + 1):
+            row = _largest_of_two_sides(row, mask, (dx, -dx, 0, 0))
+        reach = half
+        if dy < height:
+            result = _largest_of_two_sides(result, row, (0, 0, dy, -dy))
     return result
+
+
+def _largest_of_two_sides(x: Tensor, other: Tensor, shift: tuple[int, int, int, int]) -> Tensor:
+    """The largest of x and of the other moved to either side; what comes in is 0, which is no maximum of a mask."""
+    there, back = F.pad(other, shift), F.pad(other, [-n for n in shift])
+    return torch.maximum(x, torch.maximum(there, back))

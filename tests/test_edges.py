@@ -152,6 +152,12 @@ def test_growing_a_point_gives_a_disc():
     assert torch.equal(shrunk(point, -7)[0, 0], (x**2 + y**2 <= 49).float())
 
 
+def test_growing_by_more_than_the_picture_fills_it():
+    point = torch.zeros(1, 1, 5, 9)
+    point[..., 0, 0] = 0.7
+    assert torch.equal(shrunk(point, -200), torch.full_like(point, 0.7))
+
+
 def test_shrinking_is_growing_of_what_is_around():
     mask = random(1, 1, 30, 20)
     torch.testing.assert_close(shrunk(mask, 2.5), 1 - shrunk(1 - mask, -2.5))
@@ -201,7 +207,7 @@ def test_only_the_chosen_layer_of_a_stack_is_cleaned_and_it_sees_the_picture_at_
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"refine": -1}, "refine must be from 0 to 256 pixels, got -1; 0 leaves"),
+        ({"refine": -1}, "refine must be from 0 to 64 pixels, got -1; 0 leaves"),
         ({"shrink": 300.0}, "shrink must be from -256 to 256 pixels, got 300.0"),
         ({"feather": float("nan")}, "feather must be from 0 to 256 pixels, got nan"),
     ],

@@ -238,6 +238,56 @@ WORKFLOWS = [
         ],
     ),
     Workflow(
+        "sticker-sheet",
+        "## Sticker sheet\nFour things cut out in one run, each saved as a PNG with transparency.\n\n"
+        "*Clean Edges* takes the background's colours out of the soft edge and draws the mask in by half a pixel: no grey rim on "
+        "any page. Its *cutout* has a colour under the transparency too, so it scales without a fringe.",
+        [
+            [loader(), canvas(4)],
+            [words("prompt", "a butterfly in a meadow"), words("empty prompt", "")],
+            [sampler("sample", 7, "prompt"), decoder("layers", "sample")],
+            [
+                (
+                    "clean",
+                    "T2L_CleanEdges",
+                    230,
+                    {
+                        "layers": ["layers", 4],
+                        "refine": 0,
+                        "decontaminate": True,
+                        "shrink": 0.5,
+                        "feather": 0.0,
+                        "layer": "top",
+                    },
+                ),
+                picture("before", "layers", 3),
+            ],
+            [saved("clean", 1, "sticker")],
+        ],
+    ),
+    Workflow(
+        "best-of-n",
+        "## Best of four\nFour pictures in one run, the one whose layers fit together best is saved.\n\n"
+        "*Best of Layers* ranks them by how far foreground, background and mask are from the picture that the autoencoder "
+        "predicts (*auxiliary*), and by how well the mask's edge lies on an edge of the picture. Connect the mask of a "
+        "segmentation node to *mask* and their overlap counts instead. It knows what fits, not what is beautiful: raise *keep*.",
+        [
+            [loader(), canvas(4)],
+            [words("prompt", "a strawberry on a beach"), words("empty prompt", "")],
+            [sampler("sample", 7, "prompt"), decoder("layers", "sample")],
+            [
+                (
+                    "best",
+                    "T2L_BestLayers",
+                    170,
+                    {"layers": ["layers", 4], "composite": ["layers", 5], "keep": 1, "layer": "top"},
+                ),
+                picture("all four", "layers", 3),
+            ],
+            [("figures", "PreviewAny", 160, {"source": ["best", 2]}), saved("best", 1, "best")],
+        ],
+    ),
+    Workflow(
         "save-and-reload-a-psd",
         "## Save and reload a PSD\nLayers for Photoshop, Krita and GIMP, and back.\n\n"
         "- *Save Layers* writes background and foreground, the foreground with all its colours and a real layer mask.\n"

@@ -2,6 +2,7 @@
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
+from .edges import BestLayers, CleanEdges, RecomposeCheck, UpscaleLayers
 from .files import LoadLayers, SaveLayers
 from .latent import DecodeLayers, DecodeLayersTiled, EncodeLayers, EncodeLayersTiled
 from .layers import CompositeLayers, JoinLayers, SplitLayers
@@ -19,6 +20,10 @@ NODES: list[type[io.ComfyNode]] = [
     CompositeLayers,
     SaveLayers,
     LoadLayers,
+    CleanEdges,
+    RecomposeCheck,
+    UpscaleLayers,
+    BestLayers,
 ]
 
 register_folders()

@@ -20,7 +20,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..t2l.layers import Layers
-from ..t2l.model.autoencoder import LayeredAutoencoder, pad_to_multiple
+from ..t2l.model.autoencoder import Decoded, LayeredAutoencoder, pad_to_multiple
 from ..t2l.model.text2layer import load_autoencoder
 
 LAYER_CHANNELS = 7
@@ -41,6 +41,7 @@ class ManagedAutoencoder:
         config = self.model.config
         self.downscale = config.downscale
         self.latent_channels = config.latent_channels
+        self._decoded_channels = LAYER_CHANNELS + 3 * config.auxiliary
         self._relative_cost = config.base_channels / 128 / config.patch**2
 
     def encode(self, layers: Layers) -> Tensor:
@@ -53,10 +54,13 @@ class ManagedAutoencoder:
         mm.soft_empty_cache()  # outside the except block, which holds on to what was allocated
         return self.encode_tiled(layers, 512, 64)
 
-    def decode(self, latents: Tensor) -> Layers:
-        """Latents -> layers of the latents' whole size."""
+    def decode(self, latents: Tensor) -> Decoded:
+        """Latents -> layers of the latents' whole size, and the composite that was predicted beside them.
+
+        An autoencoder without that head predicts none: the layers' own composite stands for it.
+        """
         try:
-            return Layers.from_stacked(self._in_batches(self._decode, latents, self._decode_memory(latents.shape)))
+            return _taken_apart(self._in_batches(self._decode, latents, self._decode_memory(latents.shape)))
         except mm.OOM_EXCEPTION:
             logging.warning("Text2Layer: out of memory while decoding layers, going on in tiles")
         mm.soft_empty_cache()
@@ -69,12 +73,12 @@ class ManagedAutoencoder:
         tiles, overlap = _tile_shapes(tile, self.downscale), self._on_grid(overlap) * self.downscale
         return self._tiled(self._encode, x, tiles, overlap, 1 / self.downscale, self.latent_channels)
 
-    def decode_tiled(self, latents: Tensor, tile: int, overlap: int) -> Layers:
+    def decode_tiled(self, latents: Tensor, tile: int, overlap: int) -> Decoded:
         """As `decode`, tile x tile pixels at a time; `overlap` in pixels."""
         self._load(self._decode_memory((1, self.latent_channels, self._on_grid(tile), self._on_grid(tile))))
         tiles, overlap = _tile_shapes(self._on_grid(tile), 1), self._on_grid(overlap)
-        return Layers.from_stacked(
-            self._tiled(self._decode, latents, tiles, overlap, self.downscale, LAYER_CHANNELS).clamp(0, 1)
+        return _taken_apart(
+            self._tiled(self._decode, latents, tiles, overlap, self.downscale, self._decoded_channels).clamp(0, 1)
         )
 
     def as_vae(self) -> comfy.sd.VAE:
@@ -98,7 +102,9 @@ class ManagedAutoencoder:
         return self.model.encode(Layers.from_stacked(x)).mean
 
     def _decode(self, latents: Tensor) -> Tensor:
-        return self.model.decode(latents).layers.stacked()
+        decoded = self.model.decode(latents)
+        parts = [decoded.layers.stacked(), *([] if decoded.auxiliary is None else [decoded.auxiliary])]
+        return torch.cat(parts, dim=1)
 
     def _in_batches(self, network: Callable[[Tensor], Tensor], x: Tensor, memory: float) -> Tensor:
         self._load(memory)
@@ -167,6 +173,12 @@ class FlatPictures(nn.Module):
         decoded = self.model.decode(latents)
         picture = decoded.layers.composite() if decoded.auxiliary is None else decoded.auxiliary
         return 2 * picture - 1
+
+
+def _taken_apart(decoded: Tensor) -> Decoded:
+    """What `ManagedAutoencoder._decode` puts together, (N, 7 or 10, H, W)."""
+    layers = Layers.from_stacked(decoded[:, :LAYER_CHANNELS])
+    return Decoded(layers, decoded[:, LAYER_CHANNELS:] if decoded.shape[1] > LAYER_CHANNELS else layers.composite())
 
 
 def _tile_shapes(tile: int, multiple: int) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..t2l.layers import Layers
-from ..t2l.model.autoencoder import latent_size
+from ..t2l.model.autoencoder import Decoded, latent_size
 from .autoencoder import ManagedAutoencoder
 from .types import AUTOENCODER, LAYERS, POLARITY, pixels_to_image, pixels_to_mask, to_documents, to_layers
 
@@ -42,6 +42,7 @@ LAYER_OUTPUTS = [
     LAYERS.Output(
         display_name="layers", is_output_list=True, tooltip="The same as a layer document, one for each picture."
     ),
+    io.Image.Output(display_name="auxiliary", tooltip="What the autoencoder predicts the composite to be."),
 ]
 
 
@@ -129,8 +130,8 @@ class DecodeLayersTiled(io.ComfyNode):
         node = "Decode Layers (Tiled)"
         managed = checked(autoencoder, node)
         samples = samples_of(latent, managed, node)
-        layers = managed.decode_tiled(samples, *tiling(tile_size, overlap, node))
-        return io.NodeOutput(*outputs(cropped(layers, latent, managed)))
+        decoded = managed.decode_tiled(samples, *tiling(tile_size, overlap, node))
+        return io.NodeOutput(*outputs(cropped(decoded, latent, managed)))
 
 
 def checked(autoencoder: Any, node: str) -> ManagedAutoencoder:
@@ -172,20 +173,23 @@ def samples_of(latent: Any, managed: ManagedAutoencoder, node: str) -> Tensor:
     return samples
 
 
-def cropped(layers: Layers, latent: dict[str, Any], managed: ManagedAutoencoder) -> Layers:
-    """Layers at the size that Encode Layers noted, when the latents still have that size."""
-    height, width = latent.get(SIZE) or layers.size
+def cropped(decoded: Decoded, latent: dict[str, Any], managed: ManagedAutoencoder) -> Decoded:
+    """Pictures at the size that Encode Layers noted, when the latents still have that size."""
+    height, width = latent.get(SIZE) or decoded.layers.size
     if latent_size(height, width, managed.downscale) != tuple(latent["samples"].shape[-2:]):
-        return layers
-    return Layers.from_stacked(layers.stacked()[..., :height, :width])
+        return decoded
+    layers = Layers.from_stacked(decoded.layers.stacked()[..., :height, :width])
+    return Decoded(layers, decoded.auxiliary[..., :height, :width])
 
 
-def outputs(layers: Layers) -> tuple[Any, ...]:
+def outputs(decoded: Decoded) -> tuple[Any, ...]:
     """What LAYER_OUTPUTS announces."""
+    layers = decoded.layers
     return (
         pixels_to_image(layers.foreground),
         pixels_to_image(layers.background),
         pixels_to_mask(layers.mask),
         pixels_to_image(layers.composite()),
         to_documents(layers),
+        pixels_to_image(decoded.auxiliary),
     )

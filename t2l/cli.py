@@ -164,6 +164,18 @@ def evaluate(args: argparse.Namespace) -> None:
     print(markdown_table(figures))
 
 
+def recompose(args: argparse.Namespace) -> None:
+    """How far the stacked layers of a .psd or .ora file are from the picture they should make, in 1/255."""
+    from .io.image import read_image
+    from .io.layer_file import open_layer_file
+    from .recompose import agreement
+
+    opened, picture = open_layer_file(args.layers), read_image(args.picture)[0]
+    for note in opened.notes:
+        _note(note)
+    print(agreement(opened.stack.composite(), picture))
+
+
 def info(args: argparse.Namespace) -> None:
     """What a checkpoint says about itself, and how many parameters each part has."""
     from .io.checkpoint import read_tensors
@@ -270,6 +282,10 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
     add = command(fetch_saliency, "fetch-saliency")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the 136 MB package and its model")
+
+    add = command(recompose, "recompose")
+    add("layers", type=Path, metavar="LAYERS", help="a .psd or .ora file; of a PNG, its one layer over white")
+    add("picture", type=Path, metavar="PICTURE", help="the picture that the layers should make, as large as they")
 
     add = command(info, "info")
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="a .safetensors file of this project")

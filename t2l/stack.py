@@ -90,7 +90,7 @@ class Stack:
         so for the top layer `composite()` of the result is that of the stack. Outside its own rectangle the foreground has
         mask 0 and the colour of its nearest edge pixel. Raises ValueError for a name that no layer bears.
         """
-        chosen = self._chosen(rule)
+        chosen = self.index(rule)
         others = [layer for i, layer in enumerate(self.layers) if layer.visible and i != chosen]
         colour, alpha = _merged(others, self)
         front, mask = placed(self.layers[chosen], self.height, self.width)
@@ -105,8 +105,8 @@ class Stack:
         above = Layer(image=layers.foreground[0], mask=layers.mask[0], name=names[1])
         return cls(*layers.size, (below, above))
 
-    def _chosen(self, rule: str) -> int:
-        """The index of the layer that a rule means."""
+    def index(self, rule: str) -> int:
+        """Which layer a rule of `to_layers` means, from 0 at the bottom."""
         if rule != TOP:
             named = [i for i, layer in enumerate(self.layers) if layer.name == rule]
             if not named:

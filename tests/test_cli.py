@@ -23,6 +23,7 @@ COMMANDS = [
     "train-unet",
     "export",
     "evaluate",
+    "recompose",
     "info",
 ]
 

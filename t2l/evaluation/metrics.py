@@ -55,13 +55,20 @@ def recompose_l1(layers: Layers, auxiliary: Tensor) -> Tensor:
     return mask_l1(layers.composite(), auxiliary)
 
 
+def recompose_max(layers: Layers, auxiliary: Tensor) -> Tensor:
+    """The largest of the differences whose mean is `recompose_l1`, (N,)."""
+    return (layers.composite() - auxiliary).abs().amax(dim=(1, 2, 3))
+
+
 def layer_figures(predicted: Layers, target: Layers, auxiliary: Tensor | None = None) -> dict[str, Tensor]:
     """How well layers were reconstructed: one (N,) tensor per figure.
 
     Foreground colours count where the true mask shows them, the visible background where it does not, and the hidden
-    background where the foreground lies over it. recompose_l1 is NaN without an auxiliary picture (N, 3, H, W).
+    background where the foreground lies over it. The figures of recomposing are NaN without an auxiliary picture
+    (N, 3, H, W).
     """
     m = target.mask
+    none = m.new_full((len(m),), math.nan)
     return {
         "mask_iou": mask_iou(predicted.mask, m),
         "mask_l1": mask_l1(predicted.mask, m),
@@ -69,7 +76,8 @@ def layer_figures(predicted: Layers, target: Layers, auxiliary: Tensor | None = 
         "foreground_psnr": psnr(predicted.foreground, target.foreground, m),
         "visible_background_psnr": psnr(predicted.background, target.background, 1 - m),
         "hidden_background_psnr": psnr(predicted.background, target.background, m),
-        "recompose_l1": m.new_full((len(m),), math.nan) if auxiliary is None else recompose_l1(predicted, auxiliary),
+        "recompose_l1": none if auxiliary is None else recompose_l1(predicted, auxiliary),
+        "recompose_max": none if auxiliary is None else recompose_max(predicted, auxiliary),
     }
 
 
@@ -117,7 +125,7 @@ def evaluate_autoencoder(
     autoencoder: a LayeredAutoencoder, read through its posterior mean, in evaluation mode; its mode is put back.
     examples: pictures of one size.
     observe: called after each batch with the true and the reconstructed layers. None stands for a figure without a
-    value: recompose_l1 without an auxiliary head.
+    value: those of recomposing without an auxiliary head.
     """
     count = len(examples) if limit is None else min(limit, len(examples))
     if count < 1:

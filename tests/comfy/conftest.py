@@ -26,11 +26,12 @@ NO_CORE_AUDIO = ("torchaudio", "nodes_audio")  # two core files that need what t
 
 @dataclass
 class Result:
-    """What became of a prompt: refused before it ran (node_errors), failed (error), or its pictures by node id."""
+    """What became of a prompt: refused before it ran (node_errors), failed (error), or what its nodes show, by node id."""
 
     error: str | None
     node_errors: dict
     pictures: dict[str, list[np.ndarray]]  # (H, W, C), 0 to 255
+    texts: dict[str, list[str]]
 
 
 class Server:
@@ -56,11 +57,12 @@ class Server:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 queued = json.load(answer)
         except urllib.error.HTTPError as refusal:
-            return Result(None, json.load(refusal)["node_errors"], {})
+            return Result(None, json.load(refusal)["node_errors"], {}, {})
         entry = self._finished(queued["prompt_id"], timeout)
         errors = [body["exception_message"] for kind, body in entry["status"]["messages"] if kind == "execution_error"]
         pictures = {node: [self._picture(x) for x in out.get("images", [])] for node, out in entry["outputs"].items()}
-        return Result(errors[0] if errors else None, queued["node_errors"], pictures)
+        texts = {node: list(out.get("text", [])) for node, out in entry["outputs"].items()}
+        return Result(errors[0] if errors else None, queued["node_errors"], pictures, texts)
 
     def _finished(self, prompt: str, timeout: float) -> dict:
         until = time.monotonic() + timeout

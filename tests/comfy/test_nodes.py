@@ -17,6 +17,10 @@ NODES = {
     "T2L_JoinLayers",
     "T2L_SplitLayers",
     "T2L_CompositeLayers",
+    "T2L_CleanEdges",
+    "T2L_RecomposeCheck",
+    "T2L_UpscaleLayers",
+    "T2L_BestLayers",
     "T2L_SaveLayers",
     "T2L_LoadLayers",
 }

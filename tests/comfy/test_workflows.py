@@ -10,7 +10,7 @@ from t2l import GenerateConfig, Text2Layer, text_to_layers
 
 ROOT = Path(__file__).resolve().parents[2]
 TWINS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "workflows").glob("*.json")}
-PICTURES = {"batch-of-four": 4}
+PICTURES = {"batch-of-four": 4, "sticker-sheet": 4}
 
 
 def test_every_workflow_has_its_twin_and_its_picture():

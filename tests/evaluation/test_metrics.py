@@ -13,6 +13,7 @@ from t2l.evaluation.metrics import (
     mean_figure,
     psnr,
     recompose_l1,
+    recompose_max,
 )
 from t2l.layers import Layers
 
@@ -114,6 +115,13 @@ def test_recompose_l1_is_zero_for_the_composite_itself():
     torch.testing.assert_close(recompose_l1(layers, layers.composite() + 0.1), torch.full((2,), 0.1))
 
 
+def test_recompose_max_is_the_one_pixel_that_is_off():
+    layers = random_layers()
+    picture = layers.composite()
+    picture[1, 2, 3, 4] += 0.25
+    torch.testing.assert_close(recompose_max(layers, picture), torch.tensor([0.0, 0.25]))
+
+
 def test_a_damaged_hidden_background_shows_in_its_own_figure_only():
     image = torch.full((1, 3, 8, 8), 0.5)
     target = Layers(image, image, square_mask())
@@ -127,6 +135,7 @@ def test_a_damaged_hidden_background_shows_in_its_own_figure_only():
             "foreground_psnr": MAX_PSNR,
             "visible_background_psnr": MAX_PSNR,
             "recompose_l1": 0,
+            "recompose_max": 0,
         }
     )
 

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ...edges import push_pull
+
 COLOURS = {  # hue in degrees, saturation, value of a fully lit surface
     "red": (2, 0.90, 0.90),
     "yellow": (49, 0.92, 1.00),
@@ -140,15 +142,4 @@ def extend_colours(premultiplied: Tensor, alpha: Tensor) -> Tensor:
     """
     solid = ((alpha - 0.2) / 0.6).clamp(0, 1) + 1e-3 * alpha  # rims carry the noise of the file's old background
     straight = (premultiplied / alpha.clamp(min=1e-4)).clamp(0, 1)
-    return _push_pull(straight, solid.clamp(max=1))
-
-
-def _push_pull(colours: Tensor, trust: Tensor) -> Tensor:
-    """Fill (3, H, W) where trust (1, H, W) is below 1 from a picture of half the size, filled in the same way."""
-    if min(trust.shape[1:]) <= 1 or bool((trust == 1).all()):
-        return colours
-    size = [-(-n // 2) for n in trust.shape[1:]]
-    halved = F.interpolate(torch.cat([colours * trust, trust])[None], size=size, mode="area")[0]
-    coarse = _push_pull(halved[:3] / halved[3:].clamp(min=1e-6), (halved[3:] * 4).clamp(max=1))
-    filled = F.interpolate(coarse[None], size=trust.shape[1:], mode="bilinear", align_corners=False)[0]
-    return torch.lerp(filled, colours, trust)
+    return push_pull(straight[None], solid.clamp(max=1)[None])[0]

@@ -42,7 +42,7 @@ ARROWS = {
     "upscale": {"edges", "stack"},
     "config": set(),
     "diffusion": set(),
-    "io": {"blend", "placement", "stack"},
+    "io": {"blend", "edges", "placement", "stack"},
     "model": {"io.checkpoint"},
     "data": {"edges", "io"},
     "generate": {"model", "diffusion", "io"},

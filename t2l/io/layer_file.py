@@ -7,7 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
+from torch import Tensor
 
+from ..edges import bled
 from ..stack import Layer, Stack, placed
 from .image import clean_stem, layer_images, read_image, save_png, to_image
 from .layer_tree import Account, LayerFile
@@ -58,13 +61,15 @@ def save_png_set(stack: Stack, folder: str | Path, stem: str, texts: Mapping[str
 
     `stem_foreground.png`, `_background`, `_mask`, `_cutout` and `_composite` of the highest visible layer against the rest;
     of more than two layers also each of them as `stem_layer01-name.png`, RGBA at the size of the canvas. texts become text
-    chunks of every file. Colours go on under alpha 0, so that no edge turns grey when the picture is scaled.
+    chunks of every file. In RGBA the visible colours go on under alpha 0, so that no edge turns grey when the picture is
+    scaled. Raises OSError with a sentence when one cannot be written, and then leaves none of them.
     """
-    images = layer_images(stack.to_layers())
+    split = stack.to_layers()
+    images = layer_images(split) | {"cutout": _cutout(split.foreground[0], split.mask[0])}
     if len(stack.layers) > 2:
         for i, layer in enumerate(stack.layers, 1):
-            image, mask = placed(replace(layer, opacity=1.0), stack.height, stack.width)
-            images[f"layer{i:02d}-{clean_stem(layer.name)[:40]}"] = to_image(torch.cat([image, mask]))
+            name = f"layer{i:02d}-{clean_stem(layer.name)[:40]}"
+            images[name] = _cutout(*placed(replace(layer, opacity=1.0), stack.height, stack.width))
     images["composite"] = to_image(stack.composite())
     names = [*(name for name in images if name != "composite"), "composite"]
     paths = [Path(folder) / f"{stem}_{name}.png" for name in names]
@@ -76,3 +81,8 @@ def save_png_set(stack: Stack, folder: str | Path, stem: str, texts: Mapping[str
             path.unlink(missing_ok=True)
         raise
     return paths
+
+
+def _cutout(image: Tensor, mask: Tensor) -> Image.Image:
+    """Colours (3, H, W) and mask (1, H, W) as RGBA."""
+    return to_image(torch.cat([bled(image[None], mask[None])[0], mask]))

@@ -35,12 +35,14 @@ def test_a_png_set_holds_the_layers_their_mask_and_what_is_seen(tmp_path):
     assert (paths["composite"].image - stack.composite()).abs().max() <= 0.5001 / 255
 
 
-def test_colours_of_a_cutout_go_on_under_alpha_0(tmp_path):
-    stack = two_layers()
-    stack.layers[1].mask[:, :, 16:] = 0
-    save_png_set(stack, tmp_path, "a")
+def test_visible_colours_of_a_cutout_go_on_under_alpha_0(tmp_path):
+    """Red on the left, and black where nothing shows: a reader that blends across the edge must not find the black."""
+    layer = two_layers().layers[1]
+    layer.image[:], layer.mask[:] = 0, 0
+    layer.image[0, :, :16], layer.mask[:, :, :16] = 1, 1
+    save_png_set(Stack(24, 32, (two_layers().layers[0], layer)), tmp_path, "a")
     cutout = np.array(Image.open(tmp_path / "a_cutout.png"))
-    assert (cutout[:, 16:, 3] == 0).all() and cutout[:, 16:, :3].std() > 50
+    assert (cutout[:, 16:, 3] == 0).all() and (cutout[..., :3] == [255, 0, 0]).all()
 
 
 def test_more_than_two_layers_are_written_one_by_one_too(tmp_path):

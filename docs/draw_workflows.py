@@ -80,6 +80,12 @@ def sampler(
     return (name, "KSampler", 480, {"seed": seed, **SAMPLING, "denoise": denoise, **wires})
 
 
+def encoder(layers: str, first: int) -> tuple[str, str, int, dict[str, Any]]:
+    """Foreground, background and mask are three outputs of a node, one after the other."""
+    wires = {name: [layers, first + i] for i, name in enumerate(("foreground", "background", "mask"))}
+    return ("encode", "T2L_EncodeLayers", 130, {"autoencoder": ["load", 2], **wires})
+
+
 def decoder(name: str, latent: str) -> tuple[str, str, int, dict[str, Any]]:
     return (name, "T2L_DecodeLayers", 130, {"autoencoder": ["load", 2], "latent": [latent, 0]})
 
@@ -208,17 +214,7 @@ WORKFLOWS = [
             ],
             [sampler("sample", 7, "prompt"), decoder("first layers", "sample")],
             [
-                (
-                    "encode",
-                    "T2L_EncodeLayers",
-                    130,
-                    {
-                        "autoencoder": ["load", 2],
-                        "foreground": ["first layers", 0],
-                        "background": ["first layers", 1],
-                        "mask": ["first layers", 2],
-                    },
-                ),
+                encoder("first layers", 0),
                 sampler("repaint", 9, "other", "encode", 0.75),
             ],
             [decoder("layers", "repaint"), picture("before", "first layers", 3)],
@@ -313,17 +309,7 @@ WORKFLOWS = [
             [loader(), read("file")],
             [words("prompt", "a strawberry in the snow"), words("empty prompt", "")],
             [
-                (
-                    "encode",
-                    "T2L_EncodeLayers",
-                    130,
-                    {
-                        "autoencoder": ["load", 2],
-                        "foreground": ["file", 1],
-                        "background": ["file", 2],
-                        "mask": ["file", 3],
-                    },
-                ),
+                encoder("file", 1),
                 sampler("repaint", 9, "prompt", "encode", 0.75),
             ],
             [decoder("layers", "repaint"), picture("before", "file", 4)],

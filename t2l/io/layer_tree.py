@@ -15,7 +15,7 @@ from torch import Tensor
 from ..blend import BlendMode, blend
 from ..stack import Layer, Stack, cropped
 
-MAX_PIXELS = 32 << 20  # of all layers of a file together; 16 bytes each in memory
+MAX_PIXELS = 40 << 20  # of all layers of a file together; 16 bytes each in memory
 MAX_LAYERS = 1000  # of a file, groups counted too
 MAX_DEPTH = 32  # groups within groups
 MAX_FILE = 512 << 20  # bytes
@@ -37,9 +37,9 @@ class Account:
     notes: list[str] = field(default_factory=list)
     pixels: int = 0
 
-    def claim(self, height: int, width: int) -> None:
-        """Count one more picture. Raises ValueError before more memory is taken than there should be."""
-        self.pixels += height * width
+    def claim(self, height: int, width: int, channels: int = 4) -> None:
+        """Count one more picture, or a mask of one channel. Raises ValueError before more memory is taken than there should be."""
+        self.pixels += height * width * channels // 4
         if self.pixels > MAX_PIXELS:
             raise ValueError(
                 f"{self.name} is too large: its layers have more than {MAX_PIXELS:,} pixels together (the next one is "

@@ -364,7 +364,7 @@ class _Reading:
         values, outside = torch.empty(0, 0), mask.background_color / 255
         channel = channels.get(-3 if real else -2)
         if channel is not None and mask.width > 0 and mask.height > 0:
-            self.account.claim(mask.height, mask.width)
+            self.account.claim(mask.height, mask.width, channels=1)
             values = self._values(channel, (mask.height, mask.width)).clamp(0, 1)
         parameters = mask.parameters
         if parameters is not None and (parameters.user_mask_feather or parameters.vector_mask_feather):

@@ -27,6 +27,15 @@ class DiffusionConfig:
     beta_start: float = 0.00085  # Stable Diffusion's scaled-linear schedule
     beta_end: float = 0.012
     prediction: Literal["eps", "v"] = "eps"
+    zero_terminal_snr: bool = (
+        False  # rescaled so that the last step is noise alone (Lin et al. 2023); v prediction only
+    )
+
+    def __post_init__(self) -> None:
+        if self.zero_terminal_snr and self.prediction == "eps":
+            raise ValueError(
+                "zero_terminal_snr needs prediction 'v': where nothing but noise is seen, eps says nothing about the picture"
+            )
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

@@ -152,6 +152,7 @@ def build_scheduler(diffusion: DiffusionConfig, sampler: Sampler) -> Any:
         "beta_end": diffusion.beta_end,
         "beta_schedule": "scaled_linear",
         "prediction_type": PREDICTION_TYPES[diffusion.prediction],
+        "rescale_betas_zero_snr": diffusion.zero_terminal_snr,
         "timestep_spacing": "trailing",
         "steps_offset": 1,
     }

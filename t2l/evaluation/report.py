@@ -30,7 +30,7 @@ from ..io.atomic import atomic_path
 from ..io.checkpoint import read_metadata
 from ..io.image import contact_sheet, save_png
 from ..layers import Layers
-from ..model.autoencoder import LayeredAutoencoder
+from ..model.autoencoder import Autoencoder
 from ..model.text2layer import Text2Layer, load_autoencoder
 from .features import EfficientNetLite0, load_lite0, train_probe
 from .metrics import batches, check_finite, evaluate_autoencoder, frechet_distance, mask_iou, mean_figure, spread
@@ -278,7 +278,7 @@ def open_split(data: str | Path, name: str) -> Shards:
     return shards
 
 
-def load_models(checkpoint: Path) -> tuple[LayeredAutoencoder, Text2Layer | None]:
+def load_models(checkpoint: Path) -> tuple[Autoencoder, Text2Layer | None]:
     """The autoencoder of a checkpoint and, unless it holds an autoencoder alone, the whole model."""
     if read_metadata(checkpoint).get("kind") == "autoencoder":
         return load_autoencoder(checkpoint), None

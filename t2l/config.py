@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 Config = TypeVar("Config")
+PREDICTION_TYPES = {"eps": "epsilon", "v": "v_prediction"}  # ours -> diffusers'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,17 @@ class DiffusionConfig:
             raise ValueError(
                 "zero_terminal_snr needs prediction 'v': where nothing but noise is seen, eps says nothing about the picture"
             )
+
+    def for_diffusers(self) -> dict[str, Any]:
+        """The same in the words of diffusers' schedulers."""
+        return {
+            "num_train_timesteps": self.num_train_steps,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "beta_schedule": "scaled_linear",
+            "prediction_type": PREDICTION_TYPES[self.prediction],
+            "rescale_betas_zero_snr": self.zero_terminal_snr,
+        }
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def v_from_eps(x_t: Tensor, eps: Tensor, t: Tensor, alphas_cumprod: Tensor) -> T
 def min_snr_weight(t: Tensor, alphas_cumprod: Tensor, gamma: float, prediction: str) -> Tensor:
     """min(SNR, gamma) / SNR for eps, min(SNR, gamma) / (SNR + 1) for v, with SNR = a_t / (1 - a_t): (N,).
 
-    Hang et al. 2023 (arXiv 2303.09556, Eq. 8 and appendix): the error of the clean estimate counts min(SNR, gamma), at t where
+    Hang et al. 2023 (arXiv 2303.09556): the error of the clean estimate counts min(SNR, gamma), at t where
     a picture is nearly clean no more than at others.
     """
     a = alphas_cumprod[t]

@@ -6,7 +6,7 @@ What is new stands at zero, and what there was takes the background's place. Of 
 picture that Stable Diffusion knows; the foreground's colours beyond its mask are made up. So a run starts from this:
 latents = Stable Diffusion's of the background; every colour head gives what its decoder gives; the mask is 0, nothing stands
 in front. A flat picture (F = B) goes through exactly as in Stable Diffusion, also for other programs. AlphaVAE
-(arXiv 2507.09308, section 3) starts alike: new input slices at zero, alpha constant, there at 1 over the foreground.
+(arXiv 2507.09308) starts alike: new input slices at zero, alpha constant, there at 1 over the foreground.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from .unet import UNetConfig, build_unet, unet_from_ldm, unet_to_ldm
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+LICENSE = "creativeml-openrail-m"  # of Stable Diffusion 1.x
 SD_CHANNELS = 4  # of its latents
 LAYER_COUNT, BACKGROUND = 3, 1  # latents in the order foreground, background, mask
 NO_MASK = -1.0  # in network units: the background shows everywhere
 COLOUR_STD = 0.5  # of a colour channel of photographs, in network units, about
 
 
-def is_sd(path: str | Path) -> bool:
-    """Whether a file is not one of ours; whether it is one to start from is checked when it is read.
+def is_foreign(path: str | Path) -> bool:
+    """Whether a file is another program's; whether a run can start from it is checked when it is read.
 
     Raises FileNotFoundError, or ValueError with a sentence for a pickle, a truncated file and a diffusers folder.
     """
@@ -46,6 +47,11 @@ def is_sd(path: str | Path) -> bool:
             f"`t2l convert {path} --out FILE.safetensors`"
         )
     return read_metadata(path).get("format") != FORMAT
+
+
+def license_of(path: str | Path) -> str:
+    """The licence that a checkpoint's weights are under, and what is trained on from them."""
+    return LICENSE if is_foreign(path) else read_metadata(path).get("license", "unknown")
 
 
 def autoencoder_from_sd(path: str | Path, config: AutoencoderConfig) -> Autoencoder:
@@ -169,7 +175,7 @@ def _start_head(head: Head, weight: Tensor, bias: Tensor) -> None:
 
 def _kind(path: str | Path, wanted: tuple[str, ...]) -> str:
     """What the file is. Raises ValueError when it is none of what is wanted."""
-    is_ours, found = not is_sd(path), describe(read_names(path))
+    is_ours, found = not is_foreign(path), describe(read_names(path))
     if is_ours or found not in wanted:
         raise ValueError(
             f"{path} is {'a Text2Layer checkpoint' if is_ours else found}; a Stable Diffusion 1.x checkpoint in one "

@@ -90,11 +90,15 @@ class Text2Layer:
         """
         tensors = self._tensors(folded(self.autoencoder) if fold else self.autoencoder)
         tensors |= {AUTOENCODER + name: x for name, x in flat_input(self.autoencoder).items()}
+        write_tensors(path, as_dtype(tensors, dtype), self.metadata(fold))
+
+    def metadata(self, fold: bool = True) -> dict[str, str]:
+        """What the file says about itself; fold: as `save` takes it."""
         metadata = _metadata("text2layer", self.configs(), self.autoencoder, fold, self.info)
         if self.latent_rgb_factors is not None:
             metadata["latent_rgb_factors"] = json.dumps(self.latent_rgb_factors)
             metadata["latent_rgb_bias"] = json.dumps(self.latent_rgb_bias or [0.0] * 3)
-        write_tensors(path, _as_dtype(tensors, dtype), metadata)
+        return metadata
 
     @classmethod
     def load(cls, path: str | Path) -> Text2Layer:
@@ -133,7 +137,7 @@ def save_autoencoder(
     """
     tensors = (folded(autoencoder) if fold else autoencoder).state_dict() | flat_input(autoencoder)
     metadata = _metadata("autoencoder", {"autoencoder": autoencoder.config}, autoencoder, fold, info or {})
-    write_tensors(path, _as_dtype(tensors, dtype), metadata)
+    write_tensors(path, as_dtype(tensors, dtype), metadata)
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,7 +297,8 @@ def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor
     return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
 
 
-def _as_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def as_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights in another precision. Raises ValueError for those that it cannot hold."""
     cast = {name: x.detach().to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
     if broken := [name for name, x in cast.items() if x.is_floating_point() and not x.isfinite().all()]:
         raise ValueError(

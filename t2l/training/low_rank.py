@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized, register_parametrization, remove_parametrizations
+from torch.nn.utils.parametrize import register_parametrization
+
+from ..model.unet import build_unet, config_of_unet
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 TARGETS = (".to_q", ".to_k", ".to_v", ".to_out.0")  # every attention's, as in LoRAs for Stable Diffusion
+ADDED = "parametrizations.weight"  # where torch keeps it
 
 
 class LowRank(nn.Module):
@@ -30,15 +32,21 @@ class LowRank(nn.Module):
 def add_low_rank(unet: UNet2DConditionModel, rank: int) -> None:
     """Freeze the UNet, in place, but for what is added to its attentions."""
     unet.requires_grad_(False)
-    for name, module in unet.named_modules():
+    for name, module in list(unet.named_modules()):
         if name.endswith(TARGETS):
             register_parametrization(module, "weight", LowRank(module.weight, rank))
 
 
+@torch.no_grad()
 def merged(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """A copy with what was added put into the weights: an ordinary UNet."""
-    unet = copy.deepcopy(unet)
-    for module in list(unet.modules()):
-        if is_parametrized(module):
-            remove_parametrizations(module, "weight", leave_parametrized=True)
-    return unet
+    """An ordinary UNet of the same outputs, on the CPU: what was added is put into the weights."""
+    state = {}
+    for name, tensor in unet.state_dict().items():
+        module, added, part = name.partition(f".{ADDED}.")
+        if not added:
+            state[name] = tensor
+        elif part == "original":
+            state[f"{module}.weight"] = unet.get_submodule(module).weight
+    ordinary = build_unet(config_of_unet(unet))  # a copy would share the classes that hold what was added
+    ordinary.load_state_dict(state)
+    return ordinary

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..model.autoencoder import Autoencoder, AutoencoderConfig
-from ..model.from_sd import autoencoder_from_sd, is_sd, text_encoder_from_sd, unet_from_sd, with_channels
+from ..model.from_sd import autoencoder_from_sd, is_foreign, text_encoder_from_sd, unet_from_sd, with_channels
 from ..model.systems import build_autoencoder
 from ..model.text2layer import Text2Layer, load_autoencoder
 from ..model.text_encoder import TextEncoder
@@ -27,7 +27,7 @@ def starting_autoencoder(config: AutoencoderConfig, init: Path | None) -> Autoen
     """The autoencoder a run begins with. Raises ValueError when the file does not fit the config."""
     if init is None:
         return build_autoencoder(config)
-    if is_sd(init):
+    if is_foreign(init):
         return autoencoder_from_sd(init, config)
     model = load_autoencoder(init)
     if model.config != config:
@@ -44,7 +44,7 @@ def starting_networks(config: UNetTrainConfig, init: Path | None) -> tuple[UNet2
         )
     if init is None:
         unet, text_encoder = build_unet(config.unet), TextEncoder(config.text_encoder)
-    elif is_sd(init):
+    elif is_foreign(init):
         text_encoder = text_encoder_from_sd(init, config.text_encoder)
         unet = build_unet(config.unet) if config.unet_from_scratch else unet_from_sd(init, config.unet)
     else:
@@ -61,13 +61,13 @@ def starting_networks(config: UNetTrainConfig, init: Path | None) -> tuple[UNet2
 
 def freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
     """Take parts of the model, by their module names, out of training. Raises ValueError for a name there is not."""
+    modules = dict(model.named_modules())
     for name in parts:
-        try:
-            model.get_submodule(name).requires_grad_(False)
-        except AttributeError as error:
-            parent = model.get_submodule(name.rpartition(".")[0]) if "." not in name else model
-            there_are = ", ".join(child for child, _ in parent.named_children())
-            raise ValueError(f"frozen names a part that is not there, {name}; there are {there_are}") from error
+        if name not in modules:
+            around = modules.get(name.rpartition(".")[0], model)
+            there_are = ", ".join(child for child, _ in around.named_children())
+            raise ValueError(f"frozen names a part that is not there, {name}; there are {there_are}")
+        modules[name].requires_grad_(False)
 
 
 def _continued(start: Text2Layer, config: UNetTrainConfig, init: Path) -> UNet2DConditionModel:

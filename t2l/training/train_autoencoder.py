@@ -19,7 +19,7 @@ from ..io.image import contact_sheet
 from ..layers import Layers
 from ..model.autoencoder import Autoencoder, AutoencoderConfig, Decoded, Posterior
 from ..model.discriminator import DiscriminatorConfig, PatchDiscriminator
-from ..model.from_sd import is_sd
+from ..model.from_sd import is_foreign, license_of
 from ..model.text2layer import save_autoencoder
 from . import losses
 from .loop import (
@@ -89,10 +89,11 @@ def train_autoencoder(config: AutoencoderTrainConfig, data: Path, run: Path, ini
             folder.save_state(trainer.state(done))
             trainer.write_sample(Layers.from_stacked(batch[:8].to(device)), folder.samples / f"{done:07d}.png")
     finished = trainer.ema
-    if not config.freeze_encoder:
+    if not config.freeze_encoder and not config.loss.reference_kl:  # else the latents are to stay as they are
         probes = crop_batches(shards, config.data, config.seed + 1, 0, 64, config.workers)
         finished = standardized(finished, probes, device)
-    save_autoencoder(finished, folder.snapshot, info={"steps": str(config.steps)})
+    info = {"steps": str(config.steps)} | ({} if init is None else {"license": license_of(init)})
+    save_autoencoder(finished, folder.snapshot, info)
     return folder.snapshot
 
 
@@ -231,7 +232,7 @@ def _halve(x: Tensor) -> Tensor:
 
 def _reference(model: Autoencoder, init: Path | None) -> Autoencoder:
     """A frozen copy of the autoencoder that a run begins with, which must be Stable Diffusion's."""
-    if init is None or not is_sd(init) or model.config.layout == "separate":
+    if init is None or not is_foreign(init) or model.config.layout == "separate":
         raise ValueError(
             "loss.reference_kl keeps the latents near those of Stable Diffusion's autoencoder for the composite: give "
             "--init a Stable Diffusion 1.x checkpoint, and model.layout 'joint' or 'composite'"

@@ -17,6 +17,7 @@ from ..config import DiffusionConfig
 from ..data.latents import Latents
 from ..diffusion import add_noise, min_snr_weight, scaled_linear_schedule, training_target
 from ..model.autoencoder import Autoencoder
+from ..model.from_sd import license_of
 from ..model.text2layer import Text2Layer, fit_latent_rgb, load_autoencoder
 from ..model.text_encoder import TextEncoder, TextEncoderConfig
 from ..model.tokenizer import START_ID, Tokenizer
@@ -68,7 +69,7 @@ class UNetTrainConfig:
     compile: bool = False  # torch.compile: pays after some thousand steps
     precision: Precision = "auto"
     system: str = "CaT2I-AE-SD"  # what the paper calls it; goes into every snapshot
-    license: str = "Apache-2.0"  # of the weights; goes into every snapshot
+    license: str = "Apache-2.0"  # of weights that start from nothing; others keep that of their start
     seed: int = 0
     log_every: int = 50
     save_every: int = 500
@@ -187,6 +188,7 @@ class Trainer:
     def __init__(self, config: UNetTrainConfig, device: torch.device, init: Path | None) -> None:
         self.config = config
         self.device = device
+        self.license = config.license if init is None else license_of(init)
         self.model = Conditioned(*starting_networks(config, init))
         if config.lora_rank:
             add_low_rank(self.model.unet, config.lora_rank)
@@ -249,7 +251,7 @@ class Trainer:
                 "system": self.config.system,
                 "steps": str(step),
                 "size": str(size),
-                "license": self.config.license,
+                "license": self.license,
             },
         )
 

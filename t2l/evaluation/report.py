@@ -158,7 +158,8 @@ def evaluate(
         config = replace(config, generation=_at_trained_size(model, config.generation))
         train = open_split(data, "train")
         _check_words(train, data)
-        judge = None if saliency is None else saliency_model(saliency, config.threads)
+        has_masks = autoencoder.config.has_layers
+        judge = saliency_model(saliency, config.threads) if saliency is not None and has_masks else None
         judges = Judges(load_lite0(), judge, model.trained_size)
         task = GenerationTask(model, judges, test, train, config, tell, sheet)
 
@@ -173,7 +174,10 @@ def evaluate(
 
     figures: Figures = {"checkpoint": Path(checkpoint).name, "config": config_to_dict(config)}
     figures["counts"] = {"test": len(indices)}
-    figures["autoencoder"] = evaluate_autoencoder(autoencoder, test, len(indices), config.batch_size, observe)
+    measured = evaluate_autoencoder(autoencoder, test, len(indices), config.batch_size, observe)
+    if not autoencoder.config.has_layers:
+        measured = {"composite_psnr": measured["composite_psnr"]}
+    figures["autoencoder"] = measured
     figures["generation"] = None
     if task is not None:
         drawn = draw(task, [indices[i] for i in spread(config.prompts, len(indices))])

@@ -67,6 +67,11 @@ class AutoencoderConfig:
         return self.latent_channels // 3 if self.layout == "separate" else self.latent_channels
 
     @property
+    def has_auxiliary(self) -> bool:
+        """Whether the composed picture is predicted too."""
+        return self.auxiliary if self.layout == "joint" else self.layout == "composite"
+
+    @property
     def has_layers(self) -> bool:
         """Whether layers come back out, and not only what they compose to."""
         return self.layout != "composite"

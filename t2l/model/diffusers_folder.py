@@ -148,8 +148,7 @@ def _write_text_encoder(model: Text2Layer, whole: Path, dtype: torch.dtype) -> N
 def _is_ordinary(autoencoder: Autoencoder) -> bool:
     """Whether other programs can take the autoencoder for an ordinary one."""
     config = autoencoder.config
-    has_output = config.layout != "joint" or config.auxiliary
-    return config.norm == "group" and config.patch == 1 and has_output
+    return config.norm == "group" and config.patch == 1 and (config.has_auxiliary or config.layout == "separate")
 
 
 def _write_vae(autoencoder: Autoencoder, folder: Path, dtype: torch.dtype) -> None:

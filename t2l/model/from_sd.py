@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 LICENSE = "creativeml-openrail-m"  # of Stable Diffusion 1.x
+AUTOENCODER_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")  # its files may hold losses too
 SD_CHANNELS = 4  # of its latents
 LAYER_COUNT, BACKGROUND = 3, 1  # latents in the order foreground, background, mask
 NO_MASK = -1.0  # in network units: the background shows everywhere
@@ -44,7 +45,7 @@ def is_foreign(path: str | Path) -> bool:
     if (Path(path) / "model_index.json").is_file():
         raise ValueError(
             f"{path} is a diffusers folder, one .safetensors file is needed; make one with "
-            f"`t2l convert {path} --out FILE.safetensors`"
+            f"`t2l convert-model {path} --out FILE.safetensors`"
         )
     return read_metadata(path).get("format") != FORMAT
 
@@ -65,10 +66,7 @@ def autoencoder_from_sd(path: str | Path, config: AutoencoderConfig) -> Autoenco
             f"{config.norm!r} and patch {config.patch}"
         )
     prefix = AUTOENCODER if _kind(path, (SD, PICTURE_AUTOENCODER)) == SD else ""
-    tensors = {
-        name: _as_convolution(name, x)
-        for name, x in _read(path, prefix, ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")).items()
-    }
+    tensors = {name: _as_convolution(name, x) for name, x in _read(path, prefix, AUTOENCODER_PARTS).items()}
     with torch.device("meta"):
         ordinary = CompositeAutoencoder(replace(config, layout="composite", latent_channels=config.trunk_channels))
     check_fits(ordinary.state_dict(), tensors, f"the autoencoder of {path}")
@@ -81,7 +79,7 @@ def autoencoder_from_sd(path: str | Path, config: AutoencoderConfig) -> Autoenco
 
 
 def unet_from_sd(path: str | Path, config: UNetConfig) -> UNet2DConditionModel:
-    """Stable Diffusion's UNet, with 4 channels or with 12 (`for_separate_latents`). Raises as `autoencoder_from_sd`."""
+    """Stable Diffusion's UNet, with 4 channels or with 12 (`with_channels`). Raises as `autoencoder_from_sd`."""
     _kind(path, (SD,))
     tensors = _read(path, UNET)
     source = replace(config, in_channels=SD_CHANNELS, out_channels=SD_CHANNELS)
@@ -185,7 +183,7 @@ def _kind(path: str | Path, wanted: tuple[str, ...]) -> str:
 
 
 def _read(path: str | Path, prefix: str, parts: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
-    """The tensors under a prefix, float32, without it; training leftovers beside `parts` are left out."""
+    """The tensors under a prefix, float32, without it; only those of `parts`."""
     tensors, _ = read_tensors(path, tuple(prefix + part for part in parts))
     return {name.removeprefix(prefix): x.float() if x.is_floating_point() else x for name, x in tensors.items()}
 

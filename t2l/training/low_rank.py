@@ -39,7 +39,7 @@ def add_low_rank(unet: UNet2DConditionModel, rank: int) -> None:
 
 @torch.no_grad()
 def merged(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """An ordinary UNet of the same outputs, on the CPU: what was added is put into the weights."""
+    """An ordinary UNet of the same outputs, beside it: what was added is put into the weights."""
     state = {}
     for name, tensor in unet.state_dict().items():
         module, added, part = name.partition(f".{ADDED}.")
@@ -49,4 +49,4 @@ def merged(unet: UNet2DConditionModel) -> UNet2DConditionModel:
             state[f"{module}.weight"] = unet.get_submodule(module).weight
     ordinary = build_unet(config_of_unet(unet))  # a copy would share the classes that hold what was added
     ordinary.load_state_dict(state)
-    return ordinary
+    return ordinary.to(next(unet.parameters()).device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -34,19 +34,20 @@ def add_low_rank(unet: UNet2DConditionModel, rank: int) -> None:
     unet.requires_grad_(False)
     for name, module in list(unet.named_modules()):
         if name.endswith(TARGETS):
-            register_parametrization(module, "weight", LowRank(module.weight, rank))
+            register_parametrization(module, "weight", LowRank(module.get_parameter("weight"), rank))
 
 
 @torch.no_grad()
 def merged(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """An ordinary UNet of the same outputs, beside it: what was added is put into the weights."""
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, tensor in unet.state_dict().items():
         module, added, part = name.partition(f".{ADDED}.")
         if not added:
             state[name] = tensor
         elif part == "original":
-            state[f"{module}.weight"] = unet.get_submodule(module).weight
+            whole: Any = unet.get_submodule(module)
+            state[f"{module}.weight"] = whole.weight
     ordinary = build_unet(config_of_unet(unet))  # a copy would share the classes that hold what was added
     ordinary.load_state_dict(state)
     return ordinary.to(next(unet.parameters()).device)

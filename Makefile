@@ -18,7 +18,7 @@ PSD_FILES := $(COMFY)/psd-files
 PORT ?= 8188
 
 .DEFAULT_GOAL := help
-.PHONY: help demo comfy test lint format bench train-demo clean
+.PHONY: help demo comfy test lint format bench train-demo train-systems clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -84,6 +84,31 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 	    --init $(UNET)-polish/snapshot.safetensors
 	$(BIN)/t2l export --run $(UNET)-256 --out $(RUNS)/text2layer-demo.safetensors
 	$(BIN)/t2l evaluate --checkpoint $(RUNS)/text2layer-demo.safetensors --data $(DATA) --json $(RUNS)/demo-evaluation.json
+
+# The ordinary autoencoder and the text-to-image model trained here play Stable Diffusion's part in SD-AE-UNet and SD-AE-UNet (ft).
+SYSTEM := $(RUNS)/system
+CACHE = $(BIN)/t2l cache-latents --data $(DATA)/train --out
+TRAIN = $(BIN)/t2l train-unet
+train-systems: $(FULL) ## every other system of the paper at demo scale (SYSTEM_STEPS=steps=100 shortens it), and a table of their figures
+	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json $(SYSTEM_STEPS) --data $(DATA)/train --run $(RUNS)/autoencoder
+	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-no-sup.json $(SYSTEM_STEPS) --data $(DATA)/train --run $(RUNS)/autoencoder-no-sup
+	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-separate.json $(SYSTEM_STEPS) --data $(DATA)/train --run $(RUNS)/autoencoder-separate
+	$(BIN)/t2l convert-model $(RUNS)/autoencoder-separate/snapshot.safetensors layout=composite latent_channels=4 --out $(RUNS)/autoencoder-composite.safetensors
+	$(CACHE) $(RUNS)/latents --size 128 --checkpoint $(RUNS)/autoencoder/snapshot.safetensors
+	$(CACHE) $(RUNS)/latents-256 --size 256 --checkpoint $(RUNS)/autoencoder/snapshot.safetensors
+	$(CACHE) $(RUNS)/latents-no-sup --size 128 --checkpoint $(RUNS)/autoencoder-no-sup/snapshot.safetensors
+	$(CACHE) $(RUNS)/latents-separate --size 128 --checkpoint $(RUNS)/autoencoder-separate/snapshot.safetensors
+	$(CACHE) $(RUNS)/latents-composite --size 128 --checkpoint $(RUNS)/autoencoder-composite.safetensors
+	$(TRAIN) configs/demo-unet.json $(SYSTEM_STEPS) --latents $(RUNS)/latents --run $(SYSTEM)-joint
+	$(TRAIN) configs/demo-unet-no-sup.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-no-sup --run $(SYSTEM)-no-sup
+	$(TRAIN) configs/demo-unet-512.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-256 --run $(SYSTEM)-512 --init $(SYSTEM)-joint/snapshot.safetensors
+	$(TRAIN) configs/demo-unet-separate.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-separate --run $(SYSTEM)-separate
+	$(TRAIN) configs/demo-unet-composite.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-composite --run $(SYSTEM)-composite
+	$(TRAIN) configs/demo-unet-separate-ft.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-separate --run $(SYSTEM)-separate-ft --init $(SYSTEM)-composite/snapshot.safetensors
+	for run in $(SYSTEM)-*; do \
+	    $(BIN)/t2l evaluate --checkpoint $$run/snapshot.safetensors --data $(DATA) --json $$run/figures.json prompts=128 || exit 1; \
+	done
+	$(BIN)/python docs/systems_table.py $(SYSTEM)-*
 
 clean: ## remove the environment, ComfyUI and what the demo wrote; keeps data and training runs
 	rm -rf $(VENV) $(COMFY) $(OUT) *.egg-info build dist

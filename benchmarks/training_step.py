@@ -21,6 +21,7 @@ from t2l.layers import Layers
 from t2l.training import train_autoencoder, train_unet
 from t2l.training.loop import make_optimizer, precision_context
 from t2l.training.losses import autoencoder_loss
+from t2l.training.start import starting_autoencoder, starting_networks
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CPU = torch.device("cpu")
@@ -30,7 +31,7 @@ def autoencoder_steps() -> tuple[Callable[[int], object], Callable[[int], object
     config = load_config(train_autoencoder.AutoencoderTrainConfig, CONFIGS / "demo-autoencoder.json")
     config = replace(config, scale_equivariance=0.0)  # the bare step does not halve either
     trainer = train_autoencoder.Trainer(config, CPU, None)
-    model = train_autoencoder.LayeredAutoencoder(config.model).to(memory_format=torch.channels_last)
+    model = starting_autoencoder(config.model, None).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model.parameters(), config.lr, config.weight_decay, config.betas)
     target = Layers.from_stacked(torch.rand(config.data.batch_size, 7, config.data.crop, config.data.crop))
 
@@ -49,7 +50,7 @@ def autoencoder_steps() -> tuple[Callable[[int], object], Callable[[int], object
 def unet_steps() -> tuple[Callable[[int], object], Callable[[int], object]]:
     config = load_config(train_unet.UNetTrainConfig, CONFIGS / "demo-unet.json")
     trainer = train_unet.Trainer(config, CPU, None)
-    model = train_unet.Conditioned(train_unet.build_unet(config.unet), train_unet.TextEncoder(config.text_encoder))
+    model = train_unet.Conditioned(*starting_networks(config, None))
     model = model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model.parameters(), config.lr, config.weight_decay, config.betas)
     shape = (config.batch_size, config.unet.in_channels, 16, 16)

@@ -20,7 +20,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..t2l.layers import Layers
-from ..t2l.model.autoencoder import Decoded, LayeredAutoencoder, pad_to_multiple
+from ..t2l.model.autoencoder import Autoencoder, Decoded, pad_to_multiple
 from ..t2l.model.text2layer import load_autoencoder
 
 LAYER_CHANNELS = 7
@@ -39,10 +39,15 @@ class ManagedAutoencoder:
         self.pictures = FlatPictures(self.model)  # one patcher for both faces: two would move weights under each other
         self.patcher = ModelPatcher(self.pictures, load_device=self.device, offload_device=mm.vae_offload_device())
         config = self.model.config
+        if not config.has_layers:
+            raise ValueError(
+                f"{self.name} paints whole pictures, it has no layers; open it with Load Checkpoint, or choose one with layers"
+            )
         self.downscale = config.downscale
         self.latent_channels = config.latent_channels
-        self._decoded_channels = LAYER_CHANNELS + 3 * config.auxiliary
-        self._relative_cost = config.base_channels / 128 / config.patch**2
+        self._decoded_channels = LAYER_CHANNELS + 3 * config.has_auxiliary
+        passes = config.latent_channels // config.trunk_channels  # in one batch
+        self._relative_cost = passes * config.base_channels / 128 / config.patch**2
 
     def encode(self, layers: Layers) -> Tensor:
         """Layers -> latents (N, C, h, w), the mean of the posterior."""
@@ -156,7 +161,7 @@ class ManagedAutoencoder:
 class FlatPictures(nn.Module):
     """A layered autoencoder seen as an ordinary one: pictures in [-1, 1] <-> latents."""
 
-    def __init__(self, model: LayeredAutoencoder) -> None:
+    def __init__(self, model: Autoencoder) -> None:
         super().__init__()
         self.model = model
 

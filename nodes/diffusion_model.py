@@ -51,6 +51,7 @@ class Text2LayerConfig(comfy.supported_models_base.BASE):
             "linear_start": diffusion.beta_start,
             "linear_end": diffusion.beta_end,
             "timesteps": diffusion.num_train_steps,
+            "zsnr": diffusion.zero_terminal_snr,
         }
 
     def model_type(self, state_dict: dict[str, Tensor], prefix: str = "") -> ModelType:

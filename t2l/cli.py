@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MODELS = Path(__file__).resolve().parent.parent / "models"  # the shipped checkpoint, beside the package
 SMALLEST, LARGEST = 64, 4096  # pixels along a side
 LONGEST_PROMPT = 1000  # characters; the text encoder reads 77 tokens, about 300 characters
+DTYPES = ("fp32", "fp16", "bf16")
 SAMPLE_PROMPTS = (
     "a red teapot on a wooden table",
     "a tiger in a forest",
@@ -56,16 +57,21 @@ def generate(args: argparse.Namespace) -> None:
     checkpoint = args.checkpoint or default_checkpoint()
 
     from .generate import generate as text_to_layers
-    from .io.image import contact_sheet, save_png
+    from .io.image import PARTS, contact_sheet, save_png
     from .model.text2layer import Text2Layer
 
     model = Text2Layer.load(checkpoint)
     config = _generate_config(args, model.trained_size)
     _check_words(model, args.prompts, args.any_words)
+    if not model.autoencoder.config.has_layers and args.format != "png":
+        raise ValueError("this checkpoint paints whole pictures, it has no layers; leave out --format")
     drawn = text_to_layers(model, prompts, config, partial(_show_progress, "drawing, step"))
+    parts = PARTS if model.autoencoder.config.has_layers else ("composite",)
     for i, stem in enumerate(_stems(args.prompts)):
-        for path in _save(drawn.layers[i * args.count : (i + 1) * args.count], args.out, stem, args.format):
+        for path in _save(drawn.layers[i * args.count : (i + 1) * args.count], args.out, stem, args.format, parts):
             print(path)
+    if parts != PARTS:
+        return
     sheet = args.out / "contact_sheet.png"
     save_png(contact_sheet(drawn, prompts), sheet)
     print(sheet)
@@ -128,21 +134,23 @@ def train_unet(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write a training run's weights as one checkpoint for use, in half precision."""
+    """Write a training run's weights as one checkpoint for use."""
     snapshot = args.run / "snapshot.safetensors"
     if not snapshot.is_file():
         raise FileNotFoundError(
             f"{args.run} holds no snapshot.safetensors yet; train longer, or name another run folder"
         )
-    import torch
+    from .model.convert import export_snapshot
 
-    from .io.checkpoint import read_metadata
-    from .model.text2layer import Text2Layer, load_autoencoder, save_autoencoder
+    export_snapshot(snapshot, args.out, args.dtype)
+    print(args.out)
 
-    if read_metadata(snapshot).get("kind") == "autoencoder":
-        save_autoencoder(load_autoencoder(snapshot), args.out, dtype=torch.float16, fold=True)
-    else:
-        Text2Layer.load(snapshot).save(args.out)
+
+def convert_model(args: argparse.Namespace) -> None:
+    """A checkpoint -> a diffusers folder, and back; an ordinary autoencoder -> another layout; --whole: SD as it is."""
+    from .model.convert import convert_model as convert
+
+    convert(args.source, args.out, args.dtype, args.whole, args.overrides)
     print(args.out)
 
 
@@ -270,6 +278,14 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     add = command(export, "export")
     add("--run", type=Path, required=True, metavar="DIR", help="run folder of train-autoencoder or train-unet")
     add("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
+    add("--dtype", choices=DTYPES, default="fp16", help="precision of the weights (default: %(default)s)")
+
+    add = command(convert_model, "convert-model")
+    add("source", type=Path, metavar="SOURCE", help="a checkpoint of ours, a diffusers folder, or Stable Diffusion 1.x")
+    add("--out", type=Path, required=True, metavar="PATH", help="a .safetensors file, or a folder for diffusers")
+    add("--dtype", choices=DTYPES, default="fp32", help="precision of the weights (default: %(default)s)")
+    add("--whole", action="store_true", help="all of Stable Diffusion 1.x, to be drawn with and scored without layers")
+    _add_overrides(add)
 
     add = command(evaluate, "evaluate")
     add("--data", type=Path, required=True, metavar="DIR", help="folder of shards with a test split")
@@ -298,7 +314,7 @@ def _add_overrides(add: Any) -> None:
 
 def _add_run(add: Any) -> None:
     add("--run", type=Path, required=True, metavar="DIR", help="run folder; the same command goes on where it stopped")
-    add("--init", type=Path, metavar="FILE", help="checkpoint to start from")
+    add("--init", type=Path, metavar="FILE", help="checkpoint to start from: ours, or Stable Diffusion 1.x")
     _add_overrides(add)
 
 
@@ -396,14 +412,14 @@ def _generate_config(args: argparse.Namespace, trained_size: int) -> GenerateCon
     return GenerateConfig(height=height, width=width, **{k: v for k, v in given.items() if v is not None})
 
 
-def _save(layers: Layers, folder: Path, stem: str, format: str) -> list[Path]:
+def _save(layers: Layers, folder: Path, stem: str, format: str, parts: Sequence[str]) -> list[Path]:
     """A prompt's pictures as PNG files, or each as a layered file."""
     from .io.image import save_layers
     from .io.layer_file import save_layer_file
     from .stack import Stack
 
     if format == "png":
-        return save_layers(layers, folder, stem)
+        return save_layers(layers, folder, stem, parts)
     names = [stem if len(layers) == 1 else f"{stem}_{i + 1:02d}" for i in range(len(layers))]
     paths = [folder / f"{name}.{format}" for name in names]
     for i, path in enumerate(paths):

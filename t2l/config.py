@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 Config = TypeVar("Config")
+PREDICTION_TYPES = {"eps": "epsilon", "v": "v_prediction"}  # ours -> diffusers'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,26 @@ class DiffusionConfig:
     beta_start: float = 0.00085  # Stable Diffusion's scaled-linear schedule
     beta_end: float = 0.012
     prediction: Literal["eps", "v"] = "eps"
+    zero_terminal_snr: bool = (
+        False  # rescaled so that the last step is noise alone (Lin et al. 2023); v prediction only
+    )
+
+    def __post_init__(self) -> None:
+        if self.zero_terminal_snr and self.prediction == "eps":
+            raise ValueError(
+                "zero_terminal_snr needs prediction 'v': where nothing but noise is seen, eps says nothing about the picture"
+            )
+
+    def for_diffusers(self) -> dict[str, Any]:
+        """The same in the words of diffusers' schedulers."""
+        return {
+            "num_train_timesteps": self.num_train_steps,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "beta_schedule": "scaled_linear",
+            "prediction_type": PREDICTION_TYPES[self.prediction],
+            "rescale_betas_zero_snr": self.zero_terminal_snr,
+        }
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

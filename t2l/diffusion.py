@@ -15,11 +15,18 @@ from .config import DiffusionConfig
 def scaled_linear_schedule(config: DiffusionConfig | None = None) -> Tensor:
     """alphas_cumprod of Stable Diffusion: betas linear in their square roots (Rombach et al. 2022, ldm's "linear").
 
-    Returns (num_train_steps,), float32, falling from near 1 to near 0.
+    Returns (num_train_steps,), float32, falling from near 1 to near 0, or with zero_terminal_snr to 0 exactly.
     """
     config = config or DiffusionConfig()
     roots = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_train_steps, dtype=torch.float64)
-    return torch.cumprod(1 - roots**2, dim=0).float()
+    alphas_cumprod = torch.cumprod(1 - roots**2, dim=0)
+    return (zero_terminal_snr(alphas_cumprod) if config.zero_terminal_snr else alphas_cumprod).float()
+
+
+def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """The schedule with sqrt(a) shifted and scaled to end at 0 and to begin where it did (Lin et al. 2023, 2305.08891, Alg. 1)."""
+    roots = alphas_cumprod.sqrt()
+    return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])).square()
 
 
 def add_noise(x: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
@@ -61,6 +68,17 @@ def v_from_eps(x_t: Tensor, eps: Tensor, t: Tensor, alphas_cumprod: Tensor) -> T
     """The inverse of `eps_from_v`."""
     signal, sigma = _signal_and_sigma(t, alphas_cumprod)
     return (eps - sigma * x_t) / signal
+
+
+def min_snr_weight(t: Tensor, alphas_cumprod: Tensor, gamma: float, prediction: str) -> Tensor:
+    """min(SNR, gamma) / SNR for eps, min(SNR, gamma) / (SNR + 1) for v, with SNR = a_t / (1 - a_t): (N,).
+
+    Hang et al. 2023 (arXiv 2303.09556): the error of the clean estimate counts min(SNR, gamma), at t where
+    a picture is nearly clean no more than at others.
+    """
+    a = alphas_cumprod[t]
+    snr = a / (1 - a)
+    return snr.clamp(max=gamma) / (snr + 1) if prediction == "v" else (gamma / snr).clamp(max=1)
 
 
 def guided(cond: Tensor, uncond: Tensor, guidance: float) -> Tensor:

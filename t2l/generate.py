@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from .model.text2layer import Text2Layer
 
 SMALLEST = 64  # pixels along a side
-PREDICTION_TYPES = {"eps": "epsilon", "v": "v_prediction"}  # ours -> diffusers'
 Progress = Callable[[int, int], None]  # steps done, steps in all
 Sampler = Literal["sde", "dpm", "ddim"]
 
@@ -146,15 +145,7 @@ def build_scheduler(diffusion: DiffusionConfig, sampler: Sampler) -> Any:
 
     The timesteps are "trailing": the first is the last of training, so that sampling starts from what was trained as noise.
     """
-    schedule = {
-        "num_train_timesteps": diffusion.num_train_steps,
-        "beta_start": diffusion.beta_start,
-        "beta_end": diffusion.beta_end,
-        "beta_schedule": "scaled_linear",
-        "prediction_type": PREDICTION_TYPES[diffusion.prediction],
-        "timestep_spacing": "trailing",
-        "steps_offset": 1,
-    }
+    schedule = diffusion.for_diffusers() | {"timestep_spacing": "trailing", "steps_offset": 1}
     if sampler == "ddim":
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 

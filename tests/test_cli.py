@@ -22,6 +22,7 @@ COMMANDS = [
     "cache-latents",
     "train-unet",
     "export",
+    "convert-model",
     "evaluate",
     "recompose",
     "info",
@@ -73,6 +74,7 @@ def test_an_unknown_option_is_named(command, capsys):
         "generate": ["a cat"],
         "info": ["x"],
         "convert": ["x", "y"],
+        "convert-model": ["x"],
         "train-autoencoder": ["c"],
         "train-unet": ["c"],
     }.get(command, [])
@@ -82,6 +84,7 @@ def test_an_unknown_option_is_named(command, capsys):
         "cache-latents": ["--checkpoint", "x", "--data", "x", "--out", "x"],
         "train-unet": ["--latents", "x", "--run", "x"],
         "export": ["--run", "x", "--out", "x"],
+        "convert-model": ["--out", "x"],
         "evaluate": ["--data", "x", "--json", "x"],
     }.get(command, [])
     code, line = run(capsys, *([command] if command else []), *words, *required, "--colour", "red")

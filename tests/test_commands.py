@@ -13,7 +13,9 @@ from t2l import cli
 from t2l.config import load_config
 from t2l.data.example import Example
 from t2l.data.shards import write_shard
+from t2l.io.checkpoint import read_tensors
 from t2l.layers import Layers
+from t2l.model.text2layer import Text2Layer, load_autoencoder
 from t2l.training.train_autoencoder import AutoencoderTrainConfig
 from t2l.training.train_unet import UNetTrainConfig
 
@@ -97,6 +99,48 @@ def test_an_autoencoder_run_is_exported_too(work, capsys, tmp_path):
     capsys.readouterr()
     t2l("info", tmp_path / "ae.safetensors")
     assert json.loads(capsys.readouterr().out)["kind"] == "autoencoder"
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
+)
+def test_export_writes_the_precision_asked_for(name, dtype, work, tmp_path):
+    t2l("export", "--run", work / "unet", "--out", tmp_path / "x.safetensors", "--dtype", name)
+    with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
+        assert {file.get_tensor(key).dtype for key in file.keys()} == {dtype}
+    snapshot, exported = (
+        Text2Layer.load(path).unet.conv_in.weight
+        for path in (work / "unet/snapshot.safetensors", tmp_path / "x.safetensors")
+    )
+    torch.testing.assert_close(exported, snapshot, atol=1e-3, rtol=1e-2)
+
+
+def test_a_checkpoint_goes_to_a_diffusers_folder_and_back(work, tmp_path):
+    t2l("convert-model", work / "model.safetensors", "--out", tmp_path / "folder", "--dtype", "fp16")
+    t2l("convert-model", tmp_path / "folder", "--out", tmp_path / "back.safetensors", "--dtype", "fp16")
+    (there, about), (back, about_back) = map(read_tensors, (work / "model.safetensors", tmp_path / "back.safetensors"))
+    assert about == about_back and there.keys() == back.keys()
+    assert all(torch.equal(x, back[name]) for name, x in there.items())
+
+
+def test_a_value_that_a_conversion_does_not_take_is_refused(work, capsys, tmp_path):
+    line = refused(capsys, "convert-model", work / "model.safetensors", "--out", tmp_path / "folder", "layout=separate")
+    assert line == "t2l: name=value is for writing an autoencoder alone; leave out layout=separate"
+
+
+def test_an_autoencoder_that_takes_layers_together_cannot_take_them_apart(work, capsys, tmp_path):
+    source, layout = work / "ae" / "snapshot.safetensors", ["layout=separate", "latent_channels=12"]
+    line = refused(capsys, "convert-model", source, "--out", tmp_path / "x.safetensors", *layout)
+    assert (
+        "does not fit its config: it lacks encoder.conv_in.weight" in line and not (tmp_path / "x.safetensors").exists()
+    )
+
+
+def test_stable_diffusions_autoencoder_is_taken_for_another_layout(stable_diffusion, tmp_path):
+    small = ["base_channels=32", "channel_multipliers=[1,1]", "num_res_blocks=1"]
+    layout = ["layout=separate", "latent_channels=12"]
+    t2l("convert-model", stable_diffusion.path, "--out", tmp_path / "x.safetensors", *layout, *small)
+    assert load_autoencoder(tmp_path / "x.safetensors").config.layout == "separate"
 
 
 def test_generate_writes_every_picture_and_prints_where(work, capsys, tmp_path):

@@ -8,10 +8,12 @@ from t2l.diffusion import (
     denoised_from_v,
     eps_from_v,
     guided,
+    min_snr_weight,
     scaled_linear_schedule,
     training_target,
     v_from_eps,
     velocity,
+    zero_terminal_snr,
 )
 
 T = torch.tensor([0, 1, 50, 100, 250, 500, 750, 999])
@@ -93,3 +95,38 @@ def test_guidance_extrapolates_from_uncond_through_cond():
     torch.testing.assert_close(guided(cond, uncond, 7.5), uncond + 7.5 * (cond - uncond))
     torch.testing.assert_close(guided(cond, uncond, 0.0), uncond)
     torch.testing.assert_close(guided(cond, uncond, 1.0), cond)
+
+
+def test_zero_terminal_snr_ends_in_noise_alone_and_begins_where_it_did(alphas_cumprod):
+    from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+
+    ours = scaled_linear_schedule(DiffusionConfig(prediction="v", zero_terminal_snr=True))
+    assert ours[-1] == 0 and ours[0] == pytest.approx(float(alphas_cumprod[0]))
+    steps = torch.cat([alphas_cumprod[:1], alphas_cumprod[1:] / alphas_cumprod[:-1]])
+    theirs = torch.cumprod(1 - rescale_zero_terminal_snr(1 - steps), dim=0)
+    torch.testing.assert_close(zero_terminal_snr(alphas_cumprod), theirs)
+    with pytest.raises(ValueError, match="zero_terminal_snr needs prediction 'v'"):
+        DiffusionConfig(zero_terminal_snr=True)
+
+
+def test_min_snr_weights_by_hand():
+    a = torch.tensor([0.5, 0.9, 0.1])  # SNR 1, 9 and 1/9
+    t = torch.tensor([0, 1, 2])
+    torch.testing.assert_close(min_snr_weight(t, a, 5.0, "eps"), torch.tensor([1.0, 5 / 9, 1.0]))
+    torch.testing.assert_close(min_snr_weight(t, a, 5.0, "v"), torch.tensor([0.5, 0.5, 0.1]))
+
+
+def test_min_snr_weights_make_eps_and_v_count_the_clean_estimate_alike(alphas_cumprod):
+    """The same error of the clean estimate costs the same whatever is predicted: |x - x^|^2 min(SNR, gamma)."""
+    x, noise = latents()
+    x_t, wrong = add_noise(x, noise, T, alphas_cumprod), x + 0.1
+    a = alphas_cumprod[T].view(-1, 1, 1, 1)
+    v = (a.sqrt() * x_t - wrong) / (1 - a).sqrt()
+    eps = (x_t - a.sqrt() * wrong) / (1 - a).sqrt()
+    costs = []
+    for kind, prediction in (("v", v), ("eps", eps)):
+        error = (prediction - training_target(x, noise, T, alphas_cumprod, kind)).square().mean(dim=(1, 2, 3))
+        costs.append(error * min_snr_weight(T, alphas_cumprod, 5.0, kind))
+    torch.testing.assert_close(costs[0], costs[1])
+    snr = alphas_cumprod[T] / (1 - alphas_cumprod[T])
+    torch.testing.assert_close(costs[0], 0.01 * snr.clamp(max=5))

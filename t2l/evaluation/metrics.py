@@ -122,7 +122,7 @@ def evaluate_autoencoder(
 ) -> dict[str, float | None]:
     """The mean of every figure of `layer_figures` over at most `limit` examples, spread evenly (all when None).
 
-    autoencoder: a LayeredAutoencoder, read through its posterior mean, in evaluation mode; its mode is put back.
+    autoencoder: an Autoencoder of any layout, read through its posterior mean, in evaluation mode; its mode is put back.
     examples: pictures of one size.
     observe: called after each batch with the true and the reconstructed layers. None stands for a figure without a
     value: those of recomposing without an auxiliary head.

@@ -30,7 +30,7 @@ from ..io.atomic import atomic_path
 from ..io.checkpoint import read_metadata
 from ..io.image import contact_sheet, save_png
 from ..layers import Layers
-from ..model.autoencoder import LayeredAutoencoder
+from ..model.autoencoder import Autoencoder
 from ..model.text2layer import Text2Layer, load_autoencoder
 from .features import EfficientNetLite0, load_lite0, train_probe
 from .metrics import batches, check_finite, evaluate_autoencoder, frechet_distance, mask_iou, mean_figure, spread
@@ -158,7 +158,8 @@ def evaluate(
         config = replace(config, generation=_at_trained_size(model, config.generation))
         train = open_split(data, "train")
         _check_words(train, data)
-        judge = None if saliency is None else saliency_model(saliency, config.threads)
+        has_masks = autoencoder.config.has_layers
+        judge = saliency_model(saliency, config.threads) if saliency is not None and has_masks else None
         judges = Judges(load_lite0(), judge, model.trained_size)
         task = GenerationTask(model, judges, test, train, config, tell, sheet)
 
@@ -173,7 +174,10 @@ def evaluate(
 
     figures: Figures = {"checkpoint": Path(checkpoint).name, "config": config_to_dict(config)}
     figures["counts"] = {"test": len(indices)}
-    figures["autoencoder"] = evaluate_autoencoder(autoencoder, test, len(indices), config.batch_size, observe)
+    measured = evaluate_autoencoder(autoencoder, test, len(indices), config.batch_size, observe)
+    if not autoencoder.config.has_layers:
+        measured = {"composite_psnr": measured["composite_psnr"]}
+    figures["autoencoder"] = measured
     figures["generation"] = None
     if task is not None:
         drawn = draw(task, [indices[i] for i in spread(config.prompts, len(indices))])
@@ -278,7 +282,7 @@ def open_split(data: str | Path, name: str) -> Shards:
     return shards
 
 
-def load_models(checkpoint: Path) -> tuple[LayeredAutoencoder, Text2Layer | None]:
+def load_models(checkpoint: Path) -> tuple[Autoencoder, Text2Layer | None]:
     """The autoencoder of a checkpoint and, unless it holds an autoencoder alone, the whole model."""
     if read_metadata(checkpoint).get("kind") == "autoencoder":
         return load_autoencoder(checkpoint), None

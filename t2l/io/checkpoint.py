@@ -32,13 +32,14 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
             raise OSError(_reason(error)) from error
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Every tensor, on the CPU, and the metadata.
+def read_tensors(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every tensor whose name begins with one of the prefixes, on the CPU, and the metadata.
 
     Raises FileNotFoundError, or ValueError for a pickle, a truncated file and anything else that is not safetensors.
     """
     with _open(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+        names = [name for name in file.keys() if name.startswith(prefixes)]
+        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

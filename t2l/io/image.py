@@ -17,6 +17,7 @@ from torch import Tensor
 from ..layers import Layers
 from .atomic import atomic_path
 
+PARTS = ("foreground", "background", "mask", "composite", "cutout")  # the files of one picture
 ROWS = ("foreground", "background", "mask", "composite")
 COLUMNS = 8  # pictures side by side on a contact sheet; more begin a new band
 GAP, MARGIN, LABELS = 10, 28, 118  # pixels
@@ -31,8 +32,10 @@ class HasLayers(Protocol):
     def layers(self) -> Layers: ...
 
 
-def save_layers(picture: Layers | HasLayers, folder: str | Path, stem: str = "picture") -> list[Path]:
-    """Write foreground, background, mask, composite and cut-out of every picture as PNG; returns the paths.
+def save_layers(
+    picture: Layers | HasLayers, folder: str | Path, stem: str = "picture", parts: Sequence[str] = PARTS
+) -> list[Path]:
+    """Write foreground, background, mask, composite and cut-out of every picture, or some, as PNG; returns the paths.
 
     Names are `stem_foreground.png`, or `stem_01_foreground.png` and so on for more than one picture. The cut-out is RGBA
     with straight alpha = mask. Characters of the stem that do not belong in a file name become "-". Raises OSError with a
@@ -41,9 +44,10 @@ def save_layers(picture: Layers | HasLayers, folder: str | Path, stem: str = "pi
     layers, stem, paths = _layers_of(picture), clean_stem(stem), []
     for i in range(len(layers)):
         name = stem if len(layers) == 1 else f"{stem}_{i + 1:02d}"
-        for part, image in layer_images(layers[i : i + 1]).items():
+        images = layer_images(layers[i : i + 1])
+        for part in parts:
             path = Path(folder) / f"{name}_{part}.png"
-            save_png(image, path)
+            save_png(images[part], path)
             paths.append(path)
     return paths
 

@@ -4,7 +4,8 @@ The trunk is Stable Diffusion's KL autoencoder (Rombach et al. 2022): `encoder.d
 that checkpoints need no key conversion. Two knobs make it small and fast: `norm="none"` and `patch=2`. What is ours has
 names of its own: `encoder.conv_in_layers` (7 channels: foreground, background, mask) and `decoder.head_*`.
 
-Inside the networks pixels lie in [-1, 1]; `encode` and `decode` take and give [0, 1].
+Inside the networks pixels lie in [-1, 1]; `encode` and `decode` take and give [0, 1]. The autoencoders of the systems that
+the paper compares with stand in systems.py.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from torch import Tensor, nn
 from ..layers import Layers
 
 LAYER_CHANNELS = 7  # foreground 3, background 3, mask 1
+Layout = Literal["joint", "separate", "composite"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
-    """What a LayeredAutoencoder is built from. Every checkpoint carries it, so a file describes itself."""
+    """What an Autoencoder is built from. Every checkpoint carries it, so a file describes itself."""
 
-    latent_channels: int = 4
+    layout: Layout = "joint"  # how layers become latents: together; one after the other; only what they compose to
+    latent_channels: int = 4  # of all that the UNet sees; in the layout "separate" a third each is F, B and m
     base_channels: int = 128  # width at full resolution
     channel_multipliers: tuple[int, ...] = (1, 2, 4, 4)  # one per level; each level after the first halves H and W
     num_res_blocks: int = 2  # per encoder level; a decoder level has one more
-    head_channels: int = 64  # width inside the conv-bn-relu-conv heads
-    auxiliary: bool = True  # the composed head; False is the paper's "no-sup"
+    head_channels: int = 64  # width inside the conv-bn-relu-conv heads of the layout "joint"
+    auxiliary: bool = True  # the composed head of the layout "joint"; False is the paper's "no-sup"
     norm: Literal["group", "none"] = "group"
     patch: int = 1  # pixel-unshuffle before the first convolution, pixel-shuffle after the last
     latent_scale: float = 0.18215  # latents * latent_scale has unit variance over the training set
@@ -42,6 +45,11 @@ class AutoencoderConfig:
         counts = ("latent_channels", "num_res_blocks", "head_channels")
         if wrong_counts := [f"{name} {getattr(self, name)}" for name in counts if getattr(self, name) < 1]:
             raise ValueError(f"every count of AutoencoderConfig must be at least 1, got {', '.join(wrong_counts)}")
+        if self.layout == "separate" and self.latent_channels % 3:
+            raise ValueError(
+                "latent_channels of the layout 'separate' must be a multiple of 3 (as many for foreground, background and "
+                f"mask), got {self.latent_channels}"
+            )
         if not self.channel_multipliers:
             raise ValueError("AutoencoderConfig.channel_multipliers needs at least one level, got ()")
         widths = [self.base_channels * m for m in self.channel_multipliers]
@@ -52,6 +60,21 @@ class AutoencoderConfig:
     def downscale(self) -> int:
         """Pixels per latent, along each of H and W."""
         return self.patch * 2 ** (len(self.channel_multipliers) - 1)
+
+    @property
+    def trunk_channels(self) -> int:
+        """Latent channels of one pass through the trunk."""
+        return self.latent_channels // 3 if self.layout == "separate" else self.latent_channels
+
+    @property
+    def has_auxiliary(self) -> bool:
+        """Whether the composed picture is predicted too."""
+        return self.auxiliary if self.layout == "joint" else self.layout == "composite"
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether layers come back out, and not only what they compose to."""
+        return self.layout != "composite"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,42 +102,47 @@ class Decoded:
     auxiliary: Tensor | None  # (N, 3, H, W), None without the auxiliary head
 
 
-class LayeredAutoencoder(nn.Module):
-    """Layers <-> latents (N, latent_channels, H / downscale, W / downscale). Any size: padded inside, cropped after.
+class Autoencoder(nn.Module):
+    """SD's KL autoencoder around first and last layers of its own: what the layouts of AutoencoderConfig share.
 
+    Layers <-> latents (N, latent_channels, H / downscale, W / downscale). Any size: padded inside, cropped after.
     `operations` gives the layer classes: torch.nn, or one of comfy.ops inside ComfyUI.
     """
 
-    def __init__(self, config: AutoencoderConfig, operations: Any = nn) -> None:
+    def __init__(self, config: AutoencoderConfig, encoder: Encoder, decoder: nn.Module, operations: Any) -> None:
         super().__init__()
         self.config = config
-        z = config.latent_channels
-        self.encoder = Encoder(config, operations)
-        self.decoder = Decoder(config, operations)
+        z = config.trunk_channels
+        self.encoder = encoder
+        self.decoder: Any = decoder
         self.quant_conv = operations.Conv2d(2 * z, 2 * z, 1)
         self.post_quant_conv = operations.Conv2d(z, z, 1)
         self._init_paths()
 
     def encode(self, layers: Layers) -> Posterior:
         """The posterior over latents; H and W are padded by repeating the border up to the latent grid."""
-        stacked = pad_to_multiple(layers.stacked(), self.config.downscale)
-        mean, logvar = self.quant_conv(self.encoder(2 * stacked - 1)).chunk(2, dim=1)
-        return Posterior(mean, logvar.clamp(-30, 20))
+        raise NotImplementedError
 
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None, clamp: bool = True) -> Decoded:
         """Latents -> layers, cropped to `size` (height, width) when given.
 
         Training takes clamp=False: beyond [0, 1] the clamped values have no gradient.
         """
-        foreground, background, mask, auxiliary = self.decoder(self.post_quant_conv(latents))
+        raise NotImplementedError
 
-        def finish(x: Tensor) -> Tensor:
-            x = (x + 1) / 2
-            x = x.clamp(0, 1) if clamp else x
-            return x if size is None else x[..., : size[0], : size[1]]
+    def last_layers(self) -> dict[str, Tensor]:
+        """The weight of the last layer that makes each picture: `foreground`, `background`, and `composed` if there is one."""
+        raise NotImplementedError
 
-        layers = Layers(finish(foreground), finish(background), finish(mask))
-        return Decoded(layers, None if auxiliary is None else finish(auxiliary))
+    def fold_batchnorm(self) -> Autoencoder:
+        """Fold every BatchNorm into the convolution before it, in place: inference gives the same pictures."""
+        return self
+
+    def _posterior(self, pixels: Tensor) -> Posterior:
+        """Pixels in [0, 1] of the encoder's channels -> moments of one pass through the trunk."""
+        padded = pad_to_multiple(pixels, self.config.downscale)
+        mean, logvar = self.quant_conv(self.encoder(2 * padded - 1)).chunk(2, dim=1)
+        return Posterior(mean, logvar.clamp(-30, 20))
 
     @torch.no_grad()
     def _init_paths(self) -> None:
@@ -123,7 +151,7 @@ class LayeredAutoencoder(nn.Module):
         At unit noise over latents of std 0.2, and with gains of 0.6 per convolution, colours are not learnt in the
         first 300 steps (LOG.md, 2026-11-22).
         """
-        z = self.config.latent_channels
+        z = self.config.trunk_channels
         self.quant_conv.bias[z:] -= 6  # logvar: std 0.05
         if self.config.norm == "group":
             return
@@ -138,17 +166,11 @@ class LayeredAutoencoder(nn.Module):
                 _add_identity(module.conv)
             elif isinstance(module, Downsample):
                 _add_identity(module.conv, window=slice(0, 2))  # the mean of each 2 x 2
-        for conv in (self.encoder.conv_in_layers, self.decoder.conv_in, self.quant_conv, self.post_quant_conv):
+        for conv in (self.encoder.first, self.decoder.conv_in, self.quant_conv, self.post_quant_conv):
             _add_identity(conv)
 
-    def fold_batchnorm(self) -> LayeredAutoencoder:
-        """Fold every head's BatchNorm into the convolution before it, in place: inference gives the same pictures."""
-        for head in self.decoder.heads().values():
-            head.fold_batchnorm()
-        return self
-
     @torch.no_grad()
-    def standardize_latents(self, mean: Tensor, std: Tensor) -> LayeredAutoencoder:
+    def standardize_latents(self, mean: Tensor, std: Tensor) -> Autoencoder:
         """Shift and scale the latent space, in place, so that latents * latent_scale get zero mean and unit variance.
 
         mean, std: (latent_channels,), of today's latents over the training set. Exact: quant_conv and post_quant_conv
@@ -158,7 +180,7 @@ class LayeredAutoencoder(nn.Module):
         scale = 1 / (std * self.config.latent_scale)
         both = torch.cat([scale, scale])
         self.quant_conv.weight.mul_(both.view(-1, 1, 1, 1))
-        z = self.config.latent_channels
+        z = self.config.trunk_channels
         self.quant_conv.weight[z:].div_(scale.view(-1, 1, 1, 1))
         self.quant_conv.bias[:z].sub_(mean).mul_(scale)
         self.quant_conv.bias[z:].add_(2 * scale.log())
@@ -168,14 +190,41 @@ class LayeredAutoencoder(nn.Module):
         return self
 
 
+class LayeredAutoencoder(Autoencoder):
+    """CaT2I-AE: foreground, background and mask go into the latents together, and come out of three heads."""
+
+    def __init__(self, config: AutoencoderConfig, operations: Any = nn) -> None:
+        super().__init__(config, Encoder(config, operations), Decoder(config, operations), operations)
+
+    def encode(self, layers: Layers) -> Posterior:
+        return self._posterior(layers.stacked())
+
+    def decode(self, latents: Tensor, size: tuple[int, int] | None = None, clamp: bool = True) -> Decoded:
+        foreground, background, mask, auxiliary = self.decoder(self.post_quant_conv(latents))
+        layers = Layers(*(to_pixels(x, size, clamp) for x in (foreground, background, mask)))
+        return Decoded(layers, None if auxiliary is None else to_pixels(auxiliary, size, clamp))
+
+    def last_layers(self) -> dict[str, Tensor]:
+        last = {name: head.conv2.weight for name, head in self.decoder.heads().items() if name != "mask"}
+        return last if self.decoder.conv_out is None else last | {"composed": self.decoder.conv_out.weight}
+
+    def fold_batchnorm(self) -> Autoencoder:
+        for head in self.decoder.heads().values():
+            head.fold_batchnorm()
+        return self
+
+
 class Encoder(nn.Module):
-    """Stacked layers in [-1, 1] (N, 7, H, W) -> moments (N, 2 latent_channels, H / downscale, W / downscale)."""
+    """Stacked layers in [-1, 1] (N, 7, H, W) -> moments (N, 2 trunk_channels, H / downscale, W / downscale)."""
+
+    first_name, in_channels = "conv_in_layers", LAYER_CHANNELS
 
     def __init__(self, config: AutoencoderConfig, operations: Any) -> None:
         super().__init__()
         widths = [config.base_channels * m for m in config.channel_multipliers]
         self.patch = config.patch
-        self.conv_in_layers = operations.Conv2d(LAYER_CHANNELS * config.patch**2, widths[0], 3, padding=1)
+        first = operations.Conv2d(self.in_channels * config.patch**2, widths[0], 3, padding=1)
+        self.add_module(self.first_name, first)
         self.down = nn.ModuleList()
         width = widths[0]
         for level, out in enumerate(widths):
@@ -190,10 +239,15 @@ class Encoder(nn.Module):
             width = out
         self.mid = Middle(width, config.norm, operations)
         self.norm_out = _norm(width, config.norm, operations)
-        self.conv_out = operations.Conv2d(width, 2 * config.latent_channels, 3, padding=1)
+        self.conv_out = operations.Conv2d(width, 2 * config.trunk_channels, 3, padding=1)
+
+    @property
+    def first(self) -> Any:
+        """The convolution that reads pixels."""
+        return getattr(self, self.first_name)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in_layers(F.pixel_unshuffle(x, self.patch))
+        x = self.first(F.pixel_unshuffle(x, self.patch))
         stage: Any  # a plain nn.Module that holds the blocks of one level
         for stage in self.down:
             for block in stage.block:
@@ -203,15 +257,15 @@ class Encoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
-class Decoder(nn.Module):
-    """Latents after post_quant_conv -> foreground, background, mask and auxiliary in [-1, 1] (auxiliary may be None)."""
+class DecoderTrunk(nn.Module):
+    """Latents after post_quant_conv -> the features (N, width, H / patch, W / patch) that every last layer reads."""
 
     def __init__(self, config: AutoencoderConfig, operations: Any) -> None:
         super().__init__()
         widths = [config.base_channels * m for m in config.channel_multipliers]
         self.patch = config.patch
         width = widths[-1]
-        self.conv_in = operations.Conv2d(config.latent_channels, width, 3, padding=1)
+        self.conv_in = operations.Conv2d(config.trunk_channels, width, 3, padding=1)
         self.mid = Middle(width, config.norm, operations)
         stages: list[nn.Module] = []
         for level in reversed(range(len(widths))):
@@ -225,7 +279,25 @@ class Decoder(nn.Module):
             width = out
         self.up = nn.ModuleList(stages)
         self.norm_out = _norm(width, config.norm, operations)
-        repeat = config.patch**2
+        self.width = width
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(x))
+        stage: Any  # a plain nn.Module that holds the blocks of one level
+        for stage in reversed(self.up):
+            for block in stage.block:
+                x = block(x)
+            if hasattr(stage, "upsample"):
+                x = stage.upsample(x)
+        return F.silu(self.norm_out(x))
+
+
+class Decoder(DecoderTrunk):
+    """Latents after post_quant_conv -> foreground, background, mask and auxiliary in [-1, 1] (auxiliary may be None)."""
+
+    def __init__(self, config: AutoencoderConfig, operations: Any) -> None:
+        super().__init__(config, operations)
+        width, repeat = self.width, config.patch**2
         self.conv_out = operations.Conv2d(width, 3 * repeat, 3, padding=1) if config.auxiliary else None
         self.head_foreground = Head(width, config.head_channels, 3 * repeat, operations)
         self.head_background = Head(width, config.head_channels, 3 * repeat, operations)
@@ -236,14 +308,7 @@ class Decoder(nn.Module):
         return {"foreground": self.head_foreground, "background": self.head_background, "mask": self.head_mask}
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        x = self.mid(self.conv_in(x))
-        stage: Any  # a plain nn.Module that holds the blocks of one level
-        for stage in reversed(self.up):
-            for block in stage.block:
-                x = block(x)
-            if hasattr(stage, "upsample"):
-                x = stage.upsample(x)
-        x = F.silu(self.norm_out(x))
+        x = self.features(x)
         foreground, background, mask = (F.pixel_shuffle(head(x), self.patch) for head in self.heads().values())
         return foreground, background, mask, F.pixel_shuffle(self.conv_out(x), self.patch) if self.conv_out else None
 
@@ -341,6 +406,13 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+def to_pixels(x: Tensor, size: tuple[int, int] | None, clamp: bool) -> Tensor:
+    """What a last layer gives, in [-1, 1] -> pixels, cropped to `size` (height, width) when given."""
+    x = (x + 1) / 2
+    x = x.clamp(0, 1) if clamp else x
+    return x if size is None else x[..., : size[0], : size[1]]
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

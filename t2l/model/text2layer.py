@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from ..config import DiffusionConfig, config_from_dict, config_to_dict
 from ..io.checkpoint import fill_exactly, read_metadata, read_names, read_tensors, write_tensors
-from .autoencoder import AutoencoderConfig, LayeredAutoencoder
+from .autoencoder import Autoencoder, AutoencoderConfig
+from .foreign import describe
+from .systems import build_autoencoder
 from .text_encoder import TABLE, TextEncoder, TextEncoderConfig, full_vocabulary
 from .unet import UNetConfig, build_unet, config_of_unet, unet_to_ldm
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "text2layer", "1"
 UNET, AUTOENCODER, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 RESERVED = {"format", "version", "kind", "config", "batchnorm", "latent_rgb_factors", "latent_rgb_bias"}
+FLAT_INPUT = ("encoder.conv_in.weight", "encoder.conv_in.bias")
 Kind = Literal["text2layer", "autoencoder"]
 
 
@@ -38,7 +41,7 @@ class Text2Layer:
     Raises ValueError when the networks do not fit together.
     """
 
-    autoencoder: LayeredAutoencoder
+    autoencoder: Autoencoder
     unet: UNet2DConditionModel
     text_encoder: TextEncoder
     diffusion: DiffusionConfig
@@ -87,29 +90,34 @@ class Text2Layer:
         """
         tensors = self._tensors(folded(self.autoencoder) if fold else self.autoencoder)
         tensors |= {AUTOENCODER + name: x for name, x in flat_input(self.autoencoder).items()}
+        write_tensors(path, as_dtype(tensors, dtype), self.metadata(fold))
+
+    def metadata(self, fold: bool = True) -> dict[str, str]:
+        """What the file says about itself; fold: as `save` takes it."""
         metadata = _metadata("text2layer", self.configs(), self.autoencoder, fold, self.info)
         if self.latent_rgb_factors is not None:
             metadata["latent_rgb_factors"] = json.dumps(self.latent_rgb_factors)
             metadata["latent_rgb_bias"] = json.dumps(self.latent_rgb_bias or [0.0] * 3)
-        write_tensors(path, _as_dtype(tensors, dtype), metadata)
+        return metadata
 
     @classmethod
     def load(cls, path: str | Path) -> Text2Layer:
         """Read a checkpoint: float32 on the CPU, ready for use. Raises FileNotFoundError, or ValueError with a sentence."""
         metadata = _checked_metadata(path, "text2layer")
-        autoencoder = LayeredAutoencoder(_config(path, metadata, "autoencoder", AutoencoderConfig))
+        autoencoder = build_autoencoder(_config(path, metadata, "autoencoder", AutoencoderConfig))
         unet = build_unet(_config(path, metadata, "unet", UNetConfig))
         text_encoder = TextEncoder(_config(path, metadata, "text_encoder", TextEncoderConfig))
         factors, bias = _latent_rgb(path, metadata, autoencoder.config.latent_channels)
         info = {name: text for name, text in metadata.items() if name not in RESERVED}
         diffusion = _config(path, metadata, "diffusion", DiffusionConfig)
         model = cls(_folded_as(metadata, autoencoder), unet, text_encoder, diffusion, factors, bias, info)
-        fill_exactly(model._tensors(autoencoder), _without_flat_input(read_tensors(path)[0], AUTOENCODER), str(path))
+        tensors = _without_flat_input(read_tensors(path)[0], AUTOENCODER, autoencoder)
+        fill_exactly(model._tensors(autoencoder), tensors, str(path))
         for network in (autoencoder, unet, text_encoder):
             network.eval()
         return model
 
-    def _tensors(self, autoencoder: LayeredAutoencoder) -> dict[str, Tensor]:
+    def _tensors(self, autoencoder: Autoencoder) -> dict[str, Tensor]:
         """Every weight under its name in the file."""
         tensors = {UNET + name: x for name, x in unet_to_ldm(self.unet.state_dict(), config_of_unet(self.unet)).items()}
         tensors |= {AUTOENCODER + name: x for name, x in autoencoder.state_dict().items()}
@@ -117,7 +125,7 @@ class Text2Layer:
 
 
 def save_autoencoder(
-    autoencoder: LayeredAutoencoder,
+    autoencoder: Autoencoder,
     path: str | Path,
     info: dict[str, str] | None = None,
     dtype: torch.dtype = torch.float32,
@@ -129,7 +137,7 @@ def save_autoencoder(
     """
     tensors = (folded(autoencoder) if fold else autoencoder).state_dict() | flat_input(autoencoder)
     metadata = _metadata("autoencoder", {"autoencoder": autoencoder.config}, autoencoder, fold, info or {})
-    write_tensors(path, _as_dtype(tensors, dtype), metadata)
+    write_tensors(path, as_dtype(tensors, dtype), metadata)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,36 +172,37 @@ def read_parts(path: str | Path) -> CheckpointParts:
     )
 
 
-def load_autoencoder(path: str | Path, operations: Any = nn) -> LayeredAutoencoder:
+def load_autoencoder(path: str | Path, operations: Any = nn) -> Autoencoder:
     """The autoencoder of a file that holds it alone or with the rest of a model: float32 on the CPU, ready for use.
 
-    operations: as LayeredAutoencoder takes them. Raises FileNotFoundError, or ValueError with a sentence.
+    operations: as Autoencoder takes them. Raises FileNotFoundError, or ValueError with a sentence.
     """
     metadata = _checked_metadata(path, "autoencoder")
     config = _config(path, metadata, "autoencoder", AutoencoderConfig)
-    autoencoder = _folded_as(metadata, LayeredAutoencoder(config, operations))
-    tensors, prefix = read_tensors(path)[0], "" if metadata["kind"] == "autoencoder" else AUTOENCODER
-    tensors = {name: x for name, x in _without_flat_input(tensors, prefix).items() if name.startswith(prefix)}
+    autoencoder = _folded_as(metadata, build_autoencoder(config, operations))
+    prefix = "" if metadata["kind"] == "autoencoder" else AUTOENCODER
+    tensors = _without_flat_input(read_tensors(path, (prefix,))[0], prefix, autoencoder)
     fill_exactly({prefix + name: x for name, x in autoencoder.state_dict().items()}, tensors, str(path))
     return autoencoder.eval()
 
 
-def folded(autoencoder: LayeredAutoencoder) -> LayeredAutoencoder:
+def folded(autoencoder: Autoencoder) -> Autoencoder:
     """A copy whose heads have their BatchNorm folded into the convolutions."""
     return copy.deepcopy(autoencoder).fold_batchnorm()
 
 
-def flat_input(autoencoder: LayeredAutoencoder) -> dict[str, Tensor]:
-    """`encoder.conv_in` for an ordinary picture I, derived from the layered one; empty outside SD's geometry.
+def flat_input(autoencoder: Autoencoder) -> dict[str, Tensor]:
+    """`encoder.conv_in` for an ordinary picture I, derived from the layered one; empty where there is none, and outside
+    SD's geometry.
 
     A flat picture is F = B = I and m = 1/2, which is 0 in network units, so W_F + W_B with the same bias is exact, border
     included. With it the file is an ordinary VAE to programs that know nothing of layers.
     """
-    config, conv = autoencoder.config, autoencoder.encoder.conv_in_layers
-    if config.norm != "group" or config.patch != 1:
+    config, conv = autoencoder.config, autoencoder.encoder.first
+    if config.layout != "joint" or config.norm != "group" or config.patch != 1:
         return {}
     weight = conv.weight[:, :3] + conv.weight[:, 3:6]
-    return {"encoder.conv_in.weight": weight, "encoder.conv_in.bias": conv.bias.clone()}
+    return dict(zip(FLAT_INPUT, (weight, conv.bias.clone()), strict=True))
 
 
 def fit_latent_rgb(scaled_latents: Tensor, images: Tensor) -> tuple[list[list[float]], list[float]]:
@@ -214,7 +223,7 @@ def fit_latent_rgb(scaled_latents: Tensor, images: Tensor) -> tuple[list[list[fl
 
 
 def _metadata(
-    kind: Kind, configs: dict[str, Any], autoencoder: LayeredAutoencoder, fold: bool, info: dict[str, str]
+    kind: Kind, configs: dict[str, Any], autoencoder: Autoencoder, fold: bool, info: dict[str, str]
 ) -> dict[str, str]:
     if clash := sorted(RESERVED & info.keys()):
         raise ValueError(f"info must not hold {', '.join(clash)}; the checkpoint writes them itself")
@@ -234,7 +243,7 @@ def _checked_metadata(path: str | Path, needed: Kind) -> dict[str, str]:
     metadata = read_metadata(path)
     if metadata.get("format") != FORMAT:
         raise ValueError(
-            f"{path} is {_guess(read_names(path))}; a Text2Layer checkpoint, with our metadata in it, is needed"
+            f"{path} is {describe(read_names(path))}; a Text2Layer checkpoint, with our metadata in it, is needed"
         )
     if metadata.get("version") != VERSION:
         raise ValueError(
@@ -244,17 +253,6 @@ def _checked_metadata(path: str | Path, needed: Kind) -> dict[str, str]:
         whole = "UNet, text encoder and autoencoder together" if needed == "text2layer" else f"an {needed}"
         raise ValueError(f"{path} holds only this part of a model: {metadata.get('kind')}; needed: {whole}")
     return metadata
-
-
-def _guess(names: list[str]) -> str:
-    """What a file that is not ours looks like."""
-    if any("lora" in name.lower() for name in names):
-        return "a LoRA"
-    if any(name.startswith(UNET) for name in names):
-        return "an ordinary Stable Diffusion checkpoint"
-    if any(name.startswith("encoder.") for name in names):
-        return "an ordinary autoencoder"
-    return "a safetensors file of something else"
 
 
 def _config(path: str | Path, metadata: dict[str, str], part: str, cls: type) -> Any:
@@ -285,12 +283,13 @@ def _latent_rgb(path: str | Path, metadata: dict[str, str], channels: int) -> tu
 # ---- tensors
 
 
-def _folded_as(metadata: dict[str, str], autoencoder: LayeredAutoencoder) -> LayeredAutoencoder:
+def _folded_as(metadata: dict[str, str], autoencoder: Autoencoder) -> Autoencoder:
     return autoencoder if metadata.get("batchnorm") == "kept" else autoencoder.fold_batchnorm()
 
 
-def _without_flat_input(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    derived = {f"{prefix}encoder.conv_in.weight", f"{prefix}encoder.conv_in.bias"}
+def _without_flat_input(tensors: dict[str, Tensor], prefix: str, autoencoder: Autoencoder) -> dict[str, Tensor]:
+    """Without the input for ordinary pictures where it is derived (`flat_input`) and not the network's own."""
+    derived = {f"{prefix}{name}" for name in FLAT_INPUT if name not in autoencoder.state_dict()}
     return {name: x for name, x in tensors.items() if name not in derived}
 
 
@@ -298,7 +297,8 @@ def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor
     return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
 
 
-def _as_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def as_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights in another precision. Raises ValueError for those that it cannot hold."""
     cast = {name: x.detach().to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
     if broken := [name for name, x in cast.items() if x.is_floating_point() and not x.isfinite().all()]:
         raise ValueError(

@@ -1,7 +1,8 @@
 """CLIP's text transformer (Radford et al. 2021) at any width and depth: token ids -> conditioning.
 
 A small model need not store CLIP's 49,408 rows: `token_ids` names the tokens of its captions, each gets a row, and every
-other token shares row 0, the learnt "unknown". `full_vocabulary` puts the rows back for programs that want the whole table.
+other token shares row 0, the learnt "unknown". `full_vocabulary` puts the rows back for programs that want the whole table,
+`compact_vocabulary` takes them out again.
 """
 
 from __future__ import annotations
@@ -80,25 +81,37 @@ def full_vocabulary(state: dict[str, Tensor], config: TextEncoderConfig) -> dict
     return state | {TABLE: state[TABLE][row_of_id(config.token_ids)]}
 
 
-def _build_clip(config: TextEncoderConfig) -> Any:
+def compact_vocabulary(state: dict[str, Tensor], config: TextEncoderConfig) -> dict[str, Tensor]:
+    """The inverse of `full_vocabulary`: only the unknown token's row and those of config.token_ids."""
+    if config.token_ids is None:
+        return dict(state)
+    unknown = next(i for i in range(VOCABULARY_SIZE) if i not in set(config.token_ids))
+    return state | {TABLE: state[TABLE][torch.tensor([unknown, *config.token_ids])]}
+
+
+def clip_config(config: TextEncoderConfig) -> Any:
+    """The config of transformers' CLIPTextModel for the same network."""
     from transformers.models.clip.configuration_clip import CLIPTextConfig
-    from transformers.models.clip.modeling_clip import CLIPTextModel
 
     ids = range(VOCABULARY_SIZE) if config.token_ids is None else (None, *config.token_ids)
     start, end = (ids.index(i) if i in ids else 0 for i in (START_ID, END_ID))
-    clip = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=config.num_rows,
-            hidden_size=config.width,
-            intermediate_size=config.hidden_width,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            max_position_embeddings=MAX_TOKENS,
-            hidden_act=config.activation,
-            projection_dim=config.width,
-            bos_token_id=start,
-            eos_token_id=end,
-            pad_token_id=end,
-        )
+    return CLIPTextConfig(
+        vocab_size=config.num_rows,
+        hidden_size=config.width,
+        intermediate_size=config.hidden_width,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        max_position_embeddings=MAX_TOKENS,
+        hidden_act=config.activation,
+        projection_dim=config.width,
+        bos_token_id=start,
+        eos_token_id=end,
+        pad_token_id=end,
     )
+
+
+def _build_clip(config: TextEncoderConfig) -> Any:
+    from transformers.models.clip.modeling_clip import CLIPTextModel
+
+    clip = CLIPTextModel(clip_config(config))
     return getattr(clip, "text_model", clip)  # transformers 4 wraps once more

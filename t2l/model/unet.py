@@ -6,8 +6,9 @@ ComfyUI and the other tools read. The map between them is built from the config,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -90,7 +91,11 @@ def build_unet(config: UNetConfig) -> UNet2DConditionModel:
 
 def config_of_unet(unet: UNet2DConditionModel) -> UNetConfig:
     """The config a UNet of `build_unet` has, with its first width as base_channels."""
-    found = unet.config
+    return config_of_diffusers(unet.config)
+
+
+def config_of_diffusers(found: Mapping[str, Any]) -> UNetConfig:
+    """The same from diffusers' own config, as it stands in a folder's config.json."""
     widths = tuple(found["block_out_channels"])
     attends = ["CrossAttn" in kind for kind in found["down_block_types"]]
     return UNetConfig(
@@ -107,12 +112,12 @@ def config_of_unet(unet: UNet2DConditionModel) -> UNetConfig:
 
 def unet_to_ldm(state: dict[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
     """A diffusers state dict under ldm's names. Raises ValueError for a name that this geometry does not have."""
-    return _rename(state, module_names(config), "diffusers")
+    return rename(state, module_names(config), "diffusers")
 
 
 def unet_from_ldm(state: dict[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
     """The inverse of `unet_to_ldm`."""
-    return _rename(state, {ldm: diffusers for diffusers, ldm in module_names(config).items()}, "ldm")
+    return rename(state, {ldm: diffusers for diffusers, ldm in module_names(config).items()}, "ldm")
 
 
 def module_names(config: UNetConfig) -> dict[str, str]:
@@ -147,7 +152,8 @@ def _resnet(diffusers: str, ldm: str) -> dict[str, str]:
     return {f"{diffusers}.{ours}": f"{ldm}.{theirs}" for ours, theirs in RESNET_NAMES.items()}
 
 
-def _rename(state: dict[str, Tensor], names: dict[str, str], source: str) -> dict[str, Tensor]:
+def rename(state: Mapping[str, Tensor], names: Mapping[str, str], source: str) -> dict[str, Tensor]:
+    """Parameters under other names, by the longest module name that begins theirs. Raises ValueError for one without."""
     renamed = {}
     for key, tensor in state.items():
         module, parameter = key, ""
@@ -155,6 +161,6 @@ def _rename(state: dict[str, Tensor], names: dict[str, str], source: str) -> dic
             module, _, last = module.rpartition(".")
             parameter = f".{last}{parameter}"
         if not module:
-            raise ValueError(f"{key} is no {source} name of a UNet with this config")
+            raise ValueError(f"{key} is no {source} name of a network with this config")
         renamed[names[module] + parameter] = tensor
     return renamed

@@ -63,7 +63,7 @@ def halved_noise_time(diffusion: DiffusionConfig) -> Tensor:
     The mean of 2 x 2 cells halves the standard deviation of their noise and keeps a smooth picture (Hoogeboom et al. 2023,
     simple diffusion, section 3.1). Never below 0.
     """
-    a = scaled_linear_schedule(diffusion).double()
+    a = scaled_linear_schedule(diffusion).double().clamp(min=1e-8)  # 0 at the end of a schedule with zero terminal SNR
     log_sigma = 0.5 * torch.log((1 - a) / a)  # rises with t
     wanted = log_sigma - torch.log(torch.tensor(2.0))
     above = torch.searchsorted(log_sigma, wanted).clamp(1, len(a) - 1)

@@ -39,6 +39,9 @@ class LossWeights:
     kl: float = 1e-6  # ldm's
     kl_reduction: Literal["ldm", "mean"] = "ldm"  # "mean" is per latent value; "ldm" is 1/48 of it at 4 channels, f8
     # Ours, labelled deviations; the defaults switch them off.
+    reference_kl: float = (
+        0.0  # towards Stable Diffusion's latents of the composite, reduced as kl (AlphaVAE, 2507.09308)
+    )
     gradient: float = 0.0  # inside L_img: sharpness without LPIPS
     colour: float = (
         0.0  # inside L_img: the mean colours of 8 x 8 cells, which detail otherwise crowds out of the latents
@@ -59,17 +62,24 @@ def autoencoder_loss(
     target: Layers,
     weights: LossWeights,
     perceptual: PerceptualDistance | None = None,
+    reference: Posterior | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Everything but the adversarial term: L = L_img(F, B, I) + L_mask + KL (paper, Eq. 3); I = target.composite().
 
     decoded: from `decode(..., clamp=False)`; without an auxiliary prediction (no-sup) L_img on I is left out.
-    Returns the weighted total and the unweighted parts, detached: `foreground_l1`, `background_lpips`, `mask_l1`, ...
-    Raises ValueError when LPIPS has a weight and no network came.
+    reference: the latents that reference_kl draws to. Returns the weighted total and the unweighted parts, detached:
+    `foreground_l1`, `background_lpips`, `mask_l1`, ... Raises ValueError when LPIPS has a weight and no network came.
     """
     if weights.lpips and perceptual is None:
         raise ValueError(f"LossWeights.lpips is {weights.lpips}, but no perceptual network came: load one or set 0")
     terms = _image_terms(decoded, target, weights, perceptual) | _mask_terms(decoded.layers, target, weights)
-    terms["kl"] = (weights.kl, lambda: _kl(posterior, target, weights))
+    terms["kl"] = (weights.kl, lambda: _kl(partial(kl_loss, posterior.mean, posterior.logvar), target, weights))
+    if reference is not None:
+        towards = (posterior.mean, posterior.logvar, reference.mean, reference.logvar)
+        terms["reference_kl"] = (
+            weights.reference_kl,
+            lambda: _kl(partial(reference_kl_loss, *towards), target, weights),
+        )
     parts = {name: term() for name, (weight, term) in terms.items() if weight}
     total = sum((terms[name][0] * part for name, part in parts.items()), torch.zeros((), device=target.mask.device))
     return total, {name: part.detach() for name, part in parts.items()}
@@ -172,6 +182,22 @@ def kl_loss(mean: Tensor, logvar: Tensor, reduction: Literal["mean", "sum"] = "m
     return kl.mean() if reduction == "mean" else kl.sum(dim=(1, 2, 3)).mean()
 
 
+def reference_kl_loss(
+    mean: Tensor,
+    logvar: Tensor,
+    reference_mean: Tensor,
+    reference_logvar: Tensor,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Tensor:
+    """KL to another diagonal Gaussian, (log s_r - log s + (s + (mean - mean_r)^2) / s_r - 1) / 2 with variances s and s_r.
+
+    All (N, C, h, w), reduced as in `kl_loss`. AlphaVAE (arXiv 2507.09308) takes the frozen encoder of ordinary pictures.
+    """
+    distance = (mean.float() - reference_mean.float()) ** 2 + logvar.float().exp()
+    kl = 0.5 * (reference_logvar.float() - logvar.float() + distance * (-reference_logvar.float()).exp() - 1)
+    return kl.mean() if reduction == "mean" else kl.sum(dim=(1, 2, 3)).mean()
+
+
 def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """(mean relu(1 - D(real)) + mean relu(1 + D(fake))) / 2 (Lim & Ye 2017, as in VQGAN and ldm)."""
     return 0.5 * (F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean())
@@ -250,11 +276,11 @@ def _lpips(perceptual: PerceptualDistance | None, prediction: Tensor, target: Te
     return perceptual(prediction, target).float().mean()
 
 
-def _kl(posterior: Posterior, target: Layers, weights: LossWeights) -> Tensor:
+def _kl(reduced: Callable[..., Tensor], target: Layers, weights: LossWeights) -> Tensor:
     """ldm sums the KL over latents and the L1 over pixels: beside a mean over pixels its KL is divided by 3HW."""
     if weights.kl_reduction == "mean":
-        return kl_loss(posterior.mean, posterior.logvar)
-    return kl_loss(posterior.mean, posterior.logvar, "sum") / target.foreground[0].numel()
+        return reduced(reduction="mean")
+    return reduced(reduction="sum") / target.foreground[0].numel()
 
 
 def _halve(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Trains CaT2I-AE on layered pictures (paper, section 4.1)."""
+"""Trains CaT2I-AE, or an autoencoder of another layout, on layered pictures (paper, section 4.1)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from ..data.crops import CropConfig, crop_batches
 from ..data.shards import Shards
 from ..io.image import contact_sheet
 from ..layers import Layers
-from ..model.autoencoder import AutoencoderConfig, Decoded, LayeredAutoencoder
+from ..model.autoencoder import Autoencoder, AutoencoderConfig, Decoded, Posterior
 from ..model.discriminator import DiscriminatorConfig, PatchDiscriminator
-from ..model.text2layer import load_autoencoder, save_autoencoder
+from ..model.from_sd import is_foreign, license_of
+from ..model.text2layer import save_autoencoder
 from . import losses
 from .loop import (
     Guard,
@@ -36,6 +37,7 @@ from .loop import (
 from .losses import LossWeights, autoencoder_loss
 from .perceptual import Perceptual
 from .run import Run
+from .start import starting_autoencoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class AutoencoderTrainConfig:
 def train_autoencoder(config: AutoencoderTrainConfig, data: Path, run: Path, init: Path | None = None) -> Path:
     """Train until config.steps, from the run folder's last state when there is one; returns the snapshot's path.
 
-    data: a folder of shards. init: a checkpoint whose autoencoder is the starting point.
+    data: a folder of shards. init: a checkpoint whose autoencoder is the starting point, ours or Stable Diffusion 1.x.
     """
     torch.manual_seed(config.seed)
     folder, device = Run(run, config), pick_device()
@@ -87,10 +89,11 @@ def train_autoencoder(config: AutoencoderTrainConfig, data: Path, run: Path, ini
             folder.save_state(trainer.state(done))
             trainer.write_sample(Layers.from_stacked(batch[:8].to(device)), folder.samples / f"{done:07d}.png")
     finished = trainer.ema
-    if not config.freeze_encoder:
+    if not config.freeze_encoder and not config.loss.reference_kl:  # else the latents are to stay as they are
         probes = crop_batches(shards, config.data, config.seed + 1, 0, 64, config.workers)
         finished = standardized(finished, probes, device)
-    save_autoencoder(finished, folder.snapshot, info={"steps": str(config.steps)})
+    info = {"steps": str(config.steps)} | ({} if init is None else {"license": license_of(init)})
+    save_autoencoder(finished, folder.snapshot, info)
     return folder.snapshot
 
 
@@ -100,9 +103,8 @@ class Trainer:
     def __init__(self, config: AutoencoderTrainConfig, device: torch.device, init: Path | None) -> None:
         self.config = config
         self.device = device
-        model = load_autoencoder(init) if init else LayeredAutoencoder(config.model)
-        if model.config != config.model:
-            raise ValueError(f"{init} holds {model.config}, the config asks for {config.model}; make them equal")
+        model = starting_autoencoder(config.model, init)
+        self.reference = _reference(model, init).to(device) if config.loss.reference_kl else None
         if config.fold_batchnorm:
             model.fold_batchnorm()
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
@@ -131,12 +133,13 @@ class Trainer:
         halved = float(torch.rand((), generator=generator)) < self.config.scale_equivariance
         with precision_context(self.device, self.config.precision):
             posterior = self.model.encode(target)
+            known = None if self.reference is None else _known(self.reference, target)
             noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
             latents = posterior.mean.float() + posterior.std.float() * noise
             if halved:
                 latents, target = _halve(latents), Layers.from_stacked(_halve(target.stacked()))
             decoded = self.model.decode(latents, clamp=False)
-            total, parts = autoencoder_loss(decoded, posterior, target, self.config.loss, self.perceptual)
+            total, parts = autoencoder_loss(decoded, posterior, target, self.config.loss, self.perceptual, known)
             if self.discriminator is not None:
                 adversarial = self._adversarial(decoded, total, step)
                 total, parts = total + adversarial, parts | {"adversarial": adversarial.detach()}
@@ -157,15 +160,17 @@ class Trainer:
         weight = self.config.loss.adversarial * losses.adversarial_factor(step, self.config.loss.adversarial_start)
         if weight == 0 or self.discriminator is None:
             return torch.zeros((), device=self.device)
-        decoder = self.model.decoder
-        last_layers = [decoder.head_foreground.conv2.weight, decoder.head_background.conv2.weight]
-        if decoder.conv_out is not None:
-            last_layers.append(decoder.conv_out.weight)
+        last_layers = self.model.last_layers()
         result = torch.zeros((), device=self.device)
-        for image, last in zip(_pictures(decoded.layers, decoded.auxiliary), last_layers, strict=True):
+        for name, image in self._pictures(decoded.layers, decoded.auxiliary).items():
             fooled = losses.generator_adversarial_loss(self.discriminator(2 * image - 1))
-            result = result + weight * losses.adaptive_weight(total, fooled, last) * fooled
+            result = result + weight * losses.adaptive_weight(total, fooled, last_layers[name]) * fooled
         return result
+
+    def _pictures(self, layers: Layers, composed: Tensor | None) -> dict[str, Tensor]:
+        """What L_img is taken on: F, B and I, as far as they exist and have a weight."""
+        pictures = {"foreground": layers.foreground, "background": layers.background, "composed": composed}
+        return {name: x for name, x in pictures.items() if x is not None and getattr(self.config.loss, name)}
 
     def _train_discriminator(self, decoded: Decoded, target: Layers, step: int) -> Tensor:
         """One step of the PatchGAN on real and predicted F, B and I (hinge loss)."""
@@ -174,8 +179,9 @@ class Trainer:
             return torch.zeros((), device=self.device)
         composite = None if decoded.auxiliary is None else target.composite()
         with precision_context(self.device, self.config.precision):
-            real = self.discriminator(2 * torch.cat(_pictures(target, composite)) - 1)
-            fake = self.discriminator(2 * torch.cat(_pictures(decoded.layers, decoded.auxiliary)).detach() - 1)
+            real = self.discriminator(2 * torch.cat([*self._pictures(target, composite).values()]) - 1)
+            predicted = self._pictures(decoded.layers, decoded.auxiliary)
+            fake = self.discriminator(2 * torch.cat([*predicted.values()]).detach() - 1)
             loss = losses.hinge_discriminator_loss(real, fake)
         self.discriminator_optimizer.zero_grad()
         loss.backward()
@@ -207,7 +213,7 @@ class Trainer:
 
 
 @torch.no_grad()
-def standardized(model: LayeredAutoencoder, batches: Iterator[Tensor], device: torch.device) -> LayeredAutoencoder:
+def standardized(model: Autoencoder, batches: Iterator[Tensor], device: torch.device) -> Autoencoder:
     """A copy of the model whose scaled latents have zero mean and unit variance per channel over the batches."""
     model = copy.deepcopy(model).eval()
     means, squares = [], []
@@ -224,6 +230,17 @@ def _halve(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=0.5, mode="area")
 
 
-def _pictures(layers: Layers, composed: Tensor | None) -> list[Tensor]:
-    """F, B and I where it exists: what L_img is taken on."""
-    return [layers.foreground, layers.background] + ([] if composed is None else [composed])
+def _reference(model: Autoencoder, init: Path | None) -> Autoencoder:
+    """A frozen copy of the autoencoder that a run begins with, which must be Stable Diffusion's."""
+    if init is None or not is_foreign(init) or model.config.layout == "separate":
+        raise ValueError(
+            "loss.reference_kl keeps the latents near those of Stable Diffusion's autoencoder for the composite: give "
+            "--init a Stable Diffusion 1.x checkpoint, and model.layout 'joint' or 'composite'"
+        )
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _known(reference: Autoencoder, target: Layers) -> Posterior:
+    """What Stable Diffusion's encoder makes of the composite: a flat picture goes through as in it."""
+    return reference.encode(Layers.flat(target.composite()))

@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from ..config import DiffusionConfig
 from ..data.latents import Latents
-from ..diffusion import add_noise, scaled_linear_schedule, training_target
-from ..model.autoencoder import LayeredAutoencoder
+from ..diffusion import add_noise, min_snr_weight, scaled_linear_schedule, training_target
+from ..model.autoencoder import Autoencoder
+from ..model.from_sd import license_of
 from ..model.text2layer import Text2Layer, fit_latent_rgb, load_autoencoder
 from ..model.text_encoder import TextEncoder, TextEncoderConfig
 from ..model.tokenizer import START_ID, Tokenizer
-from ..model.unet import UNetConfig, build_unet, config_of_unet
-from .grow import grow, grown_config
+from ..model.unet import UNetConfig
 from .loop import (
     Guard,
     Meter,
@@ -35,7 +35,9 @@ from .loop import (
     step_generator,
     update_ema,
 )
+from .low_rank import add_low_rank, merged
 from .run import Run
+from .start import freeze, starting_networks
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -50,6 +52,10 @@ class UNetTrainConfig:
     unet: UNetConfig = field(default_factory=UNetConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    unet_from_scratch: bool = False  # of the checkpoint to start from, take only the text encoder
+    frozen: tuple[str, ...] = ()  # parts that are not trained, e.g. text_encoder, unet.down_blocks
+    lora_rank: int = 0  # train only matrices of this rank beside the UNet's attentions; 0 = train the UNet
+    min_snr: float = 0.0  # gamma of min-SNR weighting (Hang et al. 2023: 5); 0 = every t counts alike
     caption_drop: float = 0.1  # share of samples that see the empty prompt, for classifier-free guidance
     unknown_word: float = 0.01  # share of tokens replaced by one the vocabulary does not have
     steps: int = 75_000
@@ -62,7 +68,8 @@ class UNetTrainConfig:
     ema_decay: float = 0.999
     compile: bool = False  # torch.compile: pays after some thousand steps
     precision: Precision = "auto"
-    license: str = "Apache-2.0"  # of the weights; goes into every snapshot
+    system: str = "CaT2I-AE-SD"  # what the paper calls it; goes into every snapshot
+    license: str = "Apache-2.0"  # of weights that start from nothing; others keep that of their start
     seed: int = 0
     log_every: int = 50
     save_every: int = 500
@@ -88,7 +95,8 @@ def train_unet(
 ) -> Path:
     """Train until config.steps, from the run folder's last state when there is one; returns the snapshot's path.
 
-    latents: a folder made by cache_latents. init: a Text2Layer checkpoint whose UNet and text encoder are the start.
+    latents: a folder made by cache_latents. init: a checkpoint whose UNet and text encoder are the start, ours or Stable
+    Diffusion 1.x.
     sample: called whenever a snapshot is written, to draw pictures of it.
     """
     torch.manual_seed(config.seed)
@@ -180,7 +188,12 @@ class Trainer:
     def __init__(self, config: UNetTrainConfig, device: torch.device, init: Path | None) -> None:
         self.config = config
         self.device = device
-        self.model = _networks(config, init).to(device).to(memory_format=torch.channels_last).train()
+        self.license = config.license if init is None else license_of(init)
+        self.model = Conditioned(*starting_networks(config, init))
+        if config.lora_rank:
+            add_low_rank(self.model.unet, config.lora_rank)
+        freeze(self.model, config.frozen)
+        self.model.to(device).to(memory_format=torch.channels_last).train()
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = make_optimizer(self.model.parameters(), config.lr, config.weight_decay, config.betas)
         self.alphas_cumprod = scaled_linear_schedule(config.diffusion).to(device)
@@ -198,7 +211,10 @@ class Trainer:
         target = training_target(batch.latents, batch.noise, batch.t, self.alphas_cumprod, kind)
         with precision_context(self.device, self.config.precision), attention_context(self.device):
             prediction = self._predict(x_t, batch.t, batch.tokens)
-        loss = F.mse_loss(prediction.float(), target)
+        error = F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2, 3))
+        if self.config.min_snr:
+            error = error * min_snr_weight(batch.t, self.alphas_cumprod, self.config.min_snr, kind)
+        loss = error.mean()
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
@@ -222,41 +238,30 @@ class Trainer:
             getattr(self, name).load_state_dict(state[name])
         return state["step"]
 
-    def snapshot(self, autoencoder: LayeredAutoencoder, preview: LatentPreview, size: int, step: int) -> Text2Layer:
+    def snapshot(self, autoencoder: Autoencoder, preview: LatentPreview, size: int, step: int) -> Text2Layer:
         """The model for use: EMA weights and the autoencoder that decodes their latents. size: of its pictures, pixels."""
         return Text2Layer(
             autoencoder=autoencoder,
-            unet=self.ema.unet.eval(),
+            unet=merged(self.ema.unet).eval() if self.config.lora_rank else self.ema.unet.eval(),
             text_encoder=self.ema.text_encoder.eval(),
             diffusion=self.config.diffusion,
             latent_rgb_factors=preview[0],
             latent_rgb_bias=preview[1],
-            info={"steps": str(step), "size": str(size), "license": self.config.license},
+            info={
+                "system": self.config.system,
+                "steps": str(step),
+                "size": str(size),
+                "license": self.license,
+            },
         )
 
 
 @torch.no_grad()
-def latent_preview(autoencoder: LayeredAutoencoder, cached: Latents, count: int = 64) -> LatentPreview:
+def latent_preview(autoencoder: Autoencoder, cached: Latents, count: int = 64) -> LatentPreview:
     """Factors (C, 3) and bias (3,) that turn scaled latents into a small composite, fitted on `count` cached pictures."""
     latents = cached.mean[:: max(1, len(cached) // count)][:count].float()
     composites = torch.cat([autoencoder.decode(part).layers.composite() for part in latents.split(8)])
     return fit_latent_rgb(latents * autoencoder.config.latent_scale, composites)
-
-
-def _networks(config: UNetTrainConfig, init: Path | None) -> Conditioned:
-    if init is None:
-        return Conditioned(build_unet(config.unet), TextEncoder(config.text_encoder))
-    start = Text2Layer.load(init)
-    if start.diffusion != config.diffusion:
-        raise ValueError(f"{init} was trained with {start.diffusion}, the config asks for {config.diffusion}")
-    unet, wanted = start.unet.float(), config_of_unet(build_unet(config.unet))
-    if wanted == grown_config(config_of_unet(unet)):
-        unet = grow(unet, config.diffusion)
-    if wanted != config_of_unet(unet):
-        raise ValueError(
-            f"{init} holds {config_of_unet(unet)}, the config asks for {wanted}; make them equal, or give it one level more"
-        )
-    return Conditioned(unet, start.text_encoder.float())
 
 
 def _with_vocabulary(config: UNetTrainConfig, cached: Latents, init: Path | None) -> UNetTrainConfig:

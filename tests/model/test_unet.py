@@ -114,5 +114,5 @@ def test_a_geometry_that_cannot_be_is_refused(values, message):
 
 
 def test_a_foreign_name_is_told():
-    with pytest.raises(ValueError, match="label_emb.0.0.weight is no ldm name of a UNet with this config"):
+    with pytest.raises(ValueError, match="label_emb.0.0.weight is no ldm name of a network with this config"):
         unet_from_ldm({"label_emb.0.0.weight": torch.zeros(1)}, TINY)

@@ -22,6 +22,7 @@ from t2l.training.losses import (
     laplacian_pyramid,
     mask_l1,
     mask_loss,
+    reference_kl_loss,
 )
 
 ONLY_L1 = LossWeights(lpips=0, adversarial=0, mask_l1=0, composition=0, laplacian=0, kl=0)
@@ -110,6 +111,14 @@ def test_kl_by_hand_and_its_two_reductions():
     close(kl_loss(p.mean, p.logvar, "sum"), 0.5 * 16)
     wide = posterior(logvar=1.0)
     close(kl_loss(wide.mean, wide.logvar), (torch.e - 2) / 2)
+
+
+def test_reference_kl_by_hand_and_towards_the_standard_gaussian_it_is_kl():
+    p, zero = posterior(mean=1.0, logvar=0.0), torch.zeros(2, 4, 2, 2)
+    close(reference_kl_loss(p.mean, p.logvar, p.mean, p.logvar), 0.0)
+    close(reference_kl_loss(p.mean, p.logvar, p.mean - 3, p.logvar + 1), 0.5 * (1 + 10 / torch.e - 1))
+    for reduction in ("mean", "sum"):
+        close(reference_kl_loss(p.mean, p.logvar, zero, zero, reduction), kl_loss(p.mean, p.logvar, reduction))
 
 
 def test_hinge_losses_by_hand():

@@ -277,11 +277,11 @@ class _Reading:
         nodes = self._nodes(self.psd, 0) if mode in ("RGB", "GRAYSCALE") else ()
         layers = plain_layers(nodes, self.psd.height, self.psd.width, self.account)
         if not layers:
+            layers = [self._merged_picture(mode)]
             if len(self.psd):
                 self.notes.append(
                     "none of its layers holds pixels: the picture that other programs show is read instead"
                 )
-            layers = [self._merged_picture(mode)]
         return LayerFile(Stack(self.psd.height, self.psd.width, tuple(layers)), tuple(dict.fromkeys(self.notes)))
 
     def _nodes(self, parent: Iterable[Any], depth: int) -> tuple[Node, ...]:
@@ -422,6 +422,8 @@ class _Reading:
 
     def _note_extras(self, layer: Any) -> None:
         """What changes the look of a layer and is not read."""
+        if layer.kind == "type":  # Photoshop mixes the edges of text in a gamma of its own
+            self.notes.append(f"the text {layer.name!r} is read as the pixels that the editor stored; edges may differ")
         if layer.kind == "artboard":
             self.notes.append(f"the artboard {layer.name!r} is read as a group: its background and edges are not shown")
         if _has_effects(layer):

@@ -194,15 +194,25 @@ def _layer_record(layer: Layer, number: int, depth: Depth, mask_as: MaskAs) -> t
 
 
 def _resources(texts: Mapping[str, str]) -> Any:
-    """The file's resources, with texts as properties of an XMP packet, which Photoshop keeps when it saves again."""
+    """The file's resources: sRGB, and texts as properties of an XMP packet, which Photoshop keeps when it saves again."""
     from psd_tools.constants import Resource
     from psd_tools.psd.image_resources import ImageResource, ImageResources
 
-    resources = ImageResources.new()
+    resources, blobs = ImageResources.new(), {Resource.ICC_PROFILE: _srgb_profile()}
     if texts:
-        data = xmp_packet(texts).encode()
-        resources[Resource.XMP_METADATA] = ImageResource(key=Resource.XMP_METADATA, data=data)
+        blobs[Resource.XMP_METADATA] = xmp_packet(texts).encode()
+    for key, data in blobs.items():
+        resources[key] = ImageResource(key=key, data=data)
     return resources
+
+
+def _srgb_profile() -> bytes:
+    """An ICC profile; Krita takes 16 bits without one for linear light."""
+    from PIL import ImageCms
+
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[24:36] = struct.pack(">6H", 2026, 1, 1, 0, 0, 0)  # its date: the same layers make the same file
+    return bytes(profile)
 
 
 def xmp_packet(texts: Mapping[str, str]) -> str:
@@ -267,11 +277,11 @@ class _Reading:
         nodes = self._nodes(self.psd, 0) if mode in ("RGB", "GRAYSCALE") else ()
         layers = plain_layers(nodes, self.psd.height, self.psd.width, self.account)
         if not layers:
+            layers = [self._merged_picture(mode)]
             if len(self.psd):
                 self.notes.append(
                     "none of its layers holds pixels: the picture that other programs show is read instead"
                 )
-            layers = [self._merged_picture(mode)]
         return LayerFile(Stack(self.psd.height, self.psd.width, tuple(layers)), tuple(dict.fromkeys(self.notes)))
 
     def _nodes(self, parent: Iterable[Any], depth: int) -> tuple[Node, ...]:
@@ -412,6 +422,8 @@ class _Reading:
 
     def _note_extras(self, layer: Any) -> None:
         """What changes the look of a layer and is not read."""
+        if layer.kind == "type":  # Photoshop mixes the edges of text in a gamma of its own
+            self.notes.append(f"the text {layer.name!r} is read as the pixels that the editor stored; edges may differ")
         if layer.kind == "artboard":
             self.notes.append(f"the artboard {layer.name!r} is read as a group: its background and edges are not shown")
         if _has_effects(layer):

@@ -54,6 +54,8 @@ def test_a_workflow_opens_whole_and_is_its_twin(page, path):
     prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
     for node in prompt.values():
         del node["_meta"]
+        if node["class_type"] == "PreviewAny":
+            node["inputs"].pop("preview", None)  # the frontend's own text box
     assert prompt == json.loads((Path(__file__).parent / "workflows" / path.name).read_text())
 
 

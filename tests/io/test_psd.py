@@ -1,8 +1,10 @@
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import ImageCms
 from psd_tools import PSDImage
 from psd_tools.constants import Resource
 
@@ -47,6 +49,14 @@ def test_the_foreground_keeps_its_colours_under_a_real_mask(tmp_path, stack):
     layer = PSDImage.open(tmp_path / "a.psd")[1]
     assert layer.has_mask() and layer.mask.background_color == 0
     assert torch.equal(torch.from_numpy(layer.numpy("color")).movedim(-1, 0), stack.layers[1].image)
+
+
+def test_the_same_stack_makes_the_same_file_and_it_says_srgb(tmp_path, stack):
+    for name in "ab":
+        save_psd(stack, tmp_path / f"{name}.psd", 16)
+    assert (tmp_path / "a.psd").read_bytes() == (tmp_path / "b.psd").read_bytes()
+    profile = PSDImage.open(tmp_path / "a.psd").image_resources.get_data(Resource.ICC_PROFILE)
+    assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
 
 
 def test_texts_are_kept_in_the_xmp(tmp_path, stack):

@@ -2,7 +2,7 @@
 
 Nothing is computed: the networks run forward and backward on torch's meta device, which knows shapes alone. FLOPs are those of
 convolutions, matrix products and attention, two per multiply-add. Memory is
-    20 bytes a parameter that is trained (weights 4, gradients 4, AdamW's moments 8, EMA 4), 4 a frozen one,
+    20 bytes a parameter that is trained (weights 4, gradients 4, AdamW's moments 8, EMA 4), 8 a frozen one (weights, EMA),
     + what the backward pass keeps for each sample, at 2 bytes a value (bf16),
 and leaves out the workspaces of the kernels, the discriminator and LPIPS. Hours are FLOPs / (peak x UTILISATION).
 """
@@ -12,16 +12,24 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from t2l.config import load_config
 from t2l.layers import Layers
-from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
-from t2l.model.text_encoder import TextEncoder, TextEncoderConfig
-from t2l.model.unet import UNetConfig, build_unet
+from t2l.model.autoencoder import AutoencoderConfig
+from t2l.model.systems import build_autoencoder
+from t2l.model.text_encoder import TextEncoder
+from t2l.model.unet import build_unet
+from t2l.training.start import freeze
+from t2l.training.train_autoencoder import AutoencoderTrainConfig
+from t2l.training.train_unet import Conditioned, UNetTrainConfig
+
+CONFIGS = Path(__file__).parent.parent / "configs"
 
 GPUS = {"RTX 4090": 165e12, "A100": 312e12, "H100": 989e12}  # dense bf16 FLOPs a second, from their makers' data sheets
 UTILISATION = 0.35
@@ -39,7 +47,7 @@ class Cost:
 
     def memory(self, batch_size: int, processes: int = 1) -> float:
         """Bytes on each of so many cards; FSDP spreads what belongs to the parameters."""
-        return (20 * self.trained + 4 * self.frozen) / processes + 2 * batch_size * self.kept
+        return (20 * self.trained + 8 * self.frozen) / processes + 2 * batch_size * self.kept
 
     def hours(self, samples: float, flops_per_second: float) -> float:
         return samples * self.flops / (flops_per_second * UTILISATION) / 3600
@@ -93,53 +101,62 @@ def count(networks: list[nn.Module], run: Callable[[], Tensor]) -> Cost:
     return Cost(trained, sum(p.numel() for p in parameters) - trained, flops.get_total_flops(), ledger.most)
 
 
-def autoencoder(size: int, checkpointing: bool = False) -> Cost:
+def autoencoder(config: AutoencoderConfig, size: int, checkpointing: bool) -> Cost:
     with torch.device("meta"):
-        model = LayeredAutoencoder(AutoencoderConfig())
+        model = build_autoencoder(config)
         pixels = Layers.from_stacked(torch.zeros(1, 7, size, size))
     model.checkpoint_blocks(checkpointing)
 
     def run() -> Tensor:
         decoded = model.decode(model.encode(pixels).mean, clamp=False)
-        assert decoded.auxiliary is not None
-        return decoded.layers.stacked().sum() + decoded.auxiliary.sum()
+        total = decoded.layers.stacked().sum()
+        return total if decoded.auxiliary is None else total + decoded.auxiliary.sum()
 
     return count([model], run)
 
 
-def unet(size: int, checkpointing: bool = False) -> Cost:
-    """SD 1.x's UNet with CLIP's text encoder frozen."""
+def unet(config: UNetTrainConfig, size: int, checkpointing: bool) -> Cost:
+    """At 8 pixels a latent."""
     with torch.device("meta"):
-        model, text_encoder = build_unet(UNetConfig()).train(), TextEncoder(TextEncoderConfig()).requires_grad_(False)
-        latents = torch.zeros(1, 4, size // 8, size // 8)
+        model = Conditioned(build_unet(config.unet).train(), TextEncoder(config.text_encoder))
+        latents = torch.zeros(1, config.unet.in_channels, size // 8, size // 8)
         t, tokens = torch.zeros(1, dtype=torch.long), torch.zeros(1, 77, dtype=torch.long)
+    freeze(model, config.frozen)
     if checkpointing:
-        model.enable_gradient_checkpointing()
-
-    def run() -> Tensor:
-        return model(latents, t, encoder_hidden_states=text_encoder(tokens)).sample.sum()
-
-    return count([model, text_encoder], run)
+        model.unet.enable_gradient_checkpointing()
+    return count([model], lambda: model(latents, t, tokens).sum())
 
 
-def row(name: str, cost: Cost, batch_size: int, card_batch: int, steps: int, spreads: bool) -> str:
-    hours = [f"{cost.hours(steps * batch_size, flops):,.0f}" for flops in GPUS.values()]
-    memory = [f"{cost.memory(card_batch) / GIB:.1f}", f"{cost.memory(card_batch, 8) / GIB:.1f}" if spreads else "-"]
-    parameters = f"{cost.trained / 1e6:.1f} + {cost.frozen / 1e6:.1f}" if cost.frozen else f"{cost.trained / 1e6:.1f}"
-    figures = [parameters, f"{cost.flops / 1e12:.2f}", f"{2 * cost.kept / GIB:.2f}", f"{card_batch}", *memory]
-    return f"| {name} | {' | '.join(figures)} | {steps:,} x {batch_size} | {' | '.join(hours)} |"
+def row(name: str, size: int, checkpointing: bool, card_batch: int) -> str:
+    """A line of the table for a config of configs/."""
+    path = CONFIGS / f"{name}.json"
+    config: AutoencoderTrainConfig | UNetTrainConfig
+    if "autoencoder" in name:
+        config = load_config(AutoencoderTrainConfig, path)
+        cost, batch_size, spread = autoencoder(config.model, size, checkpointing), config.data.batch_size, "-"
+    else:
+        config = load_config(UNetTrainConfig, path)
+        cost, batch_size = unet(config, size, checkpointing), config.batch_size
+        spread = f"{cost.memory(card_batch, 8) / GIB:.1f}"
+    parameters = f"{cost.trained / 1e6:.1f}" + (f" + {cost.frozen / 1e6:.1f}" if cost.frozen else "")
+    figures = [f"{cost.flops / 1e12:.2f}", f"{cost.flops * batch_size / 1e12:,.0f}", f"{2 * cost.kept / GIB:.2f}"]
+    memory = [str(card_batch), f"{cost.memory(card_batch) / GIB:.1f}", spread]
+    hours = [f"{cost.hours(config.steps * batch_size, flops):,.1f}" for flops in GPUS.values()]
+    about = [name, str(size), "yes" if checkpointing else "", parameters]
+    return f"| {' | '.join([*about, *figures, *memory, f'{config.steps:,} x {batch_size}', *hours])} |"
 
 
 def main() -> None:
     F.scaled_dot_product_attention = fused_attention  # type: ignore[assignment]
-    head = ["", "parameters, millions (+ frozen)", "TFLOP a sample", "activations a sample, GiB", "samples a card"]
-    head += ["GiB a card", "GiB a card, FSDP on 8", "steps x batch", *(f"{name}, card hours" for name in GPUS)]
+    head = ["config", "pixels", "checkpointing", "million parameters (+ frozen)", "TFLOP a sample", "TFLOP a step"]
+    head += ["activations a sample, GiB", "samples a card", "GiB a card", "GiB a card, FSDP on 8", "steps x batch"]
+    head += [f"{name}, hours" for name in GPUS]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for size in (256, 512):
-        for checkpointing in (False, True):
-            suffix = f"{size} px" + (", checkpointing" if checkpointing else "")
-            print(row(f"autoencoder, {suffix}", autoencoder(size, checkpointing), 32, 2, 250_000, spreads=False))
-            print(row(f"UNet, {suffix}", unet(size, checkpointing), 512, 4, 75_000, spreads=True))
+        for name in ("paper-autoencoder", "paper-unet", "paper-unet-separate"):
+            card_batch = 2 if name == "paper-autoencoder" else 4
+            for checkpointing in (False, True):
+                print(row(name, size, checkpointing, card_batch), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """One run on several processes, in several parts, at other precisions: the same batches, the same weights."""
 
 import json
+import os
+import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from t2l.config import config_to_dict
 from t2l.data.crops import CropBatches
 from t2l.data.latents import Latents
 from t2l.data.shards import Shards
@@ -18,6 +22,7 @@ from t2l.training.train_autoencoder import train_autoencoder
 from t2l.training.train_unet import LatentBatches, train_unet
 from tests.training.run_training import Launched, batchnorm_and_batch, normalize_a_share, train_a_discriminator
 
+ROOT = Path(__file__).resolve().parents[2]
 TRAIN = {"autoencoder": train_autoencoder, "unet": train_unet}
 EPS = 1e-4  # where a gradient is zero but for rounding, Adam's own 1e-8 would turn the rounding into steps of size lr
 
@@ -198,3 +203,41 @@ def assert_snapshots_close(one, other):
 def test_fp16_and_a_spread_model_are_refused_together(unet_config):
     with pytest.raises(ValueError, match='sharding "fsdp" goes with precision bf16 or fp32 .* got fp16 and adamw'):
         replace(unet_config, sharding="fsdp", precision="fp16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        [
+            "accelerate.commands.launch",
+            "--multi_gpu",
+            "--num_processes",
+            "2",
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+        ],
+        ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    ],
+    ids=["accelerate", "torchrun"],
+)
+def test_the_command_line_trains_on_processes_that_others_start(launcher, autoencoder_config, shards, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config_to_dict(replace(autoencoder_config, steps=2))))
+    command = [
+        "t2l",
+        "train-autoencoder",
+        str(tmp_path / "config.json"),
+        "--data",
+        str(shards),
+        "--run",
+        str(tmp_path / "run"),
+    ]
+    separator = ["--"] if "torch.distributed.run" in launcher else []  # torchrun takes --run for one of its own options
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    start = [sys.executable, "-m", launcher[0], *launcher[1:], "-m", *separator, *command]
+    done = subprocess.run(start, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(tmp_path / "run/snapshot.safetensors")]
+    assert torch.load(tmp_path / "run/state.pt", weights_only=True)["processes"] == 2

@@ -111,17 +111,23 @@ def train_autoencoder(args: argparse.Namespace) -> None:
     from .training.train_autoencoder import AutoencoderTrainConfig
     from .training.train_autoencoder import train_autoencoder as train
 
-    print(train(_config(AutoencoderTrainConfig, args), args.data, args.run, args.init))
+    config = _config(AutoencoderTrainConfig, args)
+    _print_once(train(config, args.data, args.run, args.init, args.validation, args.any_processes))
 
 
 def cache_latents(args: argparse.Namespace) -> None:
     """Encode a data set once, so that the UNet never waits for pictures; the same command resumes."""
     from .data.latents import cache_latents as cache
     from .model.text2layer import load_autoencoder
+    from .training.loop import latent_encoder
+    from .training.processes import Processes
 
-    autoencoder = load_autoencoder(args.checkpoint).eval()
-    cache(_encoder(autoencoder), args.checkpoint, args.data, args.out, args.size)
-    print(args.out)
+    processes = Processes()
+    encode = latent_encoder(load_autoencoder(args.checkpoint), processes.device)
+    share = {"process": processes.rank, "processes": processes.count}
+    cache(encode, args.checkpoint, args.data, args.out, args.size, **share)
+    processes.wait()
+    _print_once(args.out)
 
 
 def train_unet(args: argparse.Namespace) -> None:
@@ -130,7 +136,8 @@ def train_unet(args: argparse.Namespace) -> None:
     from .training.train_unet import train_unet as train
 
     sample = partial(_draw_samples, args.latents)
-    print(train(_config(UNetTrainConfig, args), args.latents, args.run, args.init, sample))
+    config = _config(UNetTrainConfig, args)
+    _print_once(train(config, args.latents, args.run, args.init, sample, args.validation, args.any_processes))
 
 
 def export(args: argparse.Namespace) -> None:
@@ -315,6 +322,8 @@ def _add_overrides(add: Any) -> None:
 def _add_run(add: Any) -> None:
     add("--run", type=Path, required=True, metavar="DIR", help="run folder; the same command goes on where it stopped")
     add("--init", type=Path, metavar="FILE", help="checkpoint to start from: ours, or Stable Diffusion 1.x")
+    add("--validation", type=Path, metavar="DIR", help="data of the same kind, to log a loss on that is not trained on")
+    add("--any-processes", action="store_true", help="go on where another number of processes stopped")
     _add_overrides(add)
 
 
@@ -446,23 +455,6 @@ def _draw_samples(latents: Path, model: Text2Layer, step: int, path: Path) -> No
     save_png(contact_sheet(drawn, SAMPLE_PROMPTS), path)
 
 
-def _encoder(autoencoder: Any) -> Any:
-    import torch
-
-    from .training.loop import pick_device, precision_context
-
-    device = pick_device()
-    autoencoder = autoencoder.to(device, memory_format=torch.channels_last)
-
-    @torch.inference_mode()
-    def encode(layers: Layers) -> tuple[torch.Tensor, torch.Tensor]:
-        with precision_context(device, "auto"):  # bf16 changes the latents by 0.5 % of their spread
-            posterior = autoencoder.encode(layers.to(device))
-        return posterior.mean, posterior.std
-
-    return encode
-
-
 def _show_progress(doing: str, done: int, total: int) -> None:
     print(f"\r{doing}: {done} of {total}", end="\n" if done >= total else "", file=sys.stderr, flush=True)
 
@@ -484,6 +476,12 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"not enough memory: take a smaller --size or --count {text}".rstrip()
     return text or type(error).__name__
+
+
+def _print_once(line: object) -> None:
+    """Print from the first of the processes that accelerate or torchrun started."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line)
 
 
 def _say(line: str) -> None:

@@ -54,7 +54,16 @@ ARROWS = {
     "__main__": {"cli"},
 }
 NEVER = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "t2l"}  # t2l: imports inside are relative
-ONLY_INSIDE_FUNCTIONS = {"diffusers", "transformers", "accelerate", "onnxruntime", "OpenEXR", "psd_tools"}
+ONLY_INSIDE_FUNCTIONS = {
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "bitsandbytes",
+    "tensorboardX",
+    "onnxruntime",
+    "OpenEXR",
+    "psd_tools",
+}
 
 
 def module_name(file: Path) -> str:

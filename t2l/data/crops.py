@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..layers import Layers
+from .draws import sample_generator
 from .shards import Shards
 
 
@@ -26,23 +29,28 @@ class CropConfig:
 
 
 class CropBatches(Dataset):
-    """Item k is the batch of step k: (batch_size, 7, crop, crop), stacked layers in [0, 1]."""
+    """Item k is the batch of step k, or a process's share of it: (share, 7, crop, crop), stacked layers in [0, 1].
 
-    def __init__(self, shards: Shards, config: CropConfig, seed: int) -> None:
+    share: which pieces of the batch; only their pictures are read, and every piece has a generator of its own.
+    """
+
+    def __init__(self, shards: Shards, config: CropConfig, seed: int, share: Sequence[int] | None = None) -> None:
         self.shards = shards
         self.config = config
         self.seed = seed
+        self.share = range(config.batch_size) if share is None else share
         self._orders: dict[int, Tensor] = {}
 
     def __getitem__(self, step: int) -> Tensor:
         config = self.config
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
-        count = -(-config.batch_size // config.crops_per_example)
+        pictures = -(-config.batch_size // config.crops_per_example)  # of one step
         pieces = []
-        for position in range(step * count, (step + 1) * count):
-            stacked = self.shards[self._index(position)].layers.stacked()
-            pieces += [_piece(stacked, config, generator) for _ in range(config.crops_per_example)]
-        return torch.cat(pieces[: config.batch_size])
+        for picture, numbers in groupby(self.share, lambda number: number // config.crops_per_example):
+            stacked = self.shards[self._index(step * pictures + picture)].layers.stacked()
+            for number in numbers:
+                generator = sample_generator(self.seed, step * config.batch_size + number, "crop")
+                pieces.append(_piece(stacked, config, generator))
+        return torch.cat(pieces)
 
     def _index(self, position: int) -> int:
         epoch, offset = divmod(position, len(self.shards))
@@ -52,13 +60,56 @@ class CropBatches(Dataset):
 
 
 def crop_batches(
-    shards: Shards, config: CropConfig, seed: int, start: int, stop: int, workers: int
+    shards: Shards,
+    config: CropConfig,
+    seed: int,
+    start: int,
+    stop: int,
+    workers: int,
+    share: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
-    """The batches of steps start..stop-1, read ahead by `workers` processes."""
+    """The batches of steps start..stop-1, or a share of each, read ahead by `workers` processes.
+
+    Raises ValueError for an empty folder and unreadable pictures. For a worker that dies see `worker_deaths_told`.
+    """
     if len(shards) == 0:
         raise ValueError(f"{shards.directory} holds no pictures to train on")
-    batches = CropBatches(shards, config, seed)
-    return iter(DataLoader(batches, batch_size=None, sampler=range(start, stop), num_workers=workers))
+    batches = _Answers(CropBatches(shards, config, seed, share))
+    return _read(DataLoader(batches, batch_size=None, sampler=range(start, stop), num_workers=workers))
+
+
+class _Answers(Dataset):
+    """Batches, or why there is none: an error that leaves a worker by itself drags the worker's traceback along."""
+
+    def __init__(self, batches: CropBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Tensor | Exception:
+        try:
+            return self.batches[step]
+        except (ValueError, OSError) as error:
+            return error
+
+
+def _read(loader: DataLoader) -> Iterator[Tensor]:
+    for answer in loader:
+        if isinstance(answer, Exception):
+            raise answer
+        yield answer
+
+
+@contextmanager
+def worker_deaths_told() -> Iterator[None]:
+    """Says in a sentence that a worker of `crop_batches` died. torch notices by a signal, whatever is going on just then."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RuntimeError(
+            f"a process that reads pictures died, perhaps for want of memory ({str(error).splitlines()[0]}); "
+            "run the same command again to go on from the last state, with fewer workers if it happens again"
+        ) from error
 
 
 def _piece(stacked: Tensor, config: CropConfig, generator: torch.Generator) -> Tensor:

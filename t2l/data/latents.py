@@ -14,34 +14,48 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from ..io.atomic import atomic_path
 from ..io.checkpoint import read_tensors, write_tensors
 from ..layers import Layers
 from .shards import Shards
 
+FILE_LENGTH = 1000  # pictures in a file of the cache
 Encode = Callable[[Layers], tuple[Tensor, Tensor]]  # layers -> mean and std of the posterior
 
 
-def cache_latents(encode: Encode, autoencoder: Path, data: Path, out: Path, size: int, batch_size: int = 16) -> None:
+def cache_latents(
+    encode: Encode,
+    autoencoder: Path,
+    data: Path,
+    out: Path,
+    size: int,
+    batch_size: int = 16,
+    process: int = 0,
+    processes: int = 1,
+) -> None:
     """Encode every picture of the shards in `data`, resized to size x size, into the folder `out`.
 
-    autoencoder: the file `encode` came from; it is kept beside the latents. Raises ValueError when `out` holds the
-    latents of another autoencoder, data set or size.
+    autoencoder: the file `encode` came from; it is kept beside the latents. process: this one's number among `processes`
+    that share the work by whole files; the folder is the same whatever their number. Raises ValueError when `out` holds
+    the latents of another autoencoder, data set or size.
     """
     shards = Shards(data)
-    chunks = list(torch.arange(len(shards)).split(1000))
+    chunks = list(torch.arange(len(shards)).split(FILE_LENGTH))
     _claim(out, autoencoder, {"size": size, "pictures": len(shards), "files": len(chunks)})
-    for number, chunk in enumerate(tqdm(chunks, unit="file", desc="latents")):
+    mine = range(process, len(chunks), processes)
+    for number in tqdm(mine, unit="file", desc="latents", disable=process > 0):
         path = out / f"{number:06d}.safetensors"
         if path.exists():
             continue
         means, stds, captions = [], [], []
-        for indices in chunk.split(batch_size):
+        for indices in chunks[number].split(batch_size):
             examples = [shards[int(i)] for i in indices]
             mean, std = encode(_resized(Layers.cat([e.layers for e in examples]), size))
             means.append(mean.half().cpu())
@@ -54,22 +68,22 @@ def cache_latents(encode: Encode, autoencoder: Path, data: Path, out: Path, size
 class Latents:
     """A finished cache in memory. Raises FileNotFoundError or ValueError when it is missing or unfinished.
 
-    mean, std: (n, C, h, w) float16. captions: for every picture, the ways to say what it shows.
+    mean, std: (n, C, h, w) float16. captions: for every picture, the ways to say what it shows. about: cache.json.
     """
 
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
         if not (folder / "cache.json").is_file():
             raise FileNotFoundError(f"{folder} holds no latent cache; make one with `t2l cache-latents`")
-        about = json.loads((folder / "cache.json").read_text())
-        paths = [folder / f"{number:06d}.safetensors" for number in range(about["files"])]
+        self.about: dict[str, Any] = json.loads((folder / "cache.json").read_text())
+        paths = [folder / f"{number:06d}.safetensors" for number in range(self.about["files"])]
         if missing := [path.name for path in paths if not path.exists()]:
             raise ValueError(
                 f"the latent cache {folder} is unfinished, {len(missing)} of {len(paths)} files are missing "
                 f"(first {missing[0]}); run the same `t2l cache-latents` again"
             )
         parts = [read_tensors(path) for path in paths]
-        self.size: int = about["size"]  # of the pictures, in pixels
+        self.size: int = self.about["size"]  # of the pictures, in pixels
         self.autoencoder = folder / "autoencoder.safetensors"
         self.mean = torch.cat([tensors["mean"] for tensors, _ in parts])
         self.std = torch.cat([tensors["std"] for tensors, _ in parts])
@@ -88,9 +102,10 @@ def _claim(out: Path, autoencoder: Path, about: dict[str, int]) -> None:
             f"{out} holds latents of another autoencoder, data set or size ({path.read_text()}); "
             f"take another folder for {about_text}"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(autoencoder, out / "autoencoder.safetensors")
-    path.write_text(about_text)
+    with atomic_path(out / "autoencoder.safetensors") as partial:
+        shutil.copyfile(autoencoder, partial)
+    with atomic_path(path) as partial:
+        partial.write_text(about_text)
 
 
 def _resized(layers: Layers, size: int) -> Layers:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..layers import Layers
 
@@ -168,6 +169,12 @@ class Autoencoder(nn.Module):
                 _add_identity(module.conv, window=slice(0, 2))  # the mean of each 2 x 2
         for conv in (self.encoder.first, self.decoder.conv_in, self.quant_conv, self.post_quant_conv):
             _add_identity(conv)
+
+    def checkpoint_blocks(self, enabled: bool = True) -> None:
+        """Whether residual blocks compute their activations again in the backward pass instead of keeping them."""
+        for module in self.modules():
+            if isinstance(module, ResBlock):
+                module.checkpointing = enabled
 
     @torch.no_grad()
     def standardize_latents(self, mean: Tensor, std: Tensor) -> Autoencoder:
@@ -342,6 +349,7 @@ class ResBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, norm: str, operations: Any) -> None:
         super().__init__()
+        self.checkpointing = False
         self.norm1 = _norm(in_channels, norm, operations)
         self.conv1 = operations.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = _norm(out_channels, norm, operations)
@@ -350,6 +358,11 @@ class ResBlock(nn.Module):
             self.nin_shortcut = operations.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
         return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,39 @@ from torch import Tensor, nn
 from torch.amp import autocast
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-Precision = Literal["auto", "bf16", "fp32"]
+from ..layers import Layers
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """What both training loops are told."""
+
+    steps: int
+    lr: float
+    warmup: int = 100
+    betas: tuple[float, ...] = (0.9, 0.99)
+    adam_eps: float = 1e-8
+    weight_decay: float = 0.0
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"  # 8 bits: moments in a quarter of the memory (bitsandbytes)
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.999
+    accumulate: int = 1  # parts that a process's share of the batch is computed in, to need less memory
+    checkpointing: bool = False  # compute activations again in the backward pass: a third slower, far less memory
+    compile: bool = False  # torch.compile: pays after some thousand steps
+    precision: Precision = "auto"
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 500
+    keep_every: int = 0  # steps between snapshots that are kept under a name of their own; 0 = only the last is
+    tensorboard: bool = False  # write what is logged for TensorBoard too
+
+    def __post_init__(self) -> None:
+        if wrong := [name for name in ("steps", "accumulate", "log_every", "save_every") if getattr(self, name) < 1]:
+            raise ValueError(
+                f"{type(self).__name__}: {', '.join(wrong)} must be at least 1, got {[getattr(self, n) for n in wrong]}"
+            )
 
 
 class TrainingStopped(RuntimeError):
@@ -38,14 +71,27 @@ def bf16_is_fast(device: torch.device) -> bool:
 
 
 def precision_context(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """Autocast to bf16 when asked for, or by "auto" where the device is fast at it."""
-    enabled = precision == "bf16" or (precision == "auto" and bf16_is_fast(device))
-    return autocast(device.type, torch.bfloat16, enabled=enabled)
+    """Autocast to bf16 or fp16 when asked for, or by "auto" to bf16 where the device is fast at it."""
+    enabled = precision in ("bf16", "fp16") or (precision == "auto" and bf16_is_fast(device))
+    return autocast(device.type, torch.float16 if precision == "fp16" else torch.bfloat16, enabled=enabled)
 
 
 def attention_context(device: torch.device) -> AbstractContextManager:
     """Plain attention on the CPU, where flash attention's backward takes a fifth of a small UNet's step (LOG.md)."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def latent_encoder(autoencoder: Any, device: torch.device) -> Callable[[Layers], tuple[Tensor, Tensor]]:
+    """Layers -> mean and std of an autoencoder's posterior, as the latent cache takes it; moves the network to the device."""
+    autoencoder = autoencoder.to(device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def encode(layers: Layers) -> tuple[Tensor, Tensor]:
+        with precision_context(device, "auto"):  # bf16 changes the latents by 0.5 % of their spread
+            posterior = autoencoder.encode(layers.to(device))
+        return posterior.mean, posterior.std
+
+    return encode
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -67,20 +113,40 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, ...]
+    parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, ...], eps: float = 1e-8
 ) -> torch.optim.AdamW:
     """Fused AdamW over the parameters that are trained (3 times faster than foreach on CPU; LOG.md)."""
     trained = [p for p in parameters if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), fused=True)
+    first, second = betas
+    return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=(first, second), eps=eps, fused=True)
+
+
+def make_8bit_optimizer(
+    parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, ...], eps: float = 1e-8
+) -> torch.optim.Optimizer:
+    """AdamW with moments of 8 bits (Dettmers et al. 2022). Raises ImportError when bitsandbytes is missing."""
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ImportError(
+            'optimizer "adamw8bit" needs the package bitsandbytes: pip install bitsandbytes, or take "adamw"'
+        ) from error
+    trained = [p for p in parameters if p.requires_grad]
+    return AdamW8bit(trained, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
 
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """ema <- d ema + (1 - d) model, with d = min(decay, (1 + step) / (10 + step)); buffers are copied."""
     decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
+    torch._foreach_lerp_(_own(ema.parameters()), _own(model.parameters()), 1 - decay)
     for averaged, current in zip(ema.buffers(), model.buffers(), strict=True):
         averaged.copy_(current)
+
+
+def _own(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """The weights, or this process's part of weights that are spread over several (DTensor)."""
+    return [p.to_local() if hasattr(p, "to_local") else p for p in parameters]
 
 
 class Guard:
@@ -126,7 +192,7 @@ class Meter:
             self._waited += time.perf_counter() - start
             yield batch
 
-    def add(self, values: dict[str, Tensor | float]) -> None:
+    def add(self, values: Mapping[str, Tensor | float]) -> None:
         self._count += 1
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)

@@ -212,14 +212,16 @@ def adaptive_weight(
     reconstruction_loss: Tensor,
     adversarial_loss: Tensor,
     last_layer_weight: Tensor | Sequence[Tensor],
+    mean: Callable[[Tensor], Tensor] = lambda gradient: gradient,
 ) -> Tensor:
     """|grad L_rec| / (|grad L_adv| + 1e-4), clamped to 1e4 and detached (Esser et al. 2021, VQGAN, Eq. 7).
 
     The gradients are those at the last layer's weight, or at several taken as one vector; 0 where a loss does not reach
-    it. Keeps both graphs for the backward pass. ldm's factor 0.5 is LossWeights.adversarial.
+    it. mean: makes a gradient the mean over all processes. Keeps both graphs for the backward pass. ldm's factor 0.5 is
+    LossWeights.adversarial.
     """
     at = [last_layer_weight] if isinstance(last_layer_weight, Tensor) else list(last_layer_weight)
-    reconstruction, adversarial = (_gradient_norm(loss, at) for loss in (reconstruction_loss, adversarial_loss))
+    reconstruction, adversarial = (_gradient_norm(loss, at, mean) for loss in (reconstruction_loss, adversarial_loss))
     return (reconstruction / (adversarial + 1e-4)).clamp(0, 1e4).detach()
 
 
@@ -299,6 +301,6 @@ def _double(x: Tensor, size: int) -> Tensor:
     return torch.stack([even, odd], dim=-1).flatten(-2)[..., :size]
 
 
-def _gradient_norm(loss: Tensor, at: list[Tensor]) -> Tensor:
+def _gradient_norm(loss: Tensor, at: list[Tensor], mean: Callable[[Tensor], Tensor]) -> Tensor:
     gradients = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return torch.cat([gradient.flatten().float() for gradient in gradients]).norm()
+    return mean(torch.cat([gradient.flatten().float() for gradient in gradients])).norm()

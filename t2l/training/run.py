@@ -1,76 +1,164 @@
 """A run folder: what a training run was asked for, what it measured, and what it needs to go on.
 
-config.json            the config; another config in the same folder is refused
-stats.jsonl            one line per logged step
-state.pt               weights, EMA, optimiser, step: for resuming (replaced atomically)
-snapshot.safetensors   EMA weights and config: for use
-samples/               picture grids
+config.json                    the config; another config in the same folder is refused
+stats.jsonl                    one line per logged step
+state.pt                       weights, EMA, optimiser, step: for resuming (replaced atomically)
+state-0005000/                 the same in parts, of a model that is spread over the processes
+snapshot.safetensors           EMA weights and config: for use
+snapshot-0005000.safetensors   the same after so many steps, every `keep_every` of them
+samples/                       picture grids
+tensorboard/                   what stats.jsonl holds, for TensorBoard
 """
 
 from __future__ import annotations
 
 import json
-import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
-from ..config import config_to_dict
+from ..config import config_from_dict, config_to_dict
+from ..io.atomic import atomic_path
+from . import sharded
+from .loop import LoopConfig
+from .processes import Processes
 
 
 class Run:
-    """Opens or continues the run folder of a config. Raises ValueError when it belongs to another config."""
+    """Opens or continues the run folder of a config. Raises ValueError when it belongs to another config.
 
-    def __init__(self, folder: str | Path, config: Any) -> None:
+    Every process opens it and calls the same methods; only the main one writes. any_processes: go on also when the state
+    was written by another number of processes: the batches are the same, the last digits of their sums are not.
+    """
+
+    def __init__(
+        self, folder: str | Path, config: LoopConfig, processes: Processes, any_processes: bool = False
+    ) -> None:
         self.folder = Path(folder)
+        self._processes = processes
+        self._any_processes = any_processes
+        self._config = config
+        self._tensorboard: Any = None
         self.samples = self.folder / "samples"
         self.snapshot = self.folder / "snapshot.safetensors"
         self._state = self.folder / "state.pt"
         self._stats = self.folder / "stats.jsonl"
-        self.samples.mkdir(parents=True, exist_ok=True)
-        self._keep_config({"class": type(config).__name__, **config_to_dict(config)})
+        if processes.is_main:
+            self.samples.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob(".*.partial"):  # by a kill
+                left.unlink()
+            sharded.remove_unfinished(self.folder)
+            self._keep_config(config)
+        processes.wait()
 
-    def _keep_config(self, values: dict[str, Any]) -> None:
+    def _keep_config(self, config: LoopConfig) -> None:
         path = self.folder / "config.json"
-        text = json.dumps(values, indent=2) + "\n"
+        text = json.dumps({"class": type(config).__name__, **config_to_dict(config)}, indent=2) + "\n"
         if not path.exists():
             _replace(path, text.encode())
             return
         before, now = json.loads(path.read_text()), json.loads(text)
+        if (
+            before["class"] == now["class"]
+        ):  # a folder of an older version lacks what had one value then, today's default
+            values = {name: value for name, value in before.items() if name != "class"}
+            before = json.loads(json.dumps(before | config_to_dict(config_from_dict(type(config), values))))
         if changed := sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k)):
             raise ValueError(
                 f"the run folder {self.folder} belongs to another config: {', '.join(changed)} differ; "
                 "take another folder, or the config it was started with"
             )
 
-    def load_state(self, device: torch.device) -> dict[str, Any] | None:
-        """The last saved state, or None at the start. Log lines written after it are dropped, they will come again."""
+    def load_state(self, spread: Callable[[], dict[str, Any]] | None = None) -> dict[str, Any] | None:
+        """The last saved state, or None at the start. Log lines written after it are dropped, they will come again.
+
+        spread: gives today's state of a model that is spread over the processes, to be filled.
+        Raises ValueError for a damaged state, and for one of another number of processes unless that is allowed.
+        """
+        state = self._read_state() if spread is None else self._read_spread(spread)
+        step = 0 if state is None else state["step"]
+        count = self._processes.count if state is None else state.get("processes", 1)
+        if count != self._processes.count and not self._any_processes:
+            raise ValueError(
+                f"the run folder {self.folder} was trained by {count} processes and there are {self._processes.count} now; "
+                f"start {count}, or add --any-processes to go on with the same batches and other last digits"
+            )
+        if self._processes.is_main:
+            self._drop_stats_after(step)
+            if self._config.tensorboard:
+                self._tensorboard = _tensorboard(self.folder / "tensorboard", step)
+        return state
+
+    def _read_state(self) -> dict[str, Any] | None:
         if not self._state.exists():
-            self._drop_stats_after(0)
             return None
         try:
-            state = torch.load(self._state, map_location=device, weights_only=True)
+            return torch.load(self._state, map_location=self._processes.device, weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
             raise ValueError(
                 f"{self._state} cannot be read ({error}); remove it to start this run again, its snapshot stays usable"
             ) from error
-        self._drop_stats_after(state["step"])
-        return state
 
-    def save_state(self, state: dict[str, Any]) -> None:
-        """Replace the state atomically: a kill at any moment leaves the old one or the new one."""
-        partial = self._state.with_suffix(".partial")
-        with open(partial, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self._state)
+    def _read_spread(self, spread: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        return sharded.load(lambda: spread() | {"processes": self._processes.count}, self.folder)
+
+    def save_state(self, state: dict[str, Any], spread: bool = False) -> None:
+        """Replace the state atomically: a kill or a full disk at any moment leaves the old one or the new one.
+
+        spread: every process holds a part of it; they write a folder together.
+        """
+        state |= {"processes": self._processes.count}
+        try:
+            if spread:
+                sharded.save(state, self.folder, state["step"])
+            elif self._processes.is_main:
+                with atomic_path(self._state) as partial, open(partial, "wb") as file:
+                    torch.save(state, file)
+        except (OSError, RuntimeError) as error:  # torch wraps what the system says
+            raise OSError(
+                f"the state of step {state['step']} cannot be written, is the disk full? ({_first_line(error)}); "
+                f"the run folder {self.folder} holds the state before it: make room and run the same command again"
+            ) from error
+
+    def write_snapshot(self, write: Callable[[Path], Any], step: int) -> None:
+        """Replace the snapshot by what `write` puts at the path it is given; a copy is kept every `keep_every` steps."""
+        if not self._processes.is_main:
+            return
+        write(self.snapshot)
+        if self.keeps(step):
+            with atomic_path(self.folder / f"snapshot-{step:07d}.safetensors") as partial:
+                shutil.copyfile(self.snapshot, partial)
+
+    def keeps(self, step: int) -> bool:
+        """Whether the snapshot after so many steps is kept under a name of its own."""
+        return bool(self._config.keep_every) and step % self._config.keep_every == 0
+
+    def saves(self, step: int) -> bool:
+        """Whether state and sample are written after so many steps."""
+        return step % self._config.save_every == 0 or step == self._config.steps or self.keeps(step)
+
+    def logs(self, step: int) -> bool:
+        """Whether the means since the last time are logged after so many steps."""
+        return step % self._config.log_every == 0 or step == self._config.steps
+
+    def progress(self, batches: Iterator[Any], start: int, steps: int, name: str) -> tqdm:
+        """The batches with a progress bar, on the main process's screen."""
+        hidden = not self._processes.is_main
+        return tqdm(batches, initial=start, total=steps, unit="step", desc=name, disable=hidden)
 
     def log(self, values: dict[str, float | int]) -> None:
         """Append one line to stats.jsonl; `step` is among the values."""
+        if not self._processes.is_main:
+            return
         with open(self._stats, "a") as file:
             file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}) + "\n")
+        for name, value in values.items():
+            if self._tensorboard is not None and name != "step":
+                self._tensorboard.add_scalar(name, value, values["step"])
 
     def _drop_stats_after(self, step: int) -> None:
         if not self._stats.exists():
@@ -85,6 +173,18 @@ class Run:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    with atomic_path(path) as partial:
+        partial.write_bytes(data)
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    """A writer that goes on after `step`, whatever was written later before a kill."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ImportError("tensorboard=true needs the package tensorboardX: pip install tensorboardX") from error
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

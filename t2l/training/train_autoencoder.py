@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from ..data.crops import CropConfig, crop_batches
+from ..data.crops import CropBatches, CropConfig, crop_batches, worker_deaths_told
+from ..data.draws import sample_noise
 from ..data.shards import Shards
 from ..io.image import contact_sheet
 from ..layers import Layers
-from ..model.autoencoder import Autoencoder, AutoencoderConfig, Decoded, Posterior
+from ..model.autoencoder import Autoencoder, AutoencoderConfig, Decoded, LayeredAutoencoder, Posterior, latent_size
 from ..model.discriminator import DiscriminatorConfig, PatchDiscriminator
 from ..model.from_sd import is_foreign, license_of
 from ..model.text2layer import save_autoencoder
 from . import losses
 from .loop import (
-    Guard,
+    LoopConfig,
     Meter,
-    Precision,
     learning_rate,
+    make_8bit_optimizer,
     make_optimizer,
-    pick_device,
     precision_context,
     set_learning_rate,
     step_generator,
@@ -36,12 +36,14 @@ from .loop import (
 )
 from .losses import LossWeights, autoencoder_loss
 from .perceptual import Perceptual
+from .processes import Processes
 from .run import Run
 from .start import starting_autoencoder
+from .update import Updater
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoencoderTrainConfig:
+class AutoencoderTrainConfig(LoopConfig):
     """Everything that decides what a training run of the autoencoder gives."""
 
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
@@ -50,121 +52,184 @@ class AutoencoderTrainConfig:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     steps: int = 250_000
     lr: float = 4.5e-6
-    warmup: int = 100
-    betas: tuple[float, ...] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.999
     scale_equivariance: float = 0.0  # share of steps that decode halved latents to halved pictures (EQ-VAE, 2502.09509)
     fold_batchnorm: bool = False  # start from heads without BatchNorm: in small batches its statistics are noise
     freeze_encoder: bool = False  # train the decoder alone: latents made before stay valid
-    precision: Precision = "auto"
-    seed: int = 0
-    workers: int = 1
-    log_every: int = 50
-    save_every: int = 500
+    workers: int = 1  # processes that read pictures, for each process that trains
 
 
-def train_autoencoder(config: AutoencoderTrainConfig, data: Path, run: Path, init: Path | None = None) -> Path:
+@worker_deaths_told()
+def train_autoencoder(
+    config: AutoencoderTrainConfig,
+    data: Path,
+    run: Path,
+    init: Path | None = None,
+    validation: Path | None = None,
+    any_processes: bool = False,
+) -> Path:
     """Train until config.steps, from the run folder's last state when there is one; returns the snapshot's path.
 
     data: a folder of shards. init: a checkpoint whose autoencoder is the starting point, ours or Stable Diffusion 1.x.
+    validation: shards the EMA weights are tried on whenever the state is saved, always the same batch. any_processes: as Run takes it.
     """
     torch.manual_seed(config.seed)
-    folder, device = Run(run, config), pick_device()
-    trainer = Trainer(config, device, init)
-    start = trainer.load(folder.load_state(device))
+    processes = Processes()
+    folder, device = Run(run, config, processes, any_processes), processes.device
+    trainer = Trainer(config, processes, init)
+    start = trainer.load(folder.load_state())
     shards = Shards(data)
-    batches = crop_batches(shards, config.data, config.seed, start, config.steps, config.workers)
+    batches = crop_batches(shards, config.data, config.seed, start, config.steps, config.workers, trainer.share)
+    fixed = None if validation is None else CropBatches(Shards(validation), config.data, config.seed, trainer.share)[0]
     meter = Meter()
-    bar = tqdm(meter.timed(batches), initial=start, total=config.steps, unit="step", desc="autoencoder")
+    bar = folder.progress(meter.timed(batches), start, config.steps, "autoencoder")
     for step, batch in enumerate(bar, start):
-        meter.add(trainer.step(Layers.from_stacked(batch.to(device)), step))
-        done = step + 1
-        if done % config.log_every == 0 or done == config.steps:
-            stats = meter.flush() | {"lr": trainer.lr(step), "skipped": trainer.guard.skipped}
+        layers, done = Layers.from_stacked(batch.to(device)), step + 1
+        meter.add(trainer.step(layers, step))
+        if folder.logs(done):
+            stats = processes.means(meter.flush()) | {"lr": trainer.lr(step), "skipped": trainer.guard.skipped}
             folder.log({"step": done, **stats})
-            bar.set_postfix(total=f"{stats['total']:.4f}", wait=f"{stats['data_wait']:.1%}")
-        if done % config.save_every == 0 or done == config.steps:
+            bar.set_postfix(total=f"{stats.get('total', float('nan')):.4f}", wait=f"{stats['data_wait']:.1%}")
+        if folder.saves(done):
+            if fixed is not None:
+                loss = trainer.validation_loss(Layers.from_stacked(fixed.to(device)))
+                folder.log({"step": done, "validation_loss": loss})
             folder.save_state(trainer.state(done))
-            trainer.write_sample(Layers.from_stacked(batch[:8].to(device)), folder.samples / f"{done:07d}.png")
-    finished = trainer.ema
-    if not config.freeze_encoder and not config.loss.reference_kl:  # else the latents are to stay as they are
-        probes = crop_batches(shards, config.data, config.seed + 1, 0, 64, config.workers)
-        finished = standardized(finished, probes, device)
-    info = {"steps": str(config.steps)} | ({} if init is None else {"license": license_of(init)})
-    save_autoencoder(finished, folder.snapshot, info)
+            if processes.is_main:
+                trainer.write_sample(layers[:8], folder.samples / f"{done:07d}.png")
+        if (folder.keeps(done) or done == config.steps) and processes.is_main:
+            finished = trainer.finished(crop_batches(shards, config.data, config.seed + 1, 0, 64, config.workers))
+            folder.write_snapshot(
+                partial(save_autoencoder, finished, info={"steps": str(done)} | trainer.license), done
+            )
+    processes.wait()
     return folder.snapshot
 
 
-class Trainer:
-    """The networks and optimisers of a run, and what one step does with them."""
+class Reconstruction(nn.Module):
+    """The autoencoder there and back in one call, which is what several processes and torch.compile need."""
 
-    def __init__(self, config: AutoencoderTrainConfig, device: torch.device, init: Path | None) -> None:
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, stacked: Tensor, noise: Tensor, halved: bool) -> tuple[Posterior, Decoded]:
+        """stacked (N, 7, H, W), noise (N, C, h, w). halved: decode latents of half the height and width."""
+        posterior = self.autoencoder.encode(Layers.from_stacked(stacked))
+        latents = posterior.mean.float() + posterior.std.float() * noise
+        return posterior, self.autoencoder.decode(_halve(latents) if halved else latents, clamp=False)
+
+
+class Adversary(nn.Module):
+    """The discriminator's loss on real and predicted pictures in one call (hinge)."""
+
+    def __init__(self, discriminator: PatchDiscriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, real: Tensor, fake: Tensor) -> Tensor:
+        """real, fake: (N, 3, H, W), pixels."""
+        real_logits = self.discriminator(2 * real - 1)
+        return losses.hinge_discriminator_loss(real_logits, self.discriminator(2 * fake - 1))
+
+
+class Trainer:
+    """The networks and optimisers of a run, and what one step does with them.
+
+    share: which samples of a batch are this process's.
+    """
+
+    def __init__(self, config: AutoencoderTrainConfig, processes: Processes, init: Path | None) -> None:
         self.config = config
-        self.device = device
+        self.processes = processes
+        self.device = device = processes.device
+        self.share = processes.share(config.data.batch_size, config.accumulate)
+        self.license = {} if init is None else {"license": license_of(init)}
         model = starting_autoencoder(config.model, init)
         self.reference = _reference(model, init).to(device) if config.loss.reference_kl else None
         if config.fold_batchnorm:
             model.fold_batchnorm()
-        self.model = model.to(device).to(memory_format=torch.channels_last).train()
+        self.model = processes.synchronized(model.to(device).to(memory_format=torch.channels_last).train())
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)
             model.quant_conv.requires_grad_(False)
             model.post_quant_conv.requires_grad_(False)
+        _freeze_what_no_loss_reaches(model, config.loss)
+        model.checkpoint_blocks(config.checkpointing)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = make_optimizer(self.model.parameters(), config.lr, config.weight_decay, config.betas)
+        make = make_8bit_optimizer if config.optimizer == "adamw8bit" else make_optimizer
+        optimizer = make(self.model.parameters(), config.lr, config.weight_decay, config.betas, config.adam_eps)
+        self.update = Updater(Reconstruction(self.model), optimizer, config, processes)
+        self.guard = self.update.guard
         self.perceptual = Perceptual().to(device) if config.loss.lpips else None
         self.discriminator: PatchDiscriminator | None = None
-        self.discriminator_optimizer: torch.optim.Optimizer | None = None
+        self.discriminator_update: Updater | None = None
         if config.loss.adversarial:
             self.discriminator = PatchDiscriminator(config.discriminator).to(device)
+            processes.synchronized(self.discriminator)
             betas = (0.5, 0.9)  # ldm
-            self.discriminator_optimizer = make_optimizer(self.discriminator.parameters(), config.lr, 0.0, betas)
-        self.guard = Guard()
+            optimizer = make(self.discriminator.parameters(), config.lr, 0.0, betas, config.adam_eps)
+            self.discriminator_update = Updater(Adversary(self.discriminator), optimizer, config, processes)
 
     def lr(self, step: int) -> float:
         return learning_rate(step, self.config.steps, self.config.lr, self.config.warmup)
 
-    def step(self, target: Layers, step: int) -> dict[str, Tensor | float]:
+    def step(self, target: Layers, step: int) -> Mapping[str, Tensor]:
         """One optimiser step; a step that is not finite changes nothing. Returns what to log."""
-        generator = step_generator(self.config.seed, step)
-        set_learning_rate(self.optimizer, self.lr(step))
-        halved = float(torch.rand((), generator=generator)) < self.config.scale_equivariance
+        set_learning_rate(self.update.optimizer, self.lr(step))
+        halved = (
+            float(torch.rand((), generator=step_generator(self.config.seed, step))) < self.config.scale_equivariance
+        )
+        noise = self._noise(target, step)
+        logged, seen = [], []
+        for part in self.update.parts(len(self.share)):
+            total, parts, decoded, true = self._losses(target[part], noise[part], halved, step)
+            self.update.backward(total)
+            logged.append({"total": total.detach(), **parts})
+            seen.append((decoded, true))
+        means = {name: torch.stack([parts[name] for parts in logged]).mean() for name in logged[0]}
+        norm = self.update.step(step, means["total"])
+        if norm is None:
+            return {}
+        update_ema(self.ema, self.model, self.config.ema_decay, step)
+        if self.discriminator_update is not None:
+            means["discriminator"] = self._train_discriminator(self.discriminator_update, seen, step)
+        return means | {"gradient_norm": norm}
+
+    def _noise(self, target: Layers, step: int) -> Tensor:
+        """What the posteriors of this process's share are sampled with, (N, C, h, w)."""
+        size, shape = self.config.data.batch_size, latent_size(*target.size, self.model.config.downscale)
+        positions = [step * size + number for number in self.share]
+        noise = sample_noise(self.config.seed, positions, (self.model.config.latent_channels, *shape), "posterior")
+        return noise.to(self.device)
+
+    def _losses(
+        self, target: Layers, noise: Tensor, halved: bool, step: int
+    ) -> tuple[Tensor, dict[str, Tensor], Decoded, Layers]:
+        """The loss of some samples, its parts, what was decoded and what that should have been."""
         with precision_context(self.device, self.config.precision):
-            posterior = self.model.encode(target)
             known = None if self.reference is None else _known(self.reference, target)
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
-            latents = posterior.mean.float() + posterior.std.float() * noise
+            posterior, decoded = self.update.network(target.stacked(), noise, halved)
             if halved:
-                latents, target = _halve(latents), Layers.from_stacked(_halve(target.stacked()))
-            decoded = self.model.decode(latents, clamp=False)
+                target = Layers.from_stacked(_halve(target.stacked()))
             total, parts = autoencoder_loss(decoded, posterior, target, self.config.loss, self.perceptual, known)
             if self.discriminator is not None:
-                adversarial = self._adversarial(decoded, total, step)
+                adversarial = self._adversarial(self.discriminator, decoded, total, step)
                 total, parts = total + adversarial, parts | {"adversarial": adversarial.detach()}
-        self.optimizer.zero_grad()
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
-        if not self.guard.allows(step, total.detach(), norm):
-            return {}
-        self.optimizer.step()
-        update_ema(self.ema, self.model, self.config.ema_decay, step)
-        if self.discriminator is not None:
-            parts["discriminator"] = self._train_discriminator(decoded, target, step)
-        latent_std = posterior.mean.detach().float().std()
-        return {"total": total.detach(), "gradient_norm": norm, "latent_std": latent_std, **parts}
+        return total, parts | {"latent_std": posterior.mean.detach().float().std()}, decoded, target
 
-    def _adversarial(self, decoded: Decoded, total: Tensor, step: int) -> Tensor:
+    def _adversarial(self, discriminator: PatchDiscriminator, decoded: Decoded, total: Tensor, step: int) -> Tensor:
         """The adversarial part of L_img for F, B and I, each balanced at the last layer that makes it (paper, Eq. 4)."""
         weight = self.config.loss.adversarial * losses.adversarial_factor(step, self.config.loss.adversarial_start)
-        if weight == 0 or self.discriminator is None:
-            return torch.zeros((), device=self.device)
-        last_layers = self.model.last_layers()
         result = torch.zeros((), device=self.device)
+        if weight == 0:
+            return result
+        last_layers = self.model.last_layers()
+        discriminator.requires_grad_(False)  # it judges here, and learns afterwards
         for name, image in self._pictures(decoded.layers, decoded.auxiliary).items():
-            fooled = losses.generator_adversarial_loss(self.discriminator(2 * image - 1))
-            result = result + weight * losses.adaptive_weight(total, fooled, last_layers[name]) * fooled
+            fooled = losses.generator_adversarial_loss(discriminator(2 * image - 1))
+            balance = losses.adaptive_weight(total, fooled, last_layers[name], self.processes.mean)
+            result = result + weight * balance * fooled
+        discriminator.requires_grad_(True)
         return result
 
     def _pictures(self, layers: Layers, composed: Tensor | None) -> dict[str, Tensor]:
@@ -172,37 +237,59 @@ class Trainer:
         pictures = {"foreground": layers.foreground, "background": layers.background, "composed": composed}
         return {name: x for name, x in pictures.items() if x is not None and getattr(self.config.loss, name)}
 
-    def _train_discriminator(self, decoded: Decoded, target: Layers, step: int) -> Tensor:
-        """One step of the PatchGAN on real and predicted F, B and I (hinge loss)."""
-        factor = losses.adversarial_factor(step, self.config.loss.adversarial_start)
-        if factor == 0 or self.discriminator is None or self.discriminator_optimizer is None:
+    def _train_discriminator(self, update: Updater, seen: list[tuple[Decoded, Layers]], step: int) -> Tensor:
+        """One step of the PatchGAN on real and predicted F, B and I."""
+        if losses.adversarial_factor(step, self.config.loss.adversarial_start) == 0:
             return torch.zeros((), device=self.device)
-        composite = None if decoded.auxiliary is None else target.composite()
-        with precision_context(self.device, self.config.precision):
-            real = self.discriminator(2 * torch.cat([*self._pictures(target, composite).values()]) - 1)
-            predicted = self._pictures(decoded.layers, decoded.auxiliary)
-            fake = self.discriminator(2 * torch.cat([*predicted.values()]).detach() - 1)
-            loss = losses.hinge_discriminator_loss(real, fake)
-        self.discriminator_optimizer.zero_grad()
-        loss.backward()
-        self.discriminator_optimizer.step()
-        return loss.detach()
+        parts = []
+        for (decoded, target), _ in zip(seen, update.parts(len(self.share)), strict=True):
+            composite = None if decoded.auxiliary is None else target.composite()
+            real = torch.cat([*self._pictures(target, composite).values()])
+            fake = torch.cat([*self._pictures(decoded.layers, decoded.auxiliary).values()]).detach()
+            with precision_context(self.device, self.config.precision):
+                loss = update.network(real, fake)
+            update.backward(loss)
+            parts.append(loss.detach())
+        loss = torch.stack(parts).mean()
+        update.step(step, loss, clip=False)
+        return loss
 
     def state(self, step: int) -> dict[str, Any]:
         """Everything that resuming needs; `step` steps are done."""
-        modules: dict[str, Any] = {"model": self.model, "ema": self.ema, "optimizer": self.optimizer}
-        if self.discriminator is not None:
-            modules |= {"discriminator": self.discriminator, "discriminator_optimizer": self.discriminator_optimizer}
-        return {"step": step, "skipped": self.guard.skipped} | {k: m.state_dict() for k, m in modules.items()}
+        state = {name: module.state_dict() for name, module in self._stateful().items()}
+        return {"step": step, "skipped": self.guard.skipped} | state
 
     def load(self, state: dict[str, Any] | None) -> int:
         """Take over a saved state; returns the step to go on with."""
         if state is None:
             return 0
         self.guard.skipped = state["skipped"]
-        for name in state.keys() - {"step", "skipped"}:
-            getattr(self, name).load_state_dict(state[name])
+        for name, module in self._stateful().items():
+            module.load_state_dict(state[name])
         return state["step"]
+
+    def _stateful(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {"model": self.model, "ema": self.ema} | self.update.stateful()
+        if self.discriminator_update is not None:
+            parts |= {"discriminator": self.discriminator} | self.discriminator_update.stateful("discriminator_")
+        return parts
+
+    @torch.no_grad()
+    def validation_loss(self, target: Layers) -> float:
+        """The loss of the EMA weights, without the adversarial term, on pictures over all processes."""
+        self.ema.eval()
+        with precision_context(self.device, self.config.precision):
+            posterior = self.ema.encode(target)
+            decoded = self.ema.decode(posterior.mean, clamp=False)
+            known = None if self.reference is None else _known(self.reference, target)
+            total, _ = autoencoder_loss(decoded, posterior, target, self.config.loss, self.perceptual, known)
+        return float(self.processes.mean(total))
+
+    def finished(self, probes: Iterator[Tensor]) -> Autoencoder:
+        """The EMA weights for use. probes: pictures on which scaled latents shall have unit variance."""
+        if self.config.freeze_encoder or self.config.loss.reference_kl:  # the latents are to stay as they are
+            return self.ema
+        return standardized(self.ema, probes, self.device)
 
     @torch.no_grad()
     def write_sample(self, layers: Layers, path: Path) -> None:
@@ -224,6 +311,19 @@ def standardized(model: Autoencoder, batches: Iterator[Tensor], device: torch.de
     mean = torch.stack(means).mean(dim=0)
     std = (torch.stack(squares).mean(dim=0) - mean.square()).sqrt()
     return model.standardize_latents(mean.float(), std.float())
+
+
+def _freeze_what_no_loss_reaches(model: Autoencoder, weights: LossWeights) -> None:
+    """Processes exchange the gradient of every weight that is trained, so each of them must get one."""
+    if not isinstance(model, LayeredAutoencoder):
+        return  # one last layer makes all pictures
+    if not weights.composed and model.decoder.conv_out is not None:
+        model.decoder.conv_out.requires_grad_(False)
+    if weights.composition_inputs == "predicted" or weights.recompose:
+        return
+    for name in ("foreground", "background"):
+        if not getattr(weights, name):
+            model.decoder.heads()[name].requires_grad_(False)
 
 
 def _halve(x: Tensor) -> Tensor:

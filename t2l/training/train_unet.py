@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..config import DiffusionConfig
+from ..data.draws import sample_noise
 from ..data.latents import Latents
 from ..diffusion import add_noise, min_snr_weight, scaled_linear_schedule, training_target
 from ..model.autoencoder import Autoencoder
@@ -22,22 +23,24 @@ from ..model.text2layer import Text2Layer, fit_latent_rgb, load_autoencoder
 from ..model.text_encoder import TextEncoder, TextEncoderConfig
 from ..model.tokenizer import START_ID, Tokenizer
 from ..model.unet import UNetConfig
+from . import sharded
 from .loop import (
-    Guard,
+    LoopConfig,
     Meter,
-    Precision,
     attention_context,
     learning_rate,
+    make_8bit_optimizer,
     make_optimizer,
-    pick_device,
     precision_context,
     set_learning_rate,
     step_generator,
     update_ema,
 )
 from .low_rank import add_low_rank, merged
+from .processes import Processes
 from .run import Run
 from .start import freeze, starting_networks
+from .update import Updater
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -46,7 +49,7 @@ FIRST_WORD = 256  # token ids below are single bytes: spelling, not words
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetTrainConfig:
+class UNetTrainConfig(LoopConfig):
     """Everything that decides what a training run of the UNet gives."""
 
     unet: UNetConfig = field(default_factory=UNetConfig)
@@ -59,80 +62,99 @@ class UNetTrainConfig:
     caption_drop: float = 0.1  # share of samples that see the empty prompt, for classifier-free guidance
     unknown_word: float = 0.01  # share of tokens replaced by one the vocabulary does not have
     steps: int = 75_000
-    batch_size: int = 32
+    batch_size: int = 32  # of one optimiser step, over all processes
     lr: float = 1e-4
-    warmup: int = 100
-    betas: tuple[float, ...] = (0.9, 0.99)
     weight_decay: float = 0.01
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.999
-    compile: bool = False  # torch.compile: pays after some thousand steps
-    precision: Precision = "auto"
+    sharding: Literal["none", "fsdp"] = "none"  # fsdp: weights, moments and EMA are spread over the processes
     system: str = "CaT2I-AE-SD"  # what the paper calls it; goes into every snapshot
     license: str = "Apache-2.0"  # of weights that start from nothing; others keep that of their start
-    seed: int = 0
-    log_every: int = 50
-    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sharding == "fsdp" and (self.precision == "fp16" or self.optimizer == "adamw8bit"):
+            raise ValueError(
+                f'sharding "fsdp" goes with precision bf16 or fp32 and optimizer "adamw", got {self.precision} and '
+                f"{self.optimizer}"
+            )
 
 
 LatentPreview = tuple[list[list[float]], list[float]]
 
 
 class Batch(NamedTuple):
-    """What one step is trained on."""
+    """What one step is trained on, or a process's share of it."""
 
     latents: Tensor  # (N, C, h, w), scaled latents drawn from the posterior
     noise: Tensor  # the same shape
     t: Tensor  # (N,), integers
     tokens: Tensor  # (N, 77)
 
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(x.to(device) for x in self))
+
 
 SampleHook = Callable[[Text2Layer, int, Path], None]  # model with EMA weights, step, where to write a picture
 
 
 def train_unet(
-    config: UNetTrainConfig, latents: Path, run: Path, init: Path | None = None, sample: SampleHook | None = None
+    config: UNetTrainConfig,
+    latents: Path,
+    run: Path,
+    init: Path | None = None,
+    sample: SampleHook | None = None,
+    validation: Path | None = None,
+    any_processes: bool = False,
 ) -> Path:
     """Train until config.steps, from the run folder's last state when there is one; returns the snapshot's path.
 
     latents: a folder made by cache_latents. init: a checkpoint whose UNet and text encoder are the start, ours or Stable
     Diffusion 1.x.
-    sample: called whenever a snapshot is written, to draw pictures of it.
+    sample: called whenever a snapshot is written, to draw pictures of it. validation: latents the EMA weights are tried on
+    then, always the same batch. any_processes: as Run takes it.
     """
     torch.manual_seed(config.seed)
-    folder, device = Run(run, config), pick_device()
+    processes = Processes()
+    folder = Run(run, config, processes, any_processes)
     cached = Latents(latents)
     autoencoder = load_autoencoder(cached.autoencoder)
-    batches = LatentBatches(cached, config, autoencoder.config.latent_scale)
-    trainer = Trainer(_with_vocabulary(config, cached, init), device, init)
-    start = trainer.load(folder.load_state(device))
+    share = processes.share(config.batch_size, config.accumulate)
+    batches = LatentBatches(cached, config, autoencoder.config.latent_scale, share)
+    fixed = None if validation is None else _validation_batch(validation, cached, config, batches)
+    trainer = Trainer(_with_vocabulary(config, cached, init), processes, init)
+    start = trainer.load(folder.load_state(partial(trainer.state, 0) if trainer.sharded else None))
     preview = latent_preview(autoencoder, cached)
     meter = Meter()
     source = (batches[step] for step in range(start, config.steps))
-    bar = tqdm(meter.timed(source), initial=start, total=config.steps, unit="step", desc="unet")
+    bar = folder.progress(meter.timed(source), start, config.steps, "unet")
     for step, batch in enumerate(bar, start):
-        meter.add(trainer.step(Batch(*(x.to(device) for x in batch)), step))
+        meter.add(trainer.step(batch.to(processes.device), step))
         done = step + 1
-        if done % config.log_every == 0 or done == config.steps:
-            stats = meter.flush() | {"lr": trainer.lr(step), "skipped": trainer.guard.skipped}
+        if folder.logs(done):
+            stats = processes.means(meter.flush()) | {"lr": trainer.lr(step), "skipped": trainer.guard.skipped}
             folder.log({"step": done, **stats})
             bar.set_postfix(loss=f"{stats.get('loss', float('nan')):.4f}", wait=f"{stats['data_wait']:.1%}")
-        if done % config.save_every == 0 or done == config.steps:
-            folder.save_state(trainer.state(done))
+        if folder.saves(done):
+            if fixed is not None:
+                folder.log({"step": done, "validation_loss": trainer.validation_loss(fixed.to(processes.device))})
+            folder.save_state(trainer.state(done), trainer.sharded)
             model = trainer.snapshot(autoencoder, preview, cached.size, done)
-            model.save(folder.snapshot)
-            if sample is not None:
+            folder.write_snapshot(model.save, done)
+            if sample is not None and processes.is_main:
                 sample(model, done, folder.samples / f"{done:07d}.png")
+    processes.wait()
     return folder.snapshot
 
 
 class LatentBatches:
-    """Item k is the batch of step k, a pure function of (seed, k)."""
+    """Item k is the batch of step k, a pure function of (seed, k), or a process's share of it."""
 
-    def __init__(self, cached: Latents, config: UNetTrainConfig, latent_scale: float) -> None:
+    def __init__(
+        self, cached: Latents, config: UNetTrainConfig, latent_scale: float, share: Sequence[int] | None = None
+    ) -> None:
         self.cached = cached
         self.config = config
         self.latent_scale = latent_scale
+        self.share = range(config.batch_size) if share is None else share
         tokenizer = Tokenizer()
         ways = [tokenizer(list(way)) for way in zip(*cached.captions, strict=True)]
         self.tokens = torch.stack(ways, dim=1)  # (n, ways to say it, 77)
@@ -140,17 +162,21 @@ class LatentBatches:
         self._orders: dict[int, Tensor] = {}
 
     def __getitem__(self, step: int) -> Batch:
+        """What is small is drawn for the whole batch, latents and noise for the share alone."""
         config, generator = self.config, step_generator(self.config.seed, step)
-        size = config.batch_size
-        index = torch.stack([self._index(position) for position in range(step * size, (step + 1) * size)])
-        mean, std = self.cached.mean[index].float(), self.cached.std[index].float()
-        latents = mean + std * torch.randn(mean.shape, generator=generator)
-        noise = torch.randn(mean.shape, generator=generator)
+        size, share = config.batch_size, list(self.share)
+        positions = range(step * size, (step + 1) * size)
+        index = torch.stack([self._index(position) for position in positions])
         even = (
             torch.rand((), generator=generator) + torch.arange(size) / size
         ) % 1  # one t from every part of the schedule
         t = (even * config.diffusion.num_train_steps).long()[torch.randperm(size, generator=generator)]
-        return Batch(latents * self.latent_scale, noise, t, self._tokens(index, generator))
+        tokens = self._tokens(index, generator)[share]
+        own, index = [positions[i] for i in share], index[share]
+        mean, std = self.cached.mean[index].float(), self.cached.std[index].float()
+        latents = mean + std * sample_noise(config.seed, own, mean.shape[1:], "posterior")
+        noise = sample_noise(config.seed, own, mean.shape[1:], "noise")
+        return Batch(latents * self.latent_scale, noise, t[share], tokens)
 
     def _tokens(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """One caption of each picture; some dropped, some words replaced by the unknown one."""
@@ -185,65 +211,101 @@ class Conditioned(nn.Module):
 class Trainer:
     """The networks and the optimiser of a run, and what one step does with them."""
 
-    def __init__(self, config: UNetTrainConfig, device: torch.device, init: Path | None) -> None:
+    def __init__(self, config: UNetTrainConfig, processes: Processes, init: Path | None) -> None:
         self.config = config
-        self.device = device
+        self.device = device = processes.device
+        self.processes = processes
+        self.sharded = config.sharding == "fsdp" and processes.count > 1
+        # FSDP takes contiguous weights only
+        layout = torch.contiguous_format if self.sharded else torch.channels_last
         self.license = config.license if init is None else license_of(init)
         self.model = Conditioned(*starting_networks(config, init))
         if config.lora_rank:
             add_low_rank(self.model.unet, config.lora_rank)
         freeze(self.model, config.frozen)
-        self.model.to(device).to(memory_format=torch.channels_last).train()
+        self.model.to(device).to(memory_format=layout).train()
+        if config.checkpointing:
+            self.model.unet.enable_gradient_checkpointing()
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = make_optimizer(self.model.parameters(), config.lr, config.weight_decay, config.betas)
+        self._whole = self.ema  # what snapshots are made of
+        if self.sharded:
+            self._whole = copy.deepcopy(self.ema).cpu()
+            for network in (self.model, self.ema):
+                sharded.shard(network, device)
+        make = make_8bit_optimizer if config.optimizer == "adamw8bit" else make_optimizer
+        optimizer = make(self.model.parameters(), config.lr, config.weight_decay, config.betas, config.adam_eps)
+        self.update = Updater(self.model, optimizer, config, processes)
+        self.guard = self.update.guard
         self.alphas_cumprod = scaled_linear_schedule(config.diffusion).to(device)
-        self.guard = Guard()
-        self._predict = torch.compile(self.model) if config.compile else self.model
 
     def lr(self, step: int) -> float:
         return learning_rate(step, self.config.steps, self.config.lr, self.config.warmup)
 
-    def step(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
+    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """One optimiser step on the mean squared error of the prediction (paper, Eq. 5); returns what to log."""
-        set_learning_rate(self.optimizer, self.lr(step))
+        set_learning_rate(self.update.optimizer, self.lr(step))
+        losses = []
+        with attention_context(self.device):  # checkpointing computes attention again in the backward pass
+            for part in self.update.parts(len(batch.t)):
+                loss = self.loss(Batch(*(x[part] for x in batch)), self.update.network)
+                self.update.backward(loss)
+                losses.append(loss.detach())
+        loss = torch.stack(losses).mean()
+        norm = self.update.step(step, loss)
+        if norm is None:
+            return {}
+        update_ema(self.ema, self.model, self.config.ema_decay, step)
+        return {"loss": loss, "gradient_norm": norm}
+
+    @torch.no_grad()
+    def validation_loss(self, batch: Batch) -> float:
+        """The loss of the EMA weights on a batch over all processes."""
+        with attention_context(self.device):
+            return float(self.processes.mean(self.loss(batch, self.ema)))
+
+    def loss(self, batch: Batch, network: nn.Module) -> Tensor:
+        """The mean squared error of a network's prediction over some samples, a scalar."""
         kind = self.config.diffusion.prediction
         x_t = add_noise(batch.latents, batch.noise, batch.t, self.alphas_cumprod)
         target = training_target(batch.latents, batch.noise, batch.t, self.alphas_cumprod, kind)
-        with precision_context(self.device, self.config.precision), attention_context(self.device):
-            prediction = self._predict(x_t, batch.t, batch.tokens)
+        with precision_context(self.device, self.config.precision):
+            prediction = network(x_t, batch.t, batch.tokens)
         error = F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2, 3))
         if self.config.min_snr:
             error = error * min_snr_weight(batch.t, self.alphas_cumprod, self.config.min_snr, kind)
-        loss = error.mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
-        if not self.guard.allows(step, loss.detach(), norm):
-            return {}
-        self.optimizer.step()
-        update_ema(self.ema, self.model, self.config.ema_decay, step)
-        return {"loss": loss.detach(), "gradient_norm": norm}
+        return error.mean()
 
     def state(self, step: int) -> dict[str, Any]:
         """Everything that resuming needs; `step` steps are done."""
-        modules: dict[str, Any] = {"model": self.model, "ema": self.ema, "optimizer": self.optimizer}
-        return {"step": step, "skipped": self.guard.skipped} | {k: m.state_dict() for k, m in modules.items()}
+        state = {name: module.state_dict() for name, module in self._stateful().items()}
+        return {"step": step, "skipped": self.guard.skipped} | state
 
     def load(self, state: dict[str, Any] | None) -> int:
         """Take over a saved state; returns the step to go on with."""
         if state is None:
             return 0
         self.guard.skipped = state["skipped"]
-        for name in ("model", "ema", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
+        for name, module in self._stateful().items():
+            module.load_state_dict(state[name])
         return state["step"]
 
+    def _stateful(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {"model": self.model, "ema": self.ema} | self.update.stateful()
+        if self.sharded:
+            parts["optimizer"] = sharded.ShardedOptimizer(self.model, self.update.optimizer)
+        return parts
+
     def snapshot(self, autoencoder: Autoencoder, preview: LatentPreview, size: int, step: int) -> Text2Layer:
-        """The model for use: EMA weights and the autoencoder that decodes their latents. size: of its pictures, pixels."""
+        """The model for use: EMA weights and the autoencoder that decodes their latents. size: of its pictures, pixels.
+
+        Every process must call it; a model that is spread over them is put together in the first.
+        """
+        if self.sharded:
+            sharded.gather(self.ema, self._whole if self.processes.is_main else None)
         return Text2Layer(
             autoencoder=autoencoder,
-            unet=merged(self.ema.unet).eval() if self.config.lora_rank else self.ema.unet.eval(),
-            text_encoder=self.ema.text_encoder.eval(),
+            unet=merged(self._whole.unet).eval() if self.config.lora_rank else self._whole.unet.eval(),
+            text_encoder=self._whole.text_encoder.eval(),
             diffusion=self.config.diffusion,
             latent_rgb_factors=preview[0],
             latent_rgb_bias=preview[1],
@@ -254,6 +316,15 @@ class Trainer:
                 "license": self.license,
             },
         )
+
+
+def _validation_batch(folder: Path, cached: Latents, config: UNetTrainConfig, batches: LatentBatches) -> Batch:
+    """This process's share of the batch that validation is always done on, every caption in it as it is."""
+    held_out = Latents(folder)
+    if held_out.about["autoencoder"] != cached.about["autoencoder"]:
+        raise ValueError(f"the validation latents {folder} were made by another autoencoder than those trained on")
+    plain = replace(config, caption_drop=0.0, unknown_word=0.0)
+    return LatentBatches(held_out, plain, batches.latent_scale, batches.share)[0]
 
 
 @torch.no_grad()

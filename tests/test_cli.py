@@ -75,6 +75,7 @@ def test_an_unknown_option_is_named(command, capsys):
         "info": ["x"],
         "convert": ["x", "y"],
         "convert-model": ["x"],
+        "recompose": ["x", "y"],
         "train-autoencoder": ["c"],
         "train-unet": ["c"],
     }.get(command, [])

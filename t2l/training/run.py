@@ -156,9 +156,10 @@ class Run:
             return
         with open(self._stats, "a") as file:
             file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}) + "\n")
-        for name, value in values.items():
-            if self._tensorboard is not None and name != "step":
-                self._tensorboard.add_scalar(name, value, values["step"])
+        if self._tensorboard is not None:
+            for name in values.keys() - {"step"}:
+                self._tensorboard.add_scalar(name, values[name], values["step"])
+            self._tensorboard.flush()
 
     def _drop_stats_after(self, step: int) -> None:
         if not self._stats.exists():

@@ -1,6 +1,6 @@
 """Writes workflows/*.json (what artists open) and tests/comfy/workflows/*.json (the same as prompts) from one description.
 
-    python docs/draw_workflows.py http://127.0.0.1:8188
+    python docs/draw_workflows.py http://127.0.0.1:8188 [NAME ...]
 
 A running ComfyUI with the pack says which widgets a node has and in which order, and runs every workflow for its picture,
 workflows/*.jpg; a browser takes docs/images/comfyui.jpg. Run it after a change of a node, of the checkpoint or below.
@@ -457,7 +457,6 @@ def screenshot(url: str, workflow: Path) -> Image.Image:
         page.goto(url)
         page.wait_for_function("window.app && window.app.graph && window.app.extensionManager")
         page.wait_for_timeout(4000)
-        page.keyboard.press("Escape")  # the templates that greet a new user
         page.evaluate("graph => app.loadGraphData(graph)", json.loads(workflow.read_text()))
         page.evaluate("app.queuePrompt(0, 1)")
         shown = "() => app.graph._nodes.filter(n => n.type == 'PreviewImage').every(n => n.imgs && n.imgs.length)"
@@ -468,10 +467,10 @@ def screenshot(url: str, workflow: Path) -> Image.Image:
         return Image.open(io.BytesIO(page.screenshot(clip=below_the_bars))).convert("RGB")
 
 
-def main(url: str) -> None:
+def main(url: str, names: list[str]) -> None:
     server = Server(url)
     nodes = json.loads(server.get("/object_info"))
-    for workflow in WORKFLOWS:
+    for workflow in (w for w in WORKFLOWS if w.name in names or not names):
         drawing = Drawing(workflow, nodes)
         ui = json.dumps(drawing.ui(), indent=1)
         path = ROOT / "workflows" / f"{workflow.name}.json"
@@ -484,9 +483,10 @@ def main(url: str) -> None:
         twin.write_text(json.dumps(prompt, indent=1) + "\n")
         sheet(server.pictures(prompt)).save(path.with_suffix(".jpg"), quality=88)
     server.post("/free", {"free_memory": True})
+    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False})  # nothing lies over the graph
     picture = screenshot(url, ROOT / "workflows" / "text-to-layers.json")
     picture.save(ROOT / "docs" / "images" / "comfyui.jpg", quality=88)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])

@@ -161,6 +161,12 @@ class Run:
                 self._tensorboard.add_scalar(name, values[name], values["step"])
             self._tensorboard.flush()
 
+    def close(self) -> None:
+        """Wait until every process is done and everything is written."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        self._processes.wait()
+
     def _drop_stats_after(self, step: int) -> None:
         if not self._stats.exists():
             return

@@ -101,7 +101,7 @@ def train_autoencoder(
             folder.write_snapshot(
                 partial(save_autoencoder, finished, info={"steps": str(done)} | trainer.license), done
             )
-    processes.wait()
+    folder.close()
     return folder.snapshot
 
 

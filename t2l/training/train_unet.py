@@ -141,7 +141,7 @@ def train_unet(
             folder.write_snapshot(model.save, done)
             if sample is not None and processes.is_main:
                 sample(model, done, folder.samples / f"{done:07d}.png")
-    processes.wait()
+    folder.close()
     return folder.snapshot
 
 

@@ -483,7 +483,9 @@ def main(url: str, names: list[str]) -> None:
         twin.write_text(json.dumps(prompt, indent=1) + "\n")
         sheet(server.pictures(prompt)).save(path.with_suffix(".jpg"), quality=88)
     server.post("/free", {"free_memory": True})
-    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False})  # nothing lies over the graph
+    server.post(
+        "/settings", {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
+    )  # nothing lies over the graph
     picture = screenshot(url, ROOT / "workflows" / "text-to-layers.json")
     picture.save(ROOT / "docs" / "images" / "comfyui.jpg", quality=88)
 

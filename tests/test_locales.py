@@ -151,6 +151,8 @@ def test_a_help_page_has_a_row_with_the_tooltip_of_every_input_and_output(node, 
 @pytest.mark.parametrize("node", SCHEMAS)
 def test_a_help_page_explains_sentences_that_the_code_can_say(node):
     """Quoted without the values: `must be ... got`."""
-    quoted = {language: re.findall(r"^- \*\*(.+?)\*\*[:：]", page(node, language), re.M) for language in LANGUAGES}
+    quoted = {
+        language: re.findall("^- \\*\\*(.+?)\\*\\*[:\uff1a]", page(node, language), re.M) for language in LANGUAGES
+    }
     assert quoted["en"] == quoted["zh"] != []
     assert not [part for sentence in quoted["en"] for part in sentence.split(" ... ") if part not in CODE]

@@ -31,6 +31,8 @@ class Processes:
         self.rank: int = state.process_index
         self.count: int = state.num_processes
         self.device: torch.device = state.device
+        if self.device.type == "cpu":
+            self.device = torch.device("cpu")  # accelerate may say cpu:0, which torch.load cannot map to
 
     @property
     def is_main(self) -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 COMFYUI = Path(os.environ.get("COMFYUI_PATH", ROOT / ".comfy" / "ComfyUI"))
-SIDE, ROUNDS = 256, 3  # pixels, and how often each is timed
+SIDE, ROUNDS = 256, 7  # pixels, and how often each is timed
 
 
 def start_comfyui(folder: Path) -> None:

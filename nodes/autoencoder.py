@@ -36,6 +36,8 @@ class ManagedAutoencoder:
         self.dtype = mm.vae_dtype(self.device, [torch.bfloat16, torch.float32])
         self.output_device = mm.intermediate_device()
         self.model = load_autoencoder(path, comfy.ops.manual_cast).fold_batchnorm().eval().to(self.dtype)
+        if self.device.type == "cpu":
+            self.model.to(memory_format=torch.channels_last)  # convolutions take a fifth less time; LOG.md 2026-11-24
         self.pictures = FlatPictures(self.model)  # one patcher for both faces: two would move weights under each other
         self.patcher = ModelPatcher(self.pictures, load_device=self.device, offload_device=mm.vae_offload_device())
         config = self.model.config

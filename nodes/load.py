@@ -59,10 +59,10 @@ def path_of(name: str, source: str) -> str:
 
 @contextmanager
 def speaking_for(source: str) -> Iterator[None]:
-    """What is wrong with a file is said in the name of the node and the input that chose it."""
+    """What is wrong with a file, or missing to read it, is said in the name of the node and the input that chose it."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         raise ValueError(f"{source}: {error}") from error
 
 

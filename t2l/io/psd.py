@@ -9,6 +9,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 from xml.sax.saxutils import escape
@@ -89,6 +90,7 @@ def save_psd(
     mask the layer's own transparency. texts: written into the file's XMP. Opacities are rounded to whole 255ths.
     Raises ValueError for a canvas or layer that the format cannot hold, OSError with a sentence when it cannot be written.
     """
+    _check_installed()
     from psd_tools.constants import ColorMode, Compression, Tag
     from psd_tools.psd import PSD
     from psd_tools.psd.header import FileHeader
@@ -229,6 +231,15 @@ def xmp_packet(texts: Mapping[str, str]) -> str:
 # ---- reading
 
 
+def _check_installed() -> None:
+    if find_spec("psd_tools") is None:
+        raise ModuleNotFoundError(
+            "Photoshop files need the package psd-tools: run `pip install psd-tools` with the Python that runs this, or take "
+            "another format",
+            name="psd_tools",
+        )
+
+
 def open_psd(path: str | Path) -> LayerFile:
     """A PSD or PSB of 8, 16 or 32 bits in RGB or grey as a stack; other colour modes with a palette as one layer.
 
@@ -236,6 +247,7 @@ def open_psd(path: str | Path) -> LayerFile:
     32-bit colours are linear light and come out sRGB-encoded. Raises FileNotFoundError, and ValueError with a sentence for a
     damaged or too large file and for colours that cannot be shown (CMYK, Lab, multichannel).
     """
+    _check_installed()
     from psd_tools import PSDImage
     from psd_tools.compression import PSDDecompressionWarning
 

@@ -1,4 +1,5 @@
 import io
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,3 +228,12 @@ def test_a_canvas_that_needs_too_much_memory_is_refused(tmp_path):
     (tmp_path / "a.psd").write_bytes(data)
     with pytest.raises(ValueError, match="a.psd .*is too large: .*30,000 x 30,000"):
         open_psd(tmp_path / "a.psd")
+
+
+def test_without_psd_tools_the_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psd_tools", None)
+    with pytest.raises(
+        ModuleNotFoundError, match="Photoshop files need the package psd-tools: run `pip install psd-tools`"
+    ):
+        save_psd(varied_stack(), tmp_path / "a.psd")
+    assert not list(tmp_path.iterdir())

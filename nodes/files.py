@@ -13,7 +13,7 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..t2l.io.file_name import clean_prefix
 from ..t2l.io.layer_file import READ, open_layer_file, save_layer_file, save_png_set
-from ..t2l.io.psd import MaskAs
+from ..t2l.io.layer_tree import MaskAs
 from ..t2l.stack import TOP, Stack
 from .load import speaking_for
 from .types import (

@@ -1,4 +1,7 @@
-"""Layers as files of editors: .psd and .ora by the ending of the name, and sets of PNG files."""
+"""Layers as files of editors: .psd and .ora by the ending of the name, and sets of PNG files.
+
+psd.py and ora.py are imported where a file needs them: ComfyUI waits for what a pack imports at its start.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,7 @@ from torch import Tensor
 from ..edges import bled
 from ..stack import Layer, Stack, placed
 from .image import clean_stem, layer_images, read_image, save_png, to_image
-from .layer_tree import Account, LayerFile
-from .ora import open_ora, save_ora
-from .psd import Depth, MaskAs, open_psd, save_psd
+from .layer_tree import Account, Depth, LayerFile, MaskAs
 
 READ = (".psd", ".psb", ".ora")  # endings that open_layer_file takes
 WRITTEN = (".psd", ".ora")  # endings that save_layer_file takes
@@ -28,8 +29,12 @@ def open_layer_file(path: str | Path) -> LayerFile:
     """
     ending = Path(path).suffix.lower()
     if ending == ".ora":
+        from .ora import open_ora
+
         return open_ora(path)
     if ending in READ:
+        from .psd import open_psd
+
         return open_psd(path)
     pixels = read_image(path, "RGBA")[0]
     Account(Path(path).name).claim(pixels.shape[-2], pixels.shape[-1])
@@ -49,10 +54,14 @@ def save_layer_file(
     if ending not in WRITTEN:
         raise ValueError(f"layers are written as {' or '.join(WRITTEN)}, got a file name that ends in {ending!r}")
     if ending == ".psd":
+        from .psd import save_psd
+
         save_psd(stack, path, depth, mask_as, texts)
     elif depth != 8:
         raise ValueError(f"OpenRaster is written with 8 bits per channel, got {depth}; save as PSD for 16")
     else:
+        from .ora import save_ora
+
         save_ora(stack, path, texts)
 
 

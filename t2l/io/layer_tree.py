@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch import Tensor
 from ..blend import BlendMode, blend
 from ..stack import Layer, Stack, cropped
 
+Depth = Literal[8, 16]  # bits per channel
+MaskAs = Literal["layer mask", "transparency"]  # how a PSD holds a layer's mask
 MAX_PIXELS = 40 << 20  # of all layers of a file together; 16 bytes each in memory
 MAX_LAYERS = 1000  # of a file, groups counted too
 MAX_DEPTH = 32  # groups within groups

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -22,10 +22,21 @@ from ..blend import BlendMode
 from ..placement import linear_to_srgb
 from ..stack import Layer, Stack
 from .atomic import atomic_path
-from .layer_tree import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Account, Clipped, Group, LayerFile, Mask, Node, plain_layers
+from .layer_tree import (
+    MAX_DEPTH,
+    MAX_FILE,
+    MAX_LAYERS,
+    Account,
+    Clipped,
+    Depth,
+    Group,
+    LayerFile,
+    Mask,
+    MaskAs,
+    Node,
+    plain_layers,
+)
 
-Depth = Literal[8, 16]  # bits
-MaskAs = Literal["layer mask", "transparency"]
 MAX_SIDE = 30_000  # pixels of a PSD; PSB is not written
 
 MODES: dict[str, BlendMode] = {  # by the names of psd_tools.constants.BlendMode
@@ -233,11 +244,10 @@ def xmp_packet(texts: Mapping[str, str]) -> str:
 
 def _check_installed() -> None:
     if find_spec("psd_tools") is None:
-        raise ModuleNotFoundError(
-            "Photoshop files need the package psd-tools: run `pip install psd-tools` with the Python that runs this, or take "
-            "another format",
-            name="psd_tools",
+        sentence = (
+            "Photoshop files need the package psd-tools: run `pip install psd-tools` with the Python that runs this"
         )
+        raise ModuleNotFoundError(sentence, name="psd_tools")
 
 
 def open_psd(path: str | Path) -> LayerFile:

@@ -244,9 +244,7 @@ def xmp_packet(texts: Mapping[str, str]) -> str:
 
 def _check_installed() -> None:
     if find_spec("psd_tools") is None:
-        sentence = (
-            "Photoshop files need the package psd-tools: run `pip install psd-tools` with the Python that runs this"
-        )
+        sentence = "Photoshop files need the package psd-tools: run `pip install psd-tools` with this Python"
         raise ModuleNotFoundError(sentence, name="psd_tools")
 
 

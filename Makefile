@@ -148,8 +148,8 @@ $(BROWSER): $(FULL)
 
 # Editors that tests of layer files ask for their opinion. Where they cannot be installed those tests skip.
 $(EDITORS): $(FULL)
-	{ command -v gimp && command -v krita && command -v xvfb-run && command -v convert; } \
-	    || { command -v apt-get && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends gimp krita xvfb xauth imagemagick; } \
+	{ command -v gimp && command -v krita && command -v Xvfb && command -v convert; } \
+	    || { command -v apt-get && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends gimp krita xvfb imagemagick; } \
 	    || echo "gimp, krita and imagemagick are not installed: their tests will skip"
 	@touch $@
 

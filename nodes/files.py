@@ -12,7 +12,7 @@ from comfy.cli_args import args
 from comfy_api.v0_0_2 import io, ui
 
 from ..t2l.io.file_name import clean_prefix
-from ..t2l.io.layer_file import READ, open_layer_file, save_layer_file, save_png_set
+from ..t2l.io.layer_file import READ, check_format, open_layer_file, save_layer_file, save_png_set
 from ..t2l.io.layer_tree import MaskAs
 from ..t2l.stack import TOP, Stack
 from .load import speaking_for
@@ -76,6 +76,9 @@ class SaveLayers(io.ComfyNode):
             if value not in known:
                 raise ValueError(f"Save Layers: {name} must be one of {', '.join(known)}, got {value!r}")
         stack = document_to_stack(layers, "Save Layers: layers")
+        if format != "png set":
+            with speaking_for("Save Layers"):  # before a folder is made for what cannot be written
+                check_format(f".{format}", int(bits))
         with speaking_for("Save Layers: filename_prefix"):
             folder, stem, subfolder = _free_name(filename_prefix, stack)
         texts = _texts(cls.hidden)

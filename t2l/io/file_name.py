@@ -14,8 +14,9 @@ def clean_prefix(prefix: str) -> str:
     Letters of all languages, digits and `.-_%` stay, anything else becomes "-". Raises ValueError for a prefix that
     leaves the folder: one that begins with a slash or a drive, or has `..` for a part.
     """
-    parts = prefix.replace("\\", "/").split("/")
-    if parts[0] == "" and len(parts) > 1 or re.match(r"[A-Za-z]:($|/)", prefix.replace("\\", "/")) or ".." in parts:
+    path = prefix.replace("\\", "/")
+    parts = path.split("/")
+    if path.startswith("/") or re.match(r"[A-Za-z]:($|/)", path) or ".." in parts:
         raise ValueError(f"must stay inside the output folder, got {prefix[:80]!r}; write a name, or folder/name")
     return "/".join(clean_part(part) for part in parts if part.strip() not in ("", ".")) or "layers"
 

@@ -42,6 +42,14 @@ def open_layer_file(path: str | Path) -> LayerFile:
     return LayerFile(Stack(*layer.size, (layer,)))
 
 
+def check_format(ending: str, depth: int) -> None:
+    """Raises ValueError for a kind of file, or for bits per channel, that save_layer_file does not write."""
+    if ending not in WRITTEN:
+        raise ValueError(f"layers are written as {' or '.join(WRITTEN)}, got a file name that ends in {ending!r}")
+    if ending == ".ora" and depth != 8:
+        raise ValueError(f"OpenRaster is written with 8 bits per channel, got {depth}; save as PSD for 16")
+
+
 def save_layer_file(
     stack: Stack,
     path: str | Path,
@@ -51,14 +59,11 @@ def save_layer_file(
 ) -> None:
     """Write a stack as the file that the ending of the path says, whole or not at all. Takes and raises what save_psd does."""
     ending = Path(path).suffix.lower()
-    if ending not in WRITTEN:
-        raise ValueError(f"layers are written as {' or '.join(WRITTEN)}, got a file name that ends in {ending!r}")
+    check_format(ending, depth)
     if ending == ".psd":
         from .psd import save_psd
 
         save_psd(stack, path, depth, mask_as, texts)
-    elif depth != 8:
-        raise ValueError(f"OpenRaster is written with 8 bits per channel, got {depth}; save as PSD for 16")
     else:
         from .ora import save_ora
 

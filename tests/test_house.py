@@ -44,7 +44,7 @@ ARROWS = {
     "diffusion": set(),
     "io": {"blend", "edges", "placement", "stack"},
     "model": {"io.checkpoint"},
-    "data": {"edges", "io"},
+    "data": {"edges", "io", "placement"},
     "generate": {"model", "diffusion", "io"},
     "training": {"model", "data", "diffusion", "evaluation.metrics", "io"},
     "evaluation": set(),

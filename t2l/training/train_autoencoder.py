@@ -34,7 +34,7 @@ from .loop import (
     step_generator,
     update_ema,
 )
-from .losses import LossWeights, autoencoder_loss
+from .losses import LossWeights, PerceptualDistance, autoencoder_loss
 from .perceptual import Perceptual
 from .processes import Processes
 from .run import Run
@@ -160,7 +160,7 @@ class Trainer:
         optimizer = make(self.model.parameters(), config.lr, config.weight_decay, config.betas, config.adam_eps)
         self.update = Updater(Reconstruction(self.model), optimizer, config, processes)
         self.guard = self.update.guard
-        self.perceptual = Perceptual().to(device) if config.loss.lpips else None
+        self.perceptual = _perceptual(config, device) if config.loss.lpips else None
         self.discriminator: PatchDiscriminator | None = None
         self.discriminator_update: Updater | None = None
         if config.loss.adversarial:
@@ -324,6 +324,11 @@ def _freeze_what_no_loss_reaches(model: Autoencoder, weights: LossWeights) -> No
     for name in ("foreground", "background"):
         if not getattr(weights, name):
             model.decoder.heads()[name].requires_grad_(False)
+
+
+def _perceptual(config: AutoencoderTrainConfig, device: torch.device) -> PerceptualDistance:
+    network = Perceptual().to(device).to(memory_format=torch.channels_last)
+    return torch.compile(network) if config.compile else network
 
 
 def _halve(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from t2l.data.demo.cutouts import (
     read_cutout,
     recolour,
 )
-from t2l.data.demo.places import PlaceArtist, decode_panorama, load_places
+from t2l.data.demo.places import PlaceArtist, decode_panorama, load_places, out_of_focus
 from t2l.data.demo.sources import HERE, licence_of
 
 FREE = {"MIT", "CC0-1.0", "CC-BY-3.0", "CC-BY-3.0-US", "CC-BY-4.0", "public domain"}
@@ -109,6 +109,16 @@ def test_every_place_is_drawn_complete_and_the_same_again(place, source_files):
     assert plates[0].shape == (3, 32, 32) and plates[0].dtype == torch.float32
     assert torch.isfinite(plates[0]).all() and plates[0].min() >= 0 and plates[0].max() <= 1
     assert torch.equal(*plates)
+
+
+def test_a_place_out_of_focus_keeps_its_light_and_is_never_sharper():
+    plate = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(0)
+    for soft in [out_of_focus(plate, rng) for _ in range(20)]:
+        torch.testing.assert_close(soft.mean(dim=(1, 2)), plate.mean(dim=(1, 2)), rtol=0, atol=0.01)
+        assert soft.diff(dim=-1).abs().mean() <= plate.diff(dim=-1).abs().mean() + 1e-6
+    gray = torch.full((3, 64, 64), 0.25)
+    torch.testing.assert_close(out_of_focus(gray, rng), gray)
 
 
 def test_a_broken_sun_is_white_and_spoils_nothing(source_files):

@@ -19,10 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from ...config import config_from_dict
+from ...placement import gaussian_blur
 from .scenes import SCENES
 
 Read = Callable[[str], bytes]  # a source file's id -> its bytes
 LONGEST = 1600  # pixels a photo keeps along its longer side
+SOFTEST = 2.5 / 256  # standard deviation of the blur as a share of the picture's side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class PlaceArtist:
             plate = photo_crop(self._photo(source), rng, place.regions[place.files.index(source)], size)
         if rng.random() < 0.5:
             plate = plate.flip(-1)
-        return vary(plate, rng), source
+        return out_of_focus(vary(plate, rng), rng), source
 
     def _panorama(self, source: str, exposure: float) -> Tensor:
         if source not in self._pictures:
@@ -89,6 +91,12 @@ def vary(plate: Tensor, rng: np.random.Generator) -> Tensor:
     tint = torch.tensor([1 + warmth, 1.0, 1 - warmth]).view(3, 1, 1) * brightness
     mean = plate.mean()
     return ((plate - mean) * contrast + mean).mul(tint).clamp(0, 1).float()
+
+
+def out_of_focus(plate: Tensor, rng: np.random.Generator) -> Tensor:
+    """Blurred by up to SOFTEST: photos are sharp and panoramas are not, and no place shall be known by that."""
+    sigma = rng.uniform(0, SOFTEST) * plate.shape[-1]
+    return gaussian_blur(plate[:, None], sigma)[:, 0]
 
 
 def decode_panorama(data: bytes, exposure: float) -> Tensor:
@@ -163,7 +171,7 @@ def photo_crop(photo: Tensor, rng: np.random.Generator, region: tuple[float, ...
     """A random square of a photo's usable region, (3, size, size)."""
     height, width = photo.shape[1:]
     left, top, right, bottom = (round(share * n) for share, n in zip(region, (width, height) * 2, strict=True))
-    side = int(min(right - left, bottom - top) * rng.uniform(0.55, 1.0))
+    side = int(min(right - left, bottom - top) * rng.uniform(0.55, 0.9))
     x, y = int(rng.integers(left, right - side + 1)), int(rng.integers(top, bottom - side + 1))
     square = photo[None, :, y : y + side, x : x + side]
     return F.interpolate(square, size=(size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)

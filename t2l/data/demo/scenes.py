@@ -87,12 +87,12 @@ def wood_texture(number: int) -> Array:
         part = slice(plank * width, (plank + 1) * width)
         rings[:, part] = np.roll(rings[:, part], rng.integers(side), axis=0)
     fibres = noise(rng, (side, side), 0.1, (24, 0.7))
-    tone = np.repeat(rng.normal(0, 0.13, planks), width)[None]
+    tone = np.repeat(rng.normal(0, 0.2, planks), width)[None]
     t = 0.5 + 0.17 * np.sin(rings * 5) + 0.10 * rings + 0.10 * fibres + tone
     colour = mix(*WOODS[number % len(WOODS)], t)
     _, x = _axes(side)
     gap = np.abs((x * planks + 0.5) % 1 - 0.5) * width  # pixels to the nearest joint
-    return (colour * (0.35 + 0.65 * smoothstep(0.8, 3.0, gap))[..., None]).astype(np.float32)
+    return (colour * (0.35 + 0.65 * smoothstep(1.5, 6.0, gap))[..., None]).astype(np.float32)
 
 
 @lru_cache(maxsize=16)
@@ -133,7 +133,7 @@ def wooden_table(rng: Generator, side: int) -> Array:
     depth = 0.55 / np.maximum(y - horizon, 0.02)
     turn = rng.uniform(-0.6, 0.6) + (np.pi / 2 if rng.random() < 0.45 else 0)
     across, along = (x - 0.5) * depth * 0.9, np.broadcast_to(depth, (side, side))
-    zoom = rng.uniform(0.35, 0.6)
+    zoom = rng.uniform(0.2, 0.32)
     u = zoom * (np.cos(turn) * across - np.sin(turn) * along) + rng.random()
     v = zoom * (np.sin(turn) * across + np.cos(turn) * along) + rng.random()
     table = _sample(wood_texture(int(rng.integers(8))), u, v) * _lit(rng, side, 0.35)
@@ -147,7 +147,7 @@ def wooden_table(rng: Generator, side: int) -> Array:
 def brick_wall(rng: Generator, side: int) -> Array:
     """A wall seen nearly frontally."""
     y, x = _axes(side)
-    zoom, tilt = rng.uniform(0.7, 1.3), rng.normal(0, 0.02)
+    zoom, tilt = rng.uniform(0.4, 0.65), rng.normal(0, 0.02)
     lean = 1 + rng.uniform(-0.2, 0.2) * (x - 0.5)  # farther away at one side
     u = (x - 0.5) * zoom * lean + tilt * y + rng.random()
     v = (y - 0.5) * zoom * lean - tilt * x + rng.random()
@@ -203,14 +203,14 @@ def snow(rng: Generator, side: int) -> Array:
     picture = mix((0.56, 0.68, 0.82), (0.88, 0.91, 0.95), np.broadcast_to(y / horizon, (side, side)))
     for depth, tint in ((0.10, (0.70, 0.78, 0.87)), (0.05, (0.52, 0.63, 0.72))):
         ridge = horizon - depth - 0.03 * noise(rng, (1, side), 1.8)
-        firs = 0.05 * (1 - depth * 8) * np.abs(noise(rng, (1, side), 0.4, (0, 1.2)))
+        firs = 0.07 * (1 - depth * 7) * np.abs(noise(rng, (1, side), 0.4, (0, 3)))
         picture = mix(picture, tint, smoothstep(-0.004, 0.004, y - ridge + np.maximum(firs, 0)))
     bank = horizon + 0.015 * noise(rng, (1, side), 1.9)
     drifts = noise(rng, (side, side), 1.6, (3, 20))
     light = 0.65 + 0.18 * drifts + 0.10 * _ground_noise(rng, side, horizon - 0.05)
     ground = mix((0.78, 0.85, 0.94), (1.0, 1.0, 1.0), light)
     picture = mix(picture, ground, smoothstep(-0.004, 0.004, y - bank))
-    return _dots(rng, picture, int(rng.integers(20, 70)), (1.5, 5.0), (1.0, 1.0, 1.0), 0.85)
+    return _dots(rng, picture, int(rng.integers(50, 110)), (4, 10), (1.0, 1.0, 1.0), 0.9)
 
 
 def _dots(
@@ -239,8 +239,8 @@ def space(rng: Generator, side: int) -> Array:
     for colour in (glow[first], glow[second]):
         cloud = smoothstep(-0.3, 2.4, noise(rng, (side, side), 1.6))
         picture = picture + 0.8 * cloud[..., None] * np.asarray(colour, np.float32)
-    picture = _dots(rng, picture, 170, (0.9, 1.9), (1.0, 1.0, 1.0), 1.0)
-    picture = _dots(rng, picture, 14, (2.0, 3.6), (1.0, 0.95, 0.85), 1.0)
+    picture = _dots(rng, picture, 110, (1.5, 3.0), (1.0, 1.0, 1.0), 1.0)
+    picture = _dots(rng, picture, 14, (3.5, 7), (1.0, 0.95, 0.85), 1.0)
     if rng.random() < 0.4:
         radius, cx = rng.uniform(0.8, 1.6), rng.uniform(0.0, 1.0)
         distance = np.hypot(x - cx, y - (rng.uniform(0.84, 0.95) + radius)) - radius
@@ -262,7 +262,7 @@ def underwater(rng: Generator, side: int) -> Array:
     floor = rng.uniform(0.76, 0.9) + 0.02 * noise(rng, (1, side), 1.8)
     sand = mix((0.20, 0.46, 0.50), (0.62, 0.74, 0.62), 0.4 + 0.2 * _ground_noise(rng, side, 0.6) + 0.6 * (y - 0.8))
     picture = mix(picture, sand, 0.9 * smoothstep(-0.02, 0.04, y - floor))
-    return _dots(rng, picture, int(rng.integers(6, 22)), (2, 7), (0.85, 0.98, 1.0), 0.55)
+    return _dots(rng, picture, int(rng.integers(8, 22)), (5, 16), (0.85, 0.98, 1.0), 0.6)
 
 
 SCENES: dict[str, Callable[..., Array]] = {

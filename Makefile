@@ -71,7 +71,9 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 	    --init $(AE)/snapshot.safetensors
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-colour.json --data $(DATA)/train --run $(AE)-colour \
 	    --init $(AE)-folded/snapshot.safetensors
-	$(BIN)/t2l cache-latents --checkpoint $(AE)-colour/snapshot.safetensors --data $(DATA)/train --size 128 --out $(RUNS)/demo-latents-128
+	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-soft.json --data $(DATA)/train --run $(AE)-soft \
+	    --init $(AE)-colour/snapshot.safetensors
+	$(BIN)/t2l cache-latents --checkpoint $(AE)-soft/snapshot.safetensors --data $(DATA)/train --size 128 --out $(RUNS)/demo-latents-128
 	$(BIN)/t2l train-unet configs/demo-unet.json --latents $(RUNS)/demo-latents-128 --run $(UNET)
 	$(BIN)/t2l train-unet configs/demo-unet-long.json --latents $(RUNS)/demo-latents-128 --run $(UNET)-long \
 	    --init $(UNET)/snapshot.safetensors
@@ -79,10 +81,12 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 	    --init $(UNET)-long/snapshot.safetensors
 	$(BIN)/t2l train-unet configs/demo-unet-polish.json --latents $(RUNS)/demo-latents-128 --run $(UNET)-polish \
 	    --init $(UNET)-finish/snapshot.safetensors
-	$(BIN)/t2l cache-latents --checkpoint $(AE)-colour/snapshot.safetensors --data $(DATA)/train --size 256 --out $(RUNS)/demo-latents-256
+	$(BIN)/t2l cache-latents --checkpoint $(AE)-soft/snapshot.safetensors --data $(DATA)/train --size 256 --out $(RUNS)/demo-latents-256
 	$(BIN)/t2l train-unet configs/demo-unet-256.json --latents $(RUNS)/demo-latents-256 --run $(UNET)-256 \
 	    --init $(UNET)-polish/snapshot.safetensors
-	$(BIN)/t2l export --run $(UNET)-256 --out $(RUNS)/text2layer-demo.safetensors
+	$(BIN)/t2l train-unet configs/demo-unet-soft.json --latents $(RUNS)/demo-latents-256 --run $(UNET)-soft \
+	    --init $(UNET)-256/snapshot.safetensors
+	$(BIN)/t2l export --run $(UNET)-soft --out $(RUNS)/text2layer-demo.safetensors
 	$(BIN)/t2l evaluate --checkpoint $(RUNS)/text2layer-demo.safetensors --data $(DATA) --json $(RUNS)/demo-evaluation.json
 
 # The ordinary autoencoder and the text-to-image model trained here play Stable Diffusion's part in SD-AE-UNet and SD-AE-UNet (ft).

@@ -28,8 +28,9 @@ from ..io.atomic import atomic_path
 from ..layers import Layers
 from .buckets import Size, cover, nearest_bucket
 from .cache_folder import ABOUT, Content, Rows, claim, compare, read_files, write_files
+from .example import ways_to_say
 from .shards import Shards
-from .texts import read_texts, ways_to_say
+from .texts import read_texts
 
 FILE_LENGTH = 1000  # pictures in a file of the cache
 Encode = Callable[[Layers], tuple[Tensor, Tensor]]  # layers -> mean and std of the posterior

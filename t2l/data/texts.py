@@ -10,21 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .cache_folder import Content, Rows, claim, compare, read_files, write_files
+from .example import ways_to_say
 from .shards import Shards
 
 FILE_LENGTH = 1000  # captions in a file, 118 MB at CLIP ViT-L/14's width
 EncodeText = Callable[[Sequence[str]], Tensor]  # captions -> (N, tokens, width)
-
-
-def ways_to_say(metadata: dict[str, Any]) -> list[str]:
-    """The captions that one picture is trained with, from its entry in the shard's index."""
-    return [metadata["caption"], f"{metadata['foreground_caption']} {metadata['background_caption']}"]
 
 
 def cache_texts(

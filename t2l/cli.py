@@ -117,16 +117,11 @@ def train_autoencoder(args: argparse.Namespace) -> None:
 
 def cache_latents(args: argparse.Namespace) -> None:
     """Encode a data set once, so that the UNet never waits for pictures; the same command resumes."""
-    from .data.latents import cache_latents as cache
-    from .model.text2layer import load_autoencoder
-    from .training.loop import latent_encoder
-    from .training.processes import Processes
+    from .training.latent_cache import CacheConfig, write_cache
 
-    processes = Processes()
-    encode = latent_encoder(load_autoencoder(args.checkpoint), processes.device)
-    share = {"process": processes.rank, "processes": processes.count}
-    cache(encode, args.checkpoint, args.data, args.out, args.size, **share)
-    processes.wait()
+    config = CacheConfig(size=args.size, bucket_step=args.buckets)
+    for sentence in write_cache(args.checkpoint, args.data, args.out, config, args.text_encoder, args.check):
+        _say(sentence)
     _print_once(args.out)
 
 
@@ -276,6 +271,10 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     add("--data", type=Path, required=True, metavar="DIR", help="folder of shards")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the latents")
     add("--size", type=_whole("size", SMALLEST, LARGEST), default=256, metavar="N", help="pixels a side (default: 256)")
+    step = {"nargs": "?", "const": 64, "type": _whole("buckets", 8, LARGEST), "metavar": "STEP"}
+    add("--buckets", **step, help="aspect buckets: sides in steps of 64 or STEP pixels, at most the square's area")
+    add("--text-encoder", type=Path, metavar="FILE", help="frozen one: cache the captions' embeddings too")
+    add("--check", type=_whole("check", 1, 10**9), default=0, metavar="N", help="at the end encode N pictures again")
 
     add = command(train_unet, "train-unet")
     add("config", type=Path, metavar="CONFIG.json", help="see configs/")

@@ -94,6 +94,25 @@ def test_the_exported_file_describes_itself(work, capsys):
     assert about["parameters"]["all"] == sum(n for part, n in about["parameters"].items() if part != "all")
 
 
+def test_a_cache_with_buckets_and_embeddings_is_made_checked_and_made_again_at_once(work, capsys, tmp_path):
+    model = work / "model.safetensors"
+    command = "cache-latents", "--checkpoint", model, "--data", work / "data", "--out", tmp_path, "--size", 64
+    options = "--buckets", "--text-encoder", model, "--check", 3
+    t2l(*command, *options)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("0*")}
+    t2l(*command, *options)
+    assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("0*")}
+    captured = capsys.readouterr()
+    assert captured.err.count("the latents of 3 pictures, computed again, differ from the cache by at most") == 2
+    assert "the embeddings of 3 captions" in captured.err and str(tmp_path) in captured.out
+    assert json.loads((tmp_path / "cache.json").read_text())["buckets"] == ["64x64"]
+    damaged = tmp_path / "000000.safetensors"
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:-2] + bytes(2 * [data[-1] ^ 0x40]))
+    assert cli.main([str(word) for word in (*command, *options[:1], "--check", 99)]) == 2
+    assert "rounding explains" in capsys.readouterr().err
+
+
 def test_an_autoencoder_run_is_exported_too(work, capsys, tmp_path):
     t2l("export", "--run", work / "ae", "--out", tmp_path / "ae.safetensors")
     capsys.readouterr()

@@ -80,6 +80,12 @@ def check_metadata(metadata: Any) -> dict[str, Any]:
     return metadata
 
 
+def ways_to_say(metadata: dict[str, Any]) -> list[str]:
+    """The two captions a picture is trained with; the same one twice where its layers have none of their own."""
+    parts = metadata["foreground_caption"], metadata["background_caption"]
+    return [metadata["caption"], " ".join(parts) if all(parts) else metadata["caption"]]
+
+
 def _from_json(data: bytes) -> Any:
     try:
         return json.loads(data)

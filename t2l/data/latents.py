@@ -1,10 +1,14 @@
 """The latent cache: mean and std of every picture's latents with its captions, so that the UNet never waits for pictures.
 
-    DIR/cache.json                 size, downscale, a hash of the autoencoder, the number of files
+    DIR/cache.json                 size, number of pictures and files, a hash of the autoencoder; buckets and text if there are
     DIR/autoencoder.safetensors    the autoencoder that made them, and that will decode them
-    DIR/000000.safetensors         mean, std (n, C, h, w) float16; captions as JSON in the metadata; one file per shard
+    DIR/000000.safetensors         mean, std (n, C, h, w) float16; captions as JSON in the metadata; FILE_LENGTH pictures a file
+    DIR/text-000000.safetensors    the captions' embeddings, where a frozen text encoder was given (texts.py)
 
-Written shard by shard: the same command goes on where it stopped. `encode` is a callable, so data knows no model.
+With aspect buckets a file holds mean.192x320, std.192x320 and pictures.192x320 for every shape that occurs, width x height
+in pixels; `pictures` (n,) are their places in the file, and so in its captions.
+
+Written file by file: the same command goes on where it stopped. `encode` is a callable, so data knows no model.
 """
 
 from __future__ import annotations
@@ -12,19 +16,21 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from ..io.atomic import atomic_path
-from ..io.checkpoint import read_tensors, write_tensors
 from ..layers import Layers
+from .buckets import Size, cover, nearest_bucket
+from .cache_folder import ABOUT, Content, Rows, claim, compare, read_files, write_files
+from .example import ways_to_say
 from .shards import Shards
+from .texts import read_texts
 
 FILE_LENGTH = 1000  # pictures in a file of the cache
 Encode = Callable[[Layers], tuple[Tensor, Tensor]]  # layers -> mean and std of the posterior
@@ -39,77 +45,179 @@ def cache_latents(
     batch_size: int = 16,
     process: int = 0,
     processes: int = 1,
+    buckets: Sequence[Size] | None = None,
 ) -> None:
-    """Encode every picture of the shards in `data`, resized to size x size, into the folder `out`.
+    """Encode every picture of the shards in `data` into the folder `out`, at size x size or at the nearest bucket's size.
 
-    autoencoder: the file `encode` came from; it is kept beside the latents. process: this one's number among `processes`
-    that share the work by whole files; the folder is the same whatever their number. Raises ValueError when `out` holds
-    the latents of another autoencoder, data set or size.
+    A picture of another shape is cropped, not squeezed. autoencoder: the file `encode` came from; it is kept beside the
+    latents. process: this one's number among `processes` that share the work by whole files; the folder is the same whatever
+    their number. Raises ValueError when `out` holds the latents of another autoencoder, data set, size or other buckets.
     """
     shards = Shards(data)
-    chunks = list(torch.arange(len(shards)).split(FILE_LENGTH))
-    _claim(out, autoencoder, {"size": size, "pictures": len(shards), "files": len(chunks)})
-    mine = range(process, len(chunks), processes)
-    for number in tqdm(mine, unit="file", desc="latents", disable=process > 0):
-        path = out / f"{number:06d}.safetensors"
-        if path.exists():
-            continue
-        means, stds, captions = [], [], []
-        for indices in chunks[number].split(batch_size):
-            examples = [shards[int(i)] for i in indices]
-            mean, std = encode(_resized(Layers.cat([e.layers for e in examples]), size))
-            means.append(mean.half().cpu())
-            stds.append(std.half().cpu())
-            captions += [[e.caption, f"{e.foreground_caption} {e.background_caption}"] for e in examples]
-        tensors = {"mean": torch.cat(means), "std": torch.cat(stds)}
-        write_tensors(path, tensors, {"captions": json.dumps(captions)})
+    chunks = torch.arange(len(shards)).split(FILE_LENGTH)
+    about = {"size": size, "pictures": len(shards), "files": len(chunks)}
+    shapes = None if buckets is None else [_shape(bucket) for bucket in buckets]
+    digest = hashlib.sha256(autoencoder.read_bytes()).hexdigest()
+    claim(out, about | {"autoencoder": digest, "buckets": shapes})
+    with atomic_path(out / "autoencoder.safetensors") as partial:
+        shutil.copyfile(autoencoder, partial)
+
+    def make(number: int) -> Content:
+        indices = chunks[number].tolist()
+        groups = _encoded(encode, shards, indices, buckets or [(size, size)], batch_size)
+        captions = json.dumps([ways_to_say(shards.metadata(i)) for i in indices])
+        return _named(groups, bucketed=buckets is not None), {"captions": captions}
+
+    write_files(out, _names(len(chunks)), make, process, processes, "latents")
 
 
 class Latents:
-    """A finished cache in memory. Raises FileNotFoundError or ValueError when it is missing or unfinished.
+    """A finished cache, which stays on the disk. Raises FileNotFoundError or ValueError when it is missing or unfinished.
 
-    mean, std: (n, C, h, w) float16. captions: for every picture, the ways to say what it shows. about: cache.json.
+    texts: every distinct caption, the empty one first. ways: (n, k), the numbers of a picture's captions among them.
+    buckets: (n,), the number of a picture's bucket. embeddings: of the texts, (len(texts), tokens, width), if it has them.
+    about: cache.json.
     """
 
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
-        if not (folder / "cache.json").is_file():
+        if not (folder / ABOUT).is_file():
             raise FileNotFoundError(f"{folder} holds no latent cache; make one with `t2l cache-latents`")
-        self.about: dict[str, Any] = json.loads((folder / "cache.json").read_text())
-        paths = [folder / f"{number:06d}.safetensors" for number in range(self.about["files"])]
-        if missing := [path.name for path in paths if not path.exists()]:
-            raise ValueError(
-                f"the latent cache {folder} is unfinished, {len(missing)} of {len(paths)} files are missing "
-                f"(first {missing[0]}); run the same `t2l cache-latents` again"
-            )
-        parts = [read_tensors(path) for path in paths]
-        self.size: int = self.about["size"]  # of the pictures, in pixels
+        self.about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
+        self.size: int = self.about["size"]  # of a square picture, in pixels
         self.autoencoder = folder / "autoencoder.safetensors"
-        self.mean = torch.cat([tensors["mean"] for tensors, _ in parts])
-        self.std = torch.cat([tensors["std"] for tensors, _ in parts])
-        self.captions: list[list[str]] = [c for _, metadata in parts for c in json.loads(metadata["captions"])]
+        contents = read_files(folder, _names(self.about["files"]))
+        groups = _stored(contents)
+        self._mean, self._std = Rows(group.mean for group in groups), Rows(group.std for group in groups)
+        self._row, self.buckets = _rows_and_buckets(groups)
+        self.embeddings: Rows | None = None
+        self.texts = [""]
+        if "text" in self.about:
+            self.texts, self.embeddings = read_texts(folder, self.about["text"]["files"])
+        self.ways = self._numbered([ways for _, metadata in contents for ways in json.loads(metadata["captions"])])
 
     def __len__(self) -> int:
-        return len(self.mean)
+        return len(self._row)
+
+    @property
+    def sizes(self) -> list[Size]:
+        """Every size that pictures may have in it."""
+        shapes = self.about.get("buckets", [_shape((self.size, self.size))])
+        return [(int(height), int(width)) for width, height in (shape.split("x") for shape in shapes)]
+
+    def read(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std of some pictures of one bucket, by their numbers (N,): (N, C, h, w) each, float32."""
+        rows = self._row[pictures]
+        return self._mean[rows], self._std[rows]
+
+    def _numbered(self, captions: list[list[str]]) -> Tensor:
+        """The captions as numbers of texts; those that are new are added to them."""
+        numbers = {text: number for number, text in enumerate(self.texts)}
+        ways = torch.tensor([[numbers.setdefault(text, len(numbers)) for text in texts] for texts in captions])
+        if self.embeddings is not None and len(numbers) > len(self.texts):
+            raise ValueError(
+                f"the latent cache has no embedding of the caption {list(numbers)[len(self.texts)]!r}; its latents and its "
+                "embeddings are of different data, make it again in another folder"
+            )
+        self.texts = list(numbers)
+        return ways
 
 
-def _claim(out: Path, autoencoder: Path, about: dict[str, int]) -> None:
-    """Write cache.json and keep the autoencoder, or check that they are the ones already there."""
-    about_text = json.dumps(about | {"autoencoder": hashlib.sha256(autoencoder.read_bytes()).hexdigest()})
-    path = out / "cache.json"
-    if path.exists() and json.loads(path.read_text()) != json.loads(about_text):
-        raise ValueError(
-            f"{out} holds latents of another autoencoder, data set or size ({path.read_text()}); "
-            f"take another folder for {about_text}"
-        )
-    with atomic_path(out / "autoencoder.safetensors") as partial:
-        shutil.copyfile(autoencoder, partial)
-    with atomic_path(path) as partial:
-        partial.write_text(about_text)
+def check_latents(encode: Encode, data: Path, cached: Latents, count: int, precision: torch.dtype) -> str:
+    """Encode `count` pictures spread over a cache again; returns and raises as `compare`. precision: of `encode`."""
+    shards = Shards(data)
+    numbers = torch.linspace(0, len(cached) - 1, min(count, len(cached))).long().tolist()
+
+    def pairs() -> Iterator[tuple[str, Tensor, Tensor]]:
+        for number in numbers:
+            layers = shards[number].layers
+            computed = encode(cover(layers, nearest_bucket(layers.size, cached.sizes)))
+            for name, moment, again in zip(("mean", "std"), cached.read(torch.tensor([number])), computed, strict=True):
+                yield f"{name} of {shards.key(number)}", moment, again.float().cpu()
+
+    return compare(f"the latents of {len(numbers)} pictures", pairs(), precision)
 
 
-def _resized(layers: Layers, size: int) -> Layers:
-    if layers.size == (size, size):
-        return layers
-    stacked = F.interpolate(layers.stacked(), size=(size, size), mode="bilinear", antialias=True)
-    return Layers.from_stacked(stacked.clamp(0, 1))
+@dataclass
+class _Group:
+    """The pictures of one file that have one size."""
+
+    pictures: list[int] = field(default_factory=list)  # their places in the file
+    waiting: list[Layers] = field(default_factory=list)  # to be encoded
+    mean: list[Tensor] = field(default_factory=list)
+    std: list[Tensor] = field(default_factory=list)
+
+    def encode(self, encode: Encode) -> None:
+        mean, std = encode(Layers.cat(self.waiting))
+        self.mean.append(mean.half().cpu())
+        self.std.append(std.half().cpu())
+        self.waiting.clear()
+
+
+def _encoded(
+    encode: Encode, shards: Shards, indices: Sequence[int], sizes: Sequence[Size], batch_size: int
+) -> dict[Size, _Group]:
+    """The latents of some pictures by their size."""
+    groups: dict[Size, _Group] = {}
+    for place, index in enumerate(indices):
+        layers = shards[index].layers
+        size = nearest_bucket(layers.size, sizes)
+        group = groups.setdefault(size, _Group())
+        group.pictures.append(place)
+        group.waiting.append(cover(layers, size))
+        if len(group.waiting) == batch_size:
+            group.encode(encode)
+    for group in groups.values():
+        if group.waiting:
+            group.encode(encode)
+    return groups
+
+
+def _named(groups: dict[Size, _Group], bucketed: bool) -> dict[str, Tensor]:
+    """The tensors of a file: under the names the first caches had, or a name for every shape."""
+    tensors: dict[str, Tensor] = {}
+    for size, group in groups.items():
+        ending = f".{_shape(size)}" if bucketed else ""
+        tensors |= {f"mean{ending}": torch.cat(group.mean), f"std{ending}": torch.cat(group.std)}
+        if bucketed:
+            tensors[f"pictures{ending}"] = torch.tensor(group.pictures)
+    return tensors
+
+
+class _Stored(NamedTuple):
+    """Pictures of one size in one file."""
+
+    pictures: Tensor  # (n,), their numbers in the whole cache
+    mean: Tensor
+    std: Tensor
+
+
+def _stored(contents: Sequence[Content]) -> list[_Stored]:
+    groups, start = [], 0
+    for tensors, _ in contents:
+        endings = [name.removeprefix("mean") for name in tensors if name.startswith("mean")]
+        for ending in endings:
+            mean, std = tensors[f"mean{ending}"], tensors[f"std{ending}"]
+            groups.append(_Stored(start + tensors.get(f"pictures{ending}", torch.arange(len(mean))), mean, std))
+        start += sum(len(tensors[f"mean{ending}"]) for ending in endings)
+    return groups
+
+
+def _rows_and_buckets(groups: Sequence[_Stored]) -> tuple[Tensor, Tensor]:
+    """Of every picture, the row that is its own when the groups are laid end to end, and the number of its shape."""
+    pictures = torch.cat([group.pictures for group in groups])
+    rows = torch.empty_like(pictures)
+    rows[pictures] = torch.arange(len(pictures))
+    shapes = list(dict.fromkeys(group.mean.shape[1:] for group in groups))
+    buckets = torch.cat([torch.full((len(group.mean),), shapes.index(group.mean.shape[1:])) for group in groups])
+    return rows, buckets[rows]
+
+
+def _shape(size: Size) -> str:
+    """As the command line says a size, width x height."""
+    height, width = size
+    return f"{width}x{height}"
+
+
+def _names(files: int) -> list[str]:
+    return [f"{number:06d}.safetensors" for number in range(files)]

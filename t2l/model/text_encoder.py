@@ -7,12 +7,15 @@ other token shares row 0, the learnt "unknown". `full_vocabulary` puts the rows 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..config import config_to_dict
 from .tokenizer import END_ID, MAX_TOKENS, START_ID, VOCABULARY_SIZE
 
 TABLE = "text_model.embeddings.token_embedding.weight"
@@ -65,6 +68,17 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.text_model(input_ids=ids if self.rows is None else self.rows[ids]).last_hidden_state
+
+
+def fingerprint(encoder: TextEncoder) -> str:
+    """SHA-256 of all that decides what an encoder says: its config, and its weights to float16.
+
+    To float16, so that a checkpoint of ours made from a float32 file has the fingerprint of that file.
+    """
+    digest = hashlib.sha256(json.dumps(config_to_dict(encoder.config)).encode())
+    for name, weight in sorted(encoder.state_dict().items()):
+        digest.update(name.encode() + weight.detach().half().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def row_of_id(token_ids: tuple[int, ...]) -> Tensor:

@@ -13,7 +13,7 @@ from ..model.autoencoder import Autoencoder, AutoencoderConfig
 from ..model.from_sd import autoencoder_from_sd, is_foreign, text_encoder_from_sd, unet_from_sd, with_channels
 from ..model.systems import build_autoencoder
 from ..model.text2layer import Text2Layer, load_autoencoder
-from ..model.text_encoder import TextEncoder
+from ..model.text_encoder import TextEncoder, TextEncoderConfig
 from ..model.unet import UNetConfig, build_unet, config_of_unet
 from .grow import grow, grown_config
 
@@ -57,6 +57,11 @@ def starting_networks(config: UNetTrainConfig, init: Path | None) -> tuple[UNet2
             "make them equal in the config"
         )
     return unet, text_encoder
+
+
+def starting_text_encoder(init: Path, config: TextEncoderConfig) -> TextEncoder:
+    """The text encoder of a checkpoint; config: of Stable Diffusion's, a file of ours has its own."""
+    return text_encoder_from_sd(init, config) if is_foreign(init) else Text2Layer.load(init).text_encoder
 
 
 def freeze(model: nn.Module, parts: tuple[str, ...]) -> None:

@@ -14,14 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import DiffusionConfig
+from ..data.buckets import BucketOrder
 from ..data.draws import sample_noise
 from ..data.latents import Latents
 from ..diffusion import add_noise, min_snr_weight, scaled_linear_schedule, training_target
 from ..model.autoencoder import Autoencoder
 from ..model.from_sd import license_of
 from ..model.text2layer import Text2Layer, fit_latent_rgb, load_autoencoder
-from ..model.text_encoder import TextEncoder, TextEncoderConfig
-from ..model.tokenizer import START_ID, Tokenizer
+from ..model.text_encoder import TextEncoder, TextEncoderConfig, fingerprint
+from ..model.tokenizer import MAX_TOKENS, START_ID, Tokenizer
 from ..model.unet import UNetConfig
 from . import sharded
 from .loop import (
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 FIRST_WORD = 256  # token ids below are single bytes: spelling, not words
+EMPTY = 0  # of a cache's texts, the one that stands for a dropped caption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ class Batch(NamedTuple):
     latents: Tensor  # (N, C, h, w), scaled latents drawn from the posterior
     noise: Tensor  # the same shape
     t: Tensor  # (N,), integers
-    tokens: Tensor  # (N, 77)
+    text: Tensor  # (N, 77), token ids; (N, 77, width) where the cache has the text encoder's output
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(x.to(device) for x in self))
@@ -121,6 +123,8 @@ def train_unet(
     batches = LatentBatches(cached, config, autoencoder.config.latent_scale, share)
     fixed = None if validation is None else _validation_batch(validation, cached, config, batches)
     trainer = Trainer(_with_vocabulary(config, cached, init), processes, init)
+    if cached.embeddings is not None:
+        trainer.check_embeddings(cached)
     start = trainer.load(folder.load_state(partial(trainer.state, 0) if trainer.sharded else None))
     preview = latent_preview(autoencoder, cached)
     meter = Meter()
@@ -146,7 +150,10 @@ def train_unet(
 
 
 class LatentBatches:
-    """Item k is the batch of step k, a pure function of (seed, k), or a process's share of it."""
+    """Item k is the batch of step k, a pure function of (seed, k), or a process's share of it.
+
+    All of one shape: `BucketOrder` says which pictures, from orders of all of them, one per epoch.
+    """
 
     def __init__(
         self, cached: Latents, config: UNetTrainConfig, latent_scale: float, share: Sequence[int] | None = None
@@ -155,57 +162,53 @@ class LatentBatches:
         self.config = config
         self.latent_scale = latent_scale
         self.share = range(config.batch_size) if share is None else share
-        tokenizer = Tokenizer()
-        ways = [tokenizer(list(way)) for way in zip(*cached.captions, strict=True)]
-        self.tokens = torch.stack(ways, dim=1)  # (n, ways to say it, 77)
-        self.empty = tokenizer([""])[0]
-        self._orders: dict[int, Tensor] = {}
+        self.order = BucketOrder(cached.buckets, config.batch_size, self._permutation)
+        self.tokens = None if cached.embeddings is not None else Tokenizer().many(cached.texts)  # (texts, 77)
 
     def __getitem__(self, step: int) -> Batch:
         """What is small is drawn for the whole batch, latents and noise for the share alone."""
         config, generator = self.config, step_generator(self.config.seed, step)
         size, share = config.batch_size, list(self.share)
-        positions = range(step * size, (step + 1) * size)
-        index = torch.stack([self._index(position) for position in positions])
+        index = self.order[step]
         even = (
             torch.rand((), generator=generator) + torch.arange(size) / size
         ) % 1  # one t from every part of the schedule
         t = (even * config.diffusion.num_train_steps).long()[torch.randperm(size, generator=generator)]
-        tokens = self._tokens(index, generator)[share]
-        own, index = [positions[i] for i in share], index[share]
-        mean, std = self.cached.mean[index].float(), self.cached.std[index].float()
+        text = self._text(index, generator)
+        mean, std = self.cached.read(index[share])
+        own = [step * size + i for i in share]  # positions in the run
         latents = mean + std * sample_noise(config.seed, own, mean.shape[1:], "posterior")
         noise = sample_noise(config.seed, own, mean.shape[1:], "noise")
-        return Batch(latents * self.latent_scale, noise, t[share], tokens)
+        return Batch(latents * self.latent_scale, noise, t[share], text)
 
-    def _tokens(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """One caption of each picture; some dropped, some words replaced by the unknown one."""
-        ways = torch.randint(self.tokens.shape[1], (len(index),), generator=generator)
-        tokens = self.tokens[index, ways].clone()
-        unknown = torch.rand(tokens.shape, generator=generator) < self.config.unknown_word
-        unknown &= (tokens >= FIRST_WORD) & (tokens < START_ID)
+    def _text(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """One caption of each picture of the share; some dropped, some words replaced by the unknown one."""
+        ways = torch.randint(self.cached.ways.shape[1], (len(index),), generator=generator)
+        unknown = torch.rand((len(index), MAX_TOKENS), generator=generator) < self.config.unknown_word
         dropped = torch.rand(len(index), generator=generator) < self.config.caption_drop
-        tokens = torch.where(unknown, 0, tokens)
-        return torch.where(dropped[:, None], self.empty, tokens)
+        texts = self.cached.ways[index, ways].masked_fill(dropped, EMPTY)[list(self.share)]
+        if self.tokens is None:
+            assert self.cached.embeddings is not None, "a cache has embeddings, or its captions become tokens"
+            return self.cached.embeddings[texts]
+        tokens = self.tokens[texts]
+        unknown = unknown[list(self.share)] & (tokens >= FIRST_WORD) & (tokens < START_ID)
+        return tokens.masked_fill(unknown, 0)
 
-    def _index(self, position: int) -> Tensor:
-        epoch, offset = divmod(position, len(self.cached))
-        if epoch not in self._orders:
-            generator = step_generator(self.config.seed + 7, epoch)
-            self._orders = {epoch: torch.randperm(len(self.cached), generator=generator)}
-        return self._orders[epoch][offset]
+    def _permutation(self, epoch: int) -> Tensor:
+        return torch.randperm(len(self.cached), generator=step_generator(self.config.seed + 7, epoch))
 
 
 class Conditioned(nn.Module):
-    """The two networks trained together: tokens condition the UNet through the text encoder."""
+    """The two networks trained together: the text conditions the UNet through the text encoder, or as its output."""
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: TextEncoder) -> None:
         super().__init__()
         self.unet = unet
         self.text_encoder = text_encoder
 
-    def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
-        return self.unet(x_t, t, encoder_hidden_states=self.text_encoder(tokens)).sample
+    def forward(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        conditioning = text if text.is_floating_point() else self.text_encoder(text)
+        return self.unet(x_t, t, encoder_hidden_states=conditioning).sample
 
 
 class Trainer:
@@ -238,6 +241,24 @@ class Trainer:
         self.guard = self.update.guard
         self.alphas_cumprod = scaled_linear_schedule(config.diffusion).to(device)
 
+    def check_embeddings(self, cached: Latents) -> None:
+        """Raise ValueError when a cache's text embeddings are not what this run's text encoder would say at every step."""
+        remedy = "or make the cache without --text-encoder"
+        if "text_encoder" not in self.config.frozen:
+            raise ValueError(
+                f'the latents come with text embeddings, which stand for a frozen text encoder: put "text_encoder" into '
+                f"frozen, {remedy}"
+            )
+        if self.config.unknown_word:
+            raise ValueError(
+                f"words cannot be replaced in text embeddings: set unknown_word to 0, got {self.config.unknown_word}, {remedy}"
+            )
+        if fingerprint(self._whole.text_encoder) != cached.about["text"]["encoder"]:
+            raise ValueError(
+                "the latents come with text embeddings of another text encoder than that of --init: start from the checkpoint "
+                f"they were made with, {remedy}"
+            )
+
     def lr(self, step: int) -> float:
         return learning_rate(step, self.config.steps, self.config.lr, self.config.warmup)
 
@@ -269,7 +290,7 @@ class Trainer:
         x_t = add_noise(batch.latents, batch.noise, batch.t, self.alphas_cumprod)
         target = training_target(batch.latents, batch.noise, batch.t, self.alphas_cumprod, kind)
         with precision_context(self.device, self.config.precision):
-            prediction = network(x_t, batch.t, batch.tokens)
+            prediction = network(x_t, batch.t, batch.text)
         error = F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2, 3))
         if self.config.min_snr:
             error = error * min_snr_weight(batch.t, self.alphas_cumprod, self.config.min_snr, kind)
@@ -323,14 +344,25 @@ def _validation_batch(folder: Path, cached: Latents, config: UNetTrainConfig, ba
     held_out = Latents(folder)
     if held_out.about["autoencoder"] != cached.about["autoencoder"]:
         raise ValueError(f"the validation latents {folder} were made by another autoencoder than those trained on")
+    if held_out.about.get("text", {}).get("encoder") != cached.about.get("text", {}).get("encoder"):
+        raise ValueError(
+            f"the validation latents {folder} must have text embeddings of the same encoder as those trained on, or none if "
+            "they have none; make them with the same --text-encoder"
+        )
     plain = replace(config, caption_drop=0.0, unknown_word=0.0)
     return LatentBatches(held_out, plain, batches.latent_scale, batches.share)[0]
 
 
 @torch.no_grad()
 def latent_preview(autoencoder: Autoencoder, cached: Latents, count: int = 64) -> LatentPreview:
-    """Factors (C, 3) and bias (3,) that turn scaled latents into a small composite, fitted on `count` cached pictures."""
-    latents = cached.mean[:: max(1, len(cached) // count)][:count].float()
+    """Factors (C, 3) and bias (3,) that turn scaled latents into a small composite, fitted on `count` cached pictures.
+
+    Of pictures of several shapes, on what all of them have of their first rows and columns.
+    """
+    numbers = torch.arange(len(cached))[:: max(1, len(cached) // count)][:count]
+    means = [cached.read(number[None])[0] for number in numbers]
+    height, width = (min(mean.shape[side] for mean in means) for side in (2, 3))
+    latents = torch.cat([mean[..., :height, :width] for mean in means])
     composites = torch.cat([autoencoder.decode(part).layers.composite() for part in latents.split(8)])
     return fit_latent_rgb(latents * autoencoder.config.latent_scale, composites)
 
@@ -339,5 +371,4 @@ def _with_vocabulary(config: UNetTrainConfig, cached: Latents, init: Path | None
     """The config with the token ids of the captions as the text encoder's vocabulary, unless it names its own."""
     if init is not None or config.text_encoder.token_ids is not None:
         return config
-    captions = sorted({caption for ways in cached.captions for caption in ways})
-    return replace(config, text_encoder=replace(config.text_encoder, token_ids=Tokenizer().ids_in(captions)))
+    return replace(config, text_encoder=replace(config.text_encoder, token_ids=Tokenizer().ids_in(cached.texts)))

@@ -1,5 +1,7 @@
 """The latent cache: it holds what the encoder says, whoever writes it."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -7,9 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from t2l.data import latents as room
+from t2l.data.buckets import aspect_buckets, cover, nearest_bucket
 from t2l.data.example import Example
-from t2l.data.latents import Latents, cache_latents
+from t2l.data.latents import Latents, cache_latents, check_latents
 from t2l.data.shards import Shards, write_shard
+from t2l.data.texts import cache_texts, check_texts
+from t2l.io.checkpoint import read_tensors
 from t2l.layers import Layers
 
 
@@ -19,8 +24,8 @@ def encode(layers):
     return mean, mean.square()
 
 
-def example(number):
-    pixels = torch.rand(1, 7, 16, 16, generator=torch.Generator().manual_seed(number))
+def example(number, size=(16, 16)):
+    pixels = torch.rand(1, 7, *size, generator=torch.Generator().manual_seed(number))
     texts = {
         name: f"{name} {number}" for name in ("caption", "foreground_caption", "background_caption", "thing", "place")
     }
@@ -44,9 +49,9 @@ def test_the_cache_holds_what_the_encoder_says_of_every_picture(data, tmp_path):
     cached, shards = Latents(tmp_path / "out"), Shards(data)
     assert len(cached) == len(shards)
     for number in range(len(shards)):
-        mean, std = encode(shards[number].layers)
-        assert torch.equal(cached.mean[number], mean[0].half()) and torch.equal(cached.std[number], std[0].half())
-        assert cached.captions[number][0] == shards[number].caption
+        found = cached.read(torch.tensor([number]))
+        assert all(torch.equal(x, y.half().float()) for x, y in zip(found, encode(shards[number].layers), strict=True))
+        assert cached.texts[cached.ways[number, 0]] == shards[number].caption
 
 
 @pytest.mark.parametrize("processes", [2, 5])
@@ -74,3 +79,143 @@ def test_the_same_call_goes_on_where_it_stopped(data, tmp_path):
     cache(data, tmp_path / "out", stops)
     assert sum(calls) == 2 + 1 + 2 + 1 + 2 + 1 + 2
     assert len(Latents(tmp_path / "out")) == 8
+
+
+SIZES = [(16, 16), (30, 50), (50, 30), (16, 200), (64, 64), (32, 32), (33, 55), (8, 6)]
+
+
+@pytest.fixture
+def shapes(data) -> Path:
+    """Pictures of many shapes in the place of the square ones."""
+    write_shard(data, 0, [example(number, size) for number, size in enumerate(SIZES)])
+    return data
+
+
+def bucketed(data, out, **share):
+    cache_latents(
+        encode,
+        data.parent / "autoencoder.safetensors",
+        data,
+        out,
+        size=32,
+        batch_size=2,
+        buckets=aspect_buckets(32, 8),
+        **share,
+    )
+
+
+def encode_text(captions):
+    """An embedding that is easy to know: 3 tokens, 2 wide."""
+    return torch.stack([torch.linspace(0, len(c), 6).view(3, 2) + sum(map(ord, c)) % 97 for c in captions])
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_picture_is_cached_at_the_size_of_its_bucket(shapes, tmp_path):
+    bucketed(shapes, tmp_path / "out")
+    cached, shards = Latents(tmp_path / "out"), Shards(shapes)
+    assert cached.sizes == aspect_buckets(32, 8) == [(24, 40), (32, 32), (40, 24)]
+    assert (
+        len(cached) == 8
+        and cached.buckets[[0, 4, 5]].unique().numel() == cached.buckets[[1, 3, 6]].unique().numel() == 1
+    )
+    for number in range(8):
+        layers = shards[number].layers
+        expected = encode(cover(layers, nearest_bucket(layers.size, cached.sizes)))
+        found = cached.read(torch.tensor([number]))
+        assert all(torch.equal(x, y.half().float()) for x, y in zip(found, expected, strict=True))
+        assert cached.texts[cached.ways[number, 0]] == shards[number].caption
+
+
+def test_pictures_of_one_bucket_are_read_together_in_the_order_asked_for(shapes, tmp_path):
+    bucketed(shapes, tmp_path / "out")
+    cached = Latents(tmp_path / "out")
+    together = cached.read(torch.tensor([6, 1, 3]))
+    alone = [cached.read(torch.tensor([number])) for number in (6, 1, 3)]
+    assert all(torch.equal(x, torch.cat(parts)) for x, parts in zip(together, zip(*alone, strict=True), strict=True))
+
+
+def test_without_buckets_a_picture_of_another_shape_is_cropped_to_a_square(shapes, tmp_path):
+    cache(shapes, tmp_path / "out")
+    found, shards = Latents(tmp_path / "out").read(torch.arange(8))[0], Shards(shapes)
+    wide = shards[3].layers.stacked()[..., 92:108]  # 16 x 200
+    assert torch.equal(found[3], encode(Layers.from_stacked(wide))[0][0].half().float())
+
+
+def test_the_format_of_a_cache_without_buckets_and_text_is_that_of_the_first_version(data, tmp_path):
+    cache(data, tmp_path / "out")
+    assert list(json.loads((tmp_path / "out/cache.json").read_text())) == ["size", "pictures", "files", "autoencoder"]
+    tensors, metadata = read_tensors(tmp_path / "out/000001.safetensors")
+    assert {name: x.dtype for name, x in tensors.items()} == {"mean": torch.float16, "std": torch.float16}
+    assert json.loads(metadata["captions"])[0] == ["caption 3", "foreground_caption 3 background_caption 3"]
+
+
+def test_several_processes_write_the_folder_that_one_writes_with_buckets_and_texts(shapes, tmp_path):
+    for name, processes in (("one", 1), ("several", 3)):
+        for process in range(processes):
+            share = {"process": process, "processes": processes}
+            bucketed(shapes, tmp_path / name, **share)
+            cache_texts(encode_text, "hash", shapes, tmp_path / name, batch_size=2, **share)
+    assert files(tmp_path / "one") == files(tmp_path / "several")
+
+
+def test_a_folder_of_other_buckets_is_refused(shapes, tmp_path):
+    bucketed(shapes, tmp_path / "out")
+    with pytest.raises(
+        ValueError, match='holds a cache of something else, made with .*"buckets".*; take another folder'
+    ):
+        cache(shapes, tmp_path / "out")
+    cache(shapes, tmp_path / "square")
+    with pytest.raises(ValueError, match='made with {"size": 16, "buckets": null}; take another folder for .*40x24'):
+        bucketed(shapes, tmp_path / "square")
+
+
+def test_embeddings_are_those_of_every_distinct_caption_and_the_empty_one_first(data, tmp_path):
+    cache(data, tmp_path / "out")
+    before = files(tmp_path / "out")
+    assert Latents(tmp_path / "out").embeddings is None
+    cache_texts(encode_text, "hash", data, tmp_path / "out", batch_size=5)
+    cached = Latents(tmp_path / "out")
+    assert cached.texts[0] == "" and len(cached.texts) == len(set(cached.texts)) == 17
+    found = cached.embeddings[torch.tensor([4, 0, 16])]
+    assert torch.equal(found, encode_text([cached.texts[i] for i in (4, 0, 16)]).half().float())
+    assert [cached.texts[i] for i in cached.ways[3]] == ["caption 3", "foreground_caption 3 background_caption 3"]
+    after = files(tmp_path / "out")
+    assert all(after[name] == content for name, content in before.items() if name != "cache.json")
+
+
+def test_a_cache_with_embeddings_may_be_gone_on_with_without_naming_the_encoder_again(data, tmp_path):
+    cache(data, tmp_path / "out")
+    cache_texts(encode_text, "hash", data, tmp_path / "out")
+    before = files(tmp_path / "out")
+    cache(data, tmp_path / "out")
+    assert files(tmp_path / "out") == before
+    with pytest.raises(ValueError, match='made with .*"hash".*; take another folder for .*"other"'):
+        cache_texts(encode_text, "other", data, tmp_path / "out")
+
+
+def test_missing_embeddings_are_named(data, tmp_path):
+    cache(data, tmp_path / "out")
+    cache_texts(encode_text, "hash", data, tmp_path / "out")
+    (tmp_path / "out/text-000000.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"unfinished, 1 of 1 files are missing \(first text-000000"):
+        Latents(tmp_path / "out")
+
+
+def test_a_check_says_the_largest_difference_and_refuses_what_rounding_does_not_explain(shapes, tmp_path):
+    bucketed(shapes, tmp_path / "out")
+    cache_texts(encode_text, "hash", shapes, tmp_path / "out")
+    cached = Latents(tmp_path / "out")
+    sentence = check_latents(encode, shapes, cached, 5, torch.float32)
+    assert re.fullmatch(
+        r"the latents of 5 pictures, computed again, differ from the cache by at most 0.000\d+, which .*", sentence
+    )
+    assert "the embeddings of 17 captions" in check_texts(encode_text, cached.texts, cached.embeddings, 99)
+    other = lambda layers: [moment + 2e-3 for moment in encode(layers)]  # noqa: E731
+    with pytest.raises(ValueError, match="the mean of k0 in the cache is 0.002.* rounding explains 0.00"):
+        check_latents(other, shapes, cached, 5, torch.float32)
+    check_latents(other, shapes, cached, 5, torch.bfloat16)
+    with pytest.raises(ValueError, match="the embedding of 'caption 0' in the cache is 1 from"):
+        check_texts(lambda captions: encode_text(captions) + (captions != [""]), cached.texts, cached.embeddings, 99)

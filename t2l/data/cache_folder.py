@@ -1,0 +1,100 @@
+"""A cache's folder: what it was made of, numbered files that several processes write, rows that are read when needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..io.atomic import atomic_path
+from ..io.checkpoint import read_tensors, write_tensors
+
+ABOUT = "cache.json"
+Content = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata of one file
+
+
+def claim(folder: Path, about: Mapping[str, Any], addition: bool = False) -> None:
+    """Write into cache.json what the cache is made of, or check that it says so already. None = does not apply.
+
+    addition: a cache that says nothing about it yet may have it too. Raises ValueError for the folder of another cache.
+    """
+    path = folder / ABOUT
+    found = json.loads(path.read_text()) if path.exists() else {}
+    begins = not (found.keys() & about.keys() if addition else found)
+    if changed := [name for name, value in about.items() if found.get(name) != value and not begins]:
+        there, wanted = ({name: source.get(name) for name in changed} for source in (found, about))
+        raise ValueError(
+            f"{folder} holds a cache of something else, made with {json.dumps(there)}; take another folder for "
+            f"{json.dumps(wanted)}"
+        )
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(found | {name: value for name, value in about.items() if value is not None}))
+
+
+def write_files(
+    folder: Path,
+    names: Sequence[str],
+    make: Callable[[int], Content],
+    process: int,
+    processes: int,
+    what: str,
+) -> None:
+    """Write the files that are not there yet; make: number -> what is in it. Each process takes whole files of its own."""
+    for number in tqdm(range(process, len(names), processes), unit="file", desc=what, disable=process > 0):
+        if not (folder / names[number]).exists():
+            write_tensors(folder / names[number], *make(number))
+
+
+def read_files(folder: Path, names: Sequence[str]) -> list[Content]:
+    """All files, whose tensors stay on the disk until they are used. Raises ValueError when some are missing."""
+    if missing := [name for name in names if not (folder / name).exists()]:
+        raise ValueError(
+            f"the latent cache {folder} is unfinished, {len(missing)} of {len(names)} files are missing "
+            f"(first {missing[0]}); run the same `t2l cache-latents` again"
+        )
+    return [read_tensors(folder / name) for name in names]
+
+
+class Rows:
+    """Tensors of several files as one sequence of rows; only the rows that are asked for are read (memory-mapped)."""
+
+    def __init__(self, parts: Iterable[Tensor]) -> None:
+        self._parts = list(parts)
+        self._ends = torch.tensor([len(part) for part in self._parts]).cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """rows: (N,), of one shape. Returns (N, *shape), float32."""
+        numbers = torch.bucketize(rows, self._ends, right=True)
+        starts = self._ends - torch.tensor([len(part) for part in self._parts])
+        places = (rows - starts[numbers]).tolist()
+        return torch.stack([self._parts[n][i] for n, i in zip(numbers.tolist(), places, strict=True)]).float()
+
+
+def compare(what: str, pairs: Iterable[tuple[str, Tensor, Tensor]], precision: torch.dtype) -> str:
+    """A sentence that says how far cached tensors are from those computed again. pairs: name, cached, computed.
+
+    precision: of the computation, where it is coarser than the cache's float16. Raises ValueError when one is further off
+    than the rounding of its largest value explains.
+    """
+    unit, largest = max(torch.finfo(torch.float16).eps, torch.finfo(precision).eps), 0.0
+    for name, cached, computed in pairs:
+        if cached.shape != computed.shape:
+            raise ValueError(
+                f"the {name} is {tuple(cached.shape)} in the cache and {tuple(computed.shape)} computed again"
+            )
+        difference, explained = float((cached - computed).abs().max()), unit * float(computed.abs().max())
+        if not difference <= explained:
+            raise ValueError(
+                f"the {name} in the cache is {difference:.2g} from the one computed again, rounding explains {explained:.2g}; "
+                "it was made of other data, or a file is damaged: make the cache again in another folder"
+            )
+        largest = max(largest, difference)
+    return f"{what}, computed again, differ from the cache by at most {largest:.2g}, which rounding explains"

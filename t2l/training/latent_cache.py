@@ -1,0 +1,83 @@
+"""The command cache-latents: a data set through the frozen networks once, on one process or on several, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.buckets import Size, aspect_buckets
+from ..data.latents import Latents, cache_latents, check_latents
+from ..data.texts import EncodeText, cache_texts, check_texts
+from ..model.text2layer import load_autoencoder
+from ..model.text_encoder import TextEncoder, TextEncoderConfig, fingerprint
+from ..model.tokenizer import Tokenizer
+from .loop import bf16_is_fast, latent_encoder
+from .processes import Processes
+from .start import starting_text_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """What a latent cache holds."""
+
+    size: int = 256  # pixels, height and width; with buckets the root of a picture's largest area
+    bucket_step: int | None = None  # the sides of aspect buckets are multiples of it; None = every picture is square
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)  # of a Stable Diffusion file
+
+
+def write_cache(
+    autoencoder: Path,
+    data: Path,
+    out: Path,
+    config: CacheConfig,
+    text_encoder: Path | None = None,
+    check: int = 0,
+) -> list[str]:
+    """Encode the pictures of the shards in `data`, and with a text encoder's checkpoint their captions; the same call resumes.
+
+    check: pictures and captions to encode again once the cache is finished. Returns sentences about what that found, raises
+    ValueError when it found more than rounding.
+    """
+    processes = Processes()
+    share = {"process": processes.rank, "processes": processes.count}
+    network = load_autoencoder(autoencoder)
+    buckets = _buckets(config, network.config.downscale)
+    encode = latent_encoder(network, processes.device)
+    texts = None if text_encoder is None else starting_text_encoder(text_encoder, config.text_encoder)
+    encode_text = None if texts is None else _encoder(texts, processes.device)
+    cache_latents(encode, autoencoder, data, out, config.size, buckets=buckets, **share)
+    if texts is not None and encode_text is not None:
+        cache_texts(encode_text, fingerprint(texts), data, out, **share)
+    processes.wait()
+    if not (check and processes.is_main):
+        return []
+    cached = Latents(out)
+    precision = torch.bfloat16 if bf16_is_fast(processes.device) else torch.float32
+    found = [check_latents(encode, data, cached, check, precision)]
+    if encode_text is not None and cached.embeddings is not None:
+        found.append(check_texts(encode_text, cached.texts, cached.embeddings, check))
+    return found
+
+
+def _buckets(config: CacheConfig, downscale: int) -> list[Size] | None:
+    for name, value in {"size": config.size, "the buckets' step": config.bucket_step}.items():
+        if value is not None and value % downscale:
+            raise ValueError(
+                f"{name} must be a multiple of {downscale}, the autoencoder's pixels per latent, got {value}"
+            )
+    return None if config.bucket_step is None else aspect_buckets(config.size, config.bucket_step)
+
+
+def _encoder(network: TextEncoder, device: torch.device) -> EncodeText:
+    """Captions -> what the text encoder says of them, in float32; moves the network to the device."""
+    tokenizer, network = Tokenizer(), network.eval().to(device)
+
+    @torch.inference_mode()
+    def encode(captions: Sequence[str]) -> Tensor:
+        return network(tokenizer(captions).to(device))
+
+    return encode

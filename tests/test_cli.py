@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from t2l import cli
+from t2l.cli import options, pictures
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [
@@ -122,7 +123,7 @@ def test_a_size_that_is_none_says_how_one_is_written(size, capsys):
 
 
 def test_sizes_are_width_by_height():
-    assert cli._size("640x360") == (360, 640) and cli._size("72") == (72, 72)
+    assert options.size("640x360") == (360, 640) and options.size("72") == (72, 72)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_an_output_folder_under_a_file_is_refused_before_the_checkpoint_is_read(
 
 
 def test_a_full_disk_is_noticed_before_the_work(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(options.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     code, line = run(capsys, "generate", "a cat", "--out", tmp_path / "out", "--checkpoint", "missing")
     assert code == 2 and "MB are free" in line and not (tmp_path / "out").exists()
 
@@ -166,9 +167,9 @@ def test_a_missing_checkpoint_is_named(capsys, tmp_path):
 
 
 def test_without_a_shipped_checkpoint_the_option_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "MODELS", tmp_path)
+    monkeypatch.setattr(options, "MODELS", tmp_path)
     with pytest.raises(FileNotFoundError, match="name one with --checkpoint"):
-        cli.default_checkpoint()
+        options.default_checkpoint()
 
 
 @pytest.mark.parametrize("kind", ["truncated", "renamed", "pickle", "foreign", "empty"])
@@ -218,7 +219,7 @@ def test_an_interrupt_exits_with_130(capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_checked_prompt", interrupted)
+    monkeypatch.setattr(pictures, "_checked_prompt", interrupted)
     assert run(capsys, "generate", "a cat") == (130, "t2l: interrupted; what was finished is kept")
 
 

@@ -19,6 +19,7 @@ COMMANDS = [
     "generate",
     "convert",
     "build-demo",
+    "pack",
     "train-autoencoder",
     "cache-latents",
     "train-unet",
@@ -77,11 +78,13 @@ def test_an_unknown_option_is_named(command, capsys):
         "convert": ["x", "y"],
         "convert-model": ["x"],
         "recompose": ["x", "y"],
+        "pack": ["f"],
         "train-autoencoder": ["c"],
         "train-unet": ["c"],
     }.get(command, [])
     required = {
         "build-demo": ["--out", "x"],
+        "pack": ["--out", "x"],
         "train-autoencoder": ["--data", "x", "--run", "x"],
         "cache-latents": ["--checkpoint", "x", "--data", "x", "--out", "x"],
         "train-unet": ["--latents", "x", "--run", "x"],

@@ -80,12 +80,12 @@ def check_out(folder: Path, needed: int = 1 << 20) -> None:
         raise OSError(f"the output folder {folder} needs {needed >> 20} MB, {free >> 20} MB are free")
 
 
-def config_of(cls: type, args: argparse.Namespace) -> Any:
-    """The config of a command: the file's values or the defaults, with name=value and --limit put in."""
+def config_of(cls: type, args: argparse.Namespace, **options: object) -> Any:
+    """The config of a command: the file's values or the defaults, with name=value and the options that were given put in."""
     from ..config import load_config, override
 
-    limit = [] if getattr(args, "limit", None) is None else [f"limit={args.limit}"]
-    return override(load_config(cls, args.config) if "config" in args else cls(), args.overrides + limit)
+    given = [f"{name}={value}" for name, value in options.items() if value is not None]
+    return override(load_config(cls, args.config) if "config" in args else cls(), args.overrides + given)
 
 
 def print_once(line: object) -> None:

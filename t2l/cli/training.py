@@ -17,6 +17,7 @@ from .options import (
     check_out,
     config_of,
     default_checkpoint,
+    note,
     print_once,
     say,
     whole,
@@ -37,6 +38,29 @@ def add_commands(command: Command) -> None:
     """Put this file's commands and their options into the command line."""
     add = command(build_demo, "build-demo")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for shards, captions and the licence ledger")
+    add_overrides(add)
+
+    add = command(pack, "pack")
+    add(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="KEY.foreground.png, KEY.background.png, KEY.mask.png, or KEY.psd; KEY.txt",
+    )
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for train and validation, and what was skipped")
+    add(
+        "--size",
+        type=whole("size", SMALLEST, LARGEST),
+        metavar="N",
+        help="pixels of the shorter side, at most (default: 1024)",
+    )
+    add("--validation", type=whole("validation", 0, 10**9), metavar="N", help="pictures to keep back (default: 0)")
+    add(
+        "--captions",
+        type=Path,
+        metavar="FILE",
+        help="a metadata.jsonl with file_name and text, in place of KEY.txt and KEY.json",
+    )
     add_overrides(add)
 
     add = command(train_autoencoder, "train-autoencoder")
@@ -101,6 +125,20 @@ def build_demo(args: argparse.Namespace) -> None:
     print(args.out)
 
 
+def pack(args: argparse.Namespace) -> None:
+    """Pack a folder of layered pictures with captions into shards to train on; the same command goes on."""
+    check_out(args.out)
+    from ..data.pack import PackConfig
+    from ..data.pack import pack as run
+
+    config = config_of(PackConfig, args, size=args.size, validation=args.validation)
+    packed = run(config, args.folder, args.out, args.captions, say)
+    say(f"{packed.train} pictures to train on, {packed.validation} for validation, {packed.skipped} skipped")
+    if packed.skipped:
+        note(f"{args.out / 'skipped.txt'} says why")
+    print(args.out)
+
+
 def train_autoencoder(args: argparse.Namespace) -> None:
     """Train the layered autoencoder; the same command resumes."""
     from ..training.train_autoencoder import AutoencoderTrainConfig
@@ -162,7 +200,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from ..evaluation.report import EvaluateConfig, markdown_table
     from ..evaluation.report import evaluate as report
 
-    config = config_of(EvaluateConfig, args)
+    config = config_of(EvaluateConfig, args, limit=args.limit)
     figures = report(checkpoint, args.data, args.json, config, args.saliency, args.samples, say)
     print(markdown_table(figures))
 

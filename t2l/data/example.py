@@ -31,10 +31,10 @@ class Example:
     key: str  # unique within its data set
     layers: Layers
     caption: str  # the whole prompt
-    foreground_caption: str  # "a red teapot"
-    background_caption: str  # "on a wooden table"
-    thing: str  # "teapot"
-    place: str  # "wooden table"
+    foreground_caption: str = ""  # "a red teapot"; what follows may be empty, evaluate alone needs it
+    background_caption: str = ""  # "on a wooden table"
+    thing: str = ""  # "teapot"
+    place: str = ""  # "wooden table"
     colour: str | None = None  # the colour word in the caption, if there is one
     sources: tuple[str, ...] = ()  # ids of the files it was drawn from
 
@@ -78,6 +78,12 @@ def check_metadata(metadata: Any) -> dict[str, Any]:
     if missing := [name for name in TEXTS if not isinstance(metadata.get(name), str)]:
         raise ValueError(f"its json has no {', '.join(missing)}")
     return metadata
+
+
+def ways_to_say(metadata: dict[str, Any]) -> list[str]:
+    """The two captions a picture is trained with; the same one twice where its layers have none of their own."""
+    parts = metadata["foreground_caption"], metadata["background_caption"]
+    return [metadata["caption"], " ".join(parts) if all(parts) else metadata["caption"]]
 
 
 def _from_json(data: bytes) -> Any:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ..io.atomic import atomic_path
 from ..io.checkpoint import read_tensors, write_tensors
 from ..layers import Layers
+from .example import ways_to_say
 from .shards import Shards
 
 FILE_LENGTH = 1000  # pictures in a file of the cache
@@ -57,10 +58,10 @@ def cache_latents(
         means, stds, captions = [], [], []
         for indices in chunks[number].split(batch_size):
             examples = [shards[int(i)] for i in indices]
-            mean, std = encode(_resized(Layers.cat([e.layers for e in examples]), size))
+            mean, std = encode(Layers.cat([_resized(e.layers, size) for e in examples]))
             means.append(mean.half().cpu())
             stds.append(std.half().cpu())
-            captions += [[e.caption, f"{e.foreground_caption} {e.background_caption}"] for e in examples]
+            captions += [ways_to_say(shards.metadata(int(i))) for i in indices]
         tensors = {"mean": torch.cat(means), "std": torch.cat(stds)}
         write_tensors(path, tensors, {"captions": json.dumps(captions)})
 

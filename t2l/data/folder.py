@@ -30,6 +30,7 @@ from ..layers import Layers
 from .example import TEXTS
 
 SMALLEST = 64  # pixels along a side, as everywhere in training
+PARTS = ("foreground", "background", "mask")
 LARGEST_TEXT = 1 << 20  # bytes of a caption's file
 PART = re.compile(r"(.+)[._](foreground|background|mask|composite|cutout)", re.IGNORECASE)
 ONE_OF_MANY = re.compile(
@@ -110,7 +111,7 @@ def _key_and_part(path: PurePosixPath) -> tuple[str, str]:
 
 def _chosen(found: dict[str, list[Path]]) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
     """The files of a group that make a layered picture, none if there is none, and reasons for the others."""
-    parts = {part: found[part] for part in ("foreground", "background", "mask") if part in found}
+    parts: dict[str, list[Path]] = {part: found[part] for part in PARTS if part in found}
     for part, paths in parts.items():
         if len(paths) > 1:
             raise ValueError(f"has several files for its {part} ({', '.join(p.name for p in paths)}); keep one")
@@ -246,7 +247,7 @@ def _of_layer_file(path: Path) -> tuple[Pictures, tuple[str, ...]]:
         opened = open_layer_file(path)
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror or error}") from error
-    visible = [layer for layer in opened.stack.layers if layer.visible]
+    visible = tuple(layer for layer in opened.stack.layers if layer.visible)
     if len(visible) != 2:
         raise ValueError(
             f"has {len(visible)} visible layers; two are needed, a background and a foreground over it: merge or hide others"

@@ -4,8 +4,10 @@ import io
 import json
 import os
 import resource
+import signal
 import warnings
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -417,6 +419,21 @@ def test_two_processes_write_what_one_writes(seven, tmp_path):
     packed_by_one, packed_by_two = (pack(c, seven, tmp_path / str(c.processes), None, str) for c in (one, two))
     assert contents(tmp_path / "1") == contents(tmp_path / "2") and packed_by_one == packed_by_two
     assert (packed_by_one.train + packed_by_one.validation, packed_by_one.skipped) == (7, 1)
+
+
+def die(job):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_is_a_sentence_and_the_command_goes_on(seven, tmp_path, monkeypatch):
+    config = PackConfig(shard_size=4, processes=2)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RuntimeError, match="died, perhaps for want of memory; run the same"),
+    ):
+        patch.setattr(room, "_pack_shard", die)
+        pack(config, seven, tmp_path / "out", None, str)
+    assert pack(replace(config, processes=1), seven, tmp_path / "out", None, str).train == 7
 
 
 def test_pictures_kept_back_are_drawn_from_the_seed_and_not_trained_on(seven, tmp_path):

@@ -259,3 +259,19 @@ def test_convert_says_what_it_cannot_do(tmp_path, capsys):
     assert run(capsys, "convert", tmp_path / "a.psd", tmp_path / "a.psd")[1].endswith("give another name")
     assert "a.psd cannot be read as a PSD" in run(capsys, "convert", tmp_path / "a.psd", tmp_path / "b.ora")[1]
     assert "b.psd does not exist" in run(capsys, "convert", tmp_path / "b.psd", tmp_path / "b.ora")[1]
+
+
+def test_pack_says_what_it_packed_and_why_not_the_rest(tmp_path, capsys):
+    from t2l.io.image import save_layers
+    from t2l.layers import Layers
+
+    pixels = torch.rand(2, 7, 80, 96, generator=torch.Generator().manual_seed(0))
+    save_layers(Layers.from_stacked(pixels), tmp_path / "in", "a")
+    command = ("pack", tmp_path / "in", "--out", tmp_path / "out", "--size", 64, "processes=1")
+    code, line = run(capsys, *command)
+    assert code == 2 and "in holds no layered picture with a caption, and 2 other pictures" in line
+    (tmp_path / "in" / "a_01.txt").write_text("a cup")
+    assert cli.main([str(word) for word in command]) == 0
+    said, printed = capsys.readouterr().err.splitlines(), tmp_path / "out" / "skipped.txt"
+    assert said[-2:] == ["1 pictures to train on, 0 for validation, 1 skipped", f"t2l: note: {printed} says why"]
+    assert printed.read_text() == "a_02: has no caption: there is no a_02.txt and no a_02.json\n"

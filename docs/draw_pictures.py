@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from t2l import GenerateConfig, Text2Layer, text_to_layers
-from t2l.cli import default_checkpoint
+from t2l.cli.options import default_checkpoint
 from t2l.io.image import contact_sheet, save_png, to_image
 
 IMAGES = Path(__file__).parent / "images"

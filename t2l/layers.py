@@ -76,5 +76,8 @@ class Layers:
 
     @classmethod
     def cat(cls, parts: Sequence[Layers]) -> Layers:
-        """Several layered pictures of one size as one batch."""
+        """Several layered pictures as one batch. Raises ValueError when their sizes differ."""
+        if len(sizes := {part.size for part in parts}) > 1:
+            shown = " and ".join(f"{width} x {height}" for height, width in sorted(sizes)[:2])
+            raise ValueError(f"pictures of one size are needed here, got {shown}")
         return cls.from_stacked(torch.cat([part.stacked() for part in parts]))

@@ -12,12 +12,14 @@ import torch
 from safetensors.torch import save_file
 
 from t2l import cli
+from t2l.cli import options, pictures
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [
     "generate",
     "convert",
     "build-demo",
+    "pack",
     "train-autoencoder",
     "cache-latents",
     "train-unet",
@@ -76,11 +78,13 @@ def test_an_unknown_option_is_named(command, capsys):
         "convert": ["x", "y"],
         "convert-model": ["x"],
         "recompose": ["x", "y"],
+        "pack": ["f"],
         "train-autoencoder": ["c"],
         "train-unet": ["c"],
     }.get(command, [])
     required = {
         "build-demo": ["--out", "x"],
+        "pack": ["--out", "x"],
         "train-autoencoder": ["--data", "x", "--run", "x"],
         "cache-latents": ["--checkpoint", "x", "--data", "x", "--out", "x"],
         "train-unet": ["--latents", "x", "--run", "x"],
@@ -122,7 +126,7 @@ def test_a_size_that_is_none_says_how_one_is_written(size, capsys):
 
 
 def test_sizes_are_width_by_height():
-    assert cli._size("640x360") == (360, 640) and cli._size("72") == (72, 72)
+    assert options.size("640x360") == (360, 640) and options.size("72") == (72, 72)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +159,7 @@ def test_an_output_folder_under_a_file_is_refused_before_the_checkpoint_is_read(
 
 
 def test_a_full_disk_is_noticed_before_the_work(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(options.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     code, line = run(capsys, "generate", "a cat", "--out", tmp_path / "out", "--checkpoint", "missing")
     assert code == 2 and "MB are free" in line and not (tmp_path / "out").exists()
 
@@ -166,9 +170,9 @@ def test_a_missing_checkpoint_is_named(capsys, tmp_path):
 
 
 def test_without_a_shipped_checkpoint_the_option_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "MODELS", tmp_path)
+    monkeypatch.setattr(options, "MODELS", tmp_path)
     with pytest.raises(FileNotFoundError, match="name one with --checkpoint"):
-        cli.default_checkpoint()
+        options.default_checkpoint()
 
 
 @pytest.mark.parametrize("kind", ["truncated", "renamed", "pickle", "foreign", "empty"])
@@ -218,7 +222,7 @@ def test_an_interrupt_exits_with_130(capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_checked_prompt", interrupted)
+    monkeypatch.setattr(pictures, "_checked_prompt", interrupted)
     assert run(capsys, "generate", "a cat") == (130, "t2l: interrupted; what was finished is kept")
 
 
@@ -255,3 +259,19 @@ def test_convert_says_what_it_cannot_do(tmp_path, capsys):
     assert run(capsys, "convert", tmp_path / "a.psd", tmp_path / "a.psd")[1].endswith("give another name")
     assert "a.psd cannot be read as a PSD" in run(capsys, "convert", tmp_path / "a.psd", tmp_path / "b.ora")[1]
     assert "b.psd does not exist" in run(capsys, "convert", tmp_path / "b.psd", tmp_path / "b.ora")[1]
+
+
+def test_pack_says_what_it_packed_and_why_not_the_rest(tmp_path, capsys):
+    from t2l.io.image import save_layers
+    from t2l.layers import Layers
+
+    pixels = torch.rand(2, 7, 80, 96, generator=torch.Generator().manual_seed(0))
+    save_layers(Layers.from_stacked(pixels), tmp_path / "in", "a")
+    command = ("pack", tmp_path / "in", "--out", tmp_path / "out", "--size", 64, "processes=1")
+    code, line = run(capsys, *command)
+    assert code == 2 and "in holds no layered picture with a caption, and 2 other pictures" in line
+    (tmp_path / "in" / "a_01.txt").write_text("a cup")
+    assert cli.main([str(word) for word in command]) == 0
+    said, printed = capsys.readouterr().err.splitlines(), tmp_path / "out" / "skipped.txt"
+    assert said[-2:] == ["1 pictures to train on, 0 for validation, 1 skipped", f"t2l: note: {printed} says why"]
+    assert printed.read_text() == "a_02: has no caption: there is no a_02.txt and no a_02.json\n"

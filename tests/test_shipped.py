@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from t2l.cli import MODELS, _check_words, default_checkpoint
+from t2l.cli.options import MODELS, default_checkpoint
+from t2l.cli.pictures import _check_words
 from t2l.generate import GenerateConfig, generate
 from t2l.io.checkpoint import read_metadata
 from t2l.model.text2layer import Text2Layer, load_autoencoder

@@ -31,10 +31,10 @@ class Example:
     key: str  # unique within its data set
     layers: Layers
     caption: str  # the whole prompt
-    foreground_caption: str  # "a red teapot"
-    background_caption: str  # "on a wooden table"
-    thing: str  # "teapot"
-    place: str  # "wooden table"
+    foreground_caption: str = ""  # "a red teapot"; what follows may be empty, evaluate alone needs it
+    background_caption: str = ""  # "on a wooden table"
+    thing: str = ""  # "teapot"
+    place: str = ""  # "wooden table"
     colour: str | None = None  # the colour word in the caption, if there is one
     sources: tuple[str, ...] = ()  # ids of the files it was drawn from
 

@@ -158,7 +158,7 @@ def evaluate(
     if model is not None:
         config = replace(config, generation=_at_trained_size(model, config.generation))
         train = open_split(data, "train")
-        _check_words(train, data)
+        _check_words(test, train)
         has_masks = autoencoder.config.has_layers
         judge = saliency_model(saliency, config.threads) if saliency is not None and has_masks else None
         judges = Judges(load_lite0(), judge, model.trained_size)
@@ -311,12 +311,16 @@ def _at_trained_size(model: Text2Layer, config: GenerateConfig) -> GenerateConfi
     return replace(config, height=model.trained_size, width=model.trained_size)
 
 
-def _check_words(train: Shards, data: str | Path) -> None:
+def _check_words(test: Shards, train: Shards) -> None:
     for word in WORDS.values():
+        for shards in (test, train):
+            if unnamed := _labels(shards, range(len(shards)), word).count(""):
+                raise ValueError(
+                    f"{unnamed} of the {len(shards)} pictures in {shards.directory} have no {word}, which evaluate needs to "
+                    f'tell whether it was drawn; give every picture a "{word}" in its KEY.json and pack them again'
+                )
         if len(found := set(_labels(train, range(len(train)), word))) < 2:
-            raise ValueError(
-                f"the train split of {data} must show two {word}s or more, to tell apart; it shows {found}"
-            )
+            raise ValueError(f"{train.directory} must show two {word}s or more, to tell apart; it shows {found}")
 
 
 def _labels(shards: Shards, indices: Sequence[int], word: str) -> list[str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,11 @@ class Run:
     def _keep_config(self, config: LoopConfig) -> None:
         path = self.folder / "config.json"
         text = json.dumps({"class": type(config).__name__, **config_to_dict(config)}, indent=2) + "\n"
-        if not path.exists():
+        if not path.exists() or not self._has_work():  # what was begun and refused is no run yet
             _replace(path, text.encode())
             return
-        before, now = json.loads(path.read_text()), json.loads(text)
-        if (
-            before["class"] == now["class"]
-        ):  # a folder of an older version lacks what had one value then, today's default
+        before, now = _read_object(path), json.loads(text)
+        if before.get("class") == now["class"]:  # an older version's lacks what had one value then, today's default
             values = {name: value for name, value in before.items() if name != "class"}
             before = json.loads(json.dumps(before | config_to_dict(config_from_dict(type(config), values))))
         if changed := sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k)):
@@ -72,6 +71,9 @@ class Run:
                 f"the run folder {self.folder} belongs to another config: {', '.join(changed)} differ; "
                 "take another folder, or the config it was started with"
             )
+
+    def _has_work(self) -> bool:
+        return self._state.exists() or self.snapshot.exists() or any(self.folder.glob("state-*"))
 
     def load_state(self, spread: Callable[[], dict[str, Any]] | None = None) -> dict[str, Any] | None:
         """The last saved state, or None at the start. Log lines written after it are dropped, they will come again.
@@ -112,26 +114,37 @@ class Run:
         spread: every process holds a part of it; they write a folder together.
         """
         state |= {"processes": self._processes.count}
-        try:
+        full_disk = (OSError, RuntimeError)  # torch wraps what the system says
+        with self.writing(f"the state of step {state['step']}", full_disk):
             if spread:
                 sharded.save(state, self.folder, state["step"])
             elif self._processes.is_main:
                 with atomic_path(self._state) as partial, open(partial, "wb") as file:
                     torch.save(state, file)
-        except (OSError, RuntimeError) as error:  # torch wraps what the system says
-            raise OSError(
-                f"the state of step {state['step']} cannot be written, is the disk full? ({_first_line(error)}); "
-                f"the run folder {self.folder} holds the state before it: make room and run the same command again"
-            ) from error
 
     def write_snapshot(self, write: Callable[[Path], Any], step: int) -> None:
-        """Replace the snapshot by what `write` puts at the path it is given; a copy is kept every `keep_every` steps."""
+        """Replace the snapshot by what `write` puts at the path it is given; a copy is kept every `keep_every` steps.
+
+        To be called before `save_state`: when the snapshot fails, the command that goes on comes to this step again.
+        """
         if not self._processes.is_main:
             return
-        write(self.snapshot)
-        if self.keeps(step):
-            with atomic_path(self.folder / f"snapshot-{step:07d}.safetensors") as partial:
-                shutil.copyfile(self.snapshot, partial)
+        with self.writing(f"the snapshot of step {step}"):
+            write(self.snapshot)
+            if self.keeps(step):
+                with atomic_path(self.folder / f"snapshot-{step:07d}.safetensors") as partial:
+                    shutil.copyfile(self.snapshot, partial)
+
+    @contextmanager
+    def writing(self, what: str, kinds: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
+        """Says in a sentence that something could not be written, and that the run can go on. kinds: errors that mean it."""
+        try:
+            yield
+        except kinds as error:
+            raise OSError(
+                f"{what} cannot be written, is the disk full? ({_first_line(error)}); the run folder {self.folder} holds "
+                "the state before it: make room and run the same command again"
+            ) from error
 
     def keeps(self, step: int) -> bool:
         """Whether the snapshot after so many steps is kept under a name of its own."""
@@ -154,7 +167,7 @@ class Run:
         """Append one line to stats.jsonl; `step` is among the values."""
         if not self._processes.is_main:
             return
-        with open(self._stats, "a") as file:
+        with self.writing(f"the log of step {values['step']}"), open(self._stats, "a") as file:
             file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}) + "\n")
         if self._tensorboard is not None:
             for name in values.keys() - {"step"}:
@@ -182,6 +195,18 @@ class Run:
 def _replace(path: Path, data: bytes) -> None:
     with atomic_path(path) as partial:
         partial.write_bytes(data)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); write the config of this run there, or take another folder"
+        ) from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} should hold a config and holds a {type(found).__name__}; take another folder")
+    return found
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

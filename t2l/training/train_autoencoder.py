@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..data.crops import CropBatches, CropConfig, crop_batches, worker_deaths_told
 from ..data.draws import sample_noise
 from ..data.shards import Shards
-from ..io.image import contact_sheet
+from ..io.image import contact_sheet, save_png
 from ..layers import Layers
 from ..model.autoencoder import Autoencoder, AutoencoderConfig, Decoded, LayeredAutoencoder, Posterior, latent_size
 from ..model.discriminator import DiscriminatorConfig, PatchDiscriminator
@@ -93,14 +93,14 @@ def train_autoencoder(
             if fixed is not None:
                 loss = trainer.validation_loss(Layers.from_stacked(fixed.to(device)))
                 folder.log({"step": done, "validation_loss": loss})
+            if (folder.keeps(done) or done == config.steps) and processes.is_main:
+                finished = trainer.finished(crop_batches(shards, config.data, config.seed + 1, 0, 64, config.workers))
+                info = {"steps": str(done)} | trainer.license
+                folder.write_snapshot(partial(save_autoencoder, finished, info=info), done)
             folder.save_state(trainer.state(done))
             if processes.is_main:
-                trainer.write_sample(layers[:8], folder.samples / f"{done:07d}.png")
-        if (folder.keeps(done) or done == config.steps) and processes.is_main:
-            finished = trainer.finished(crop_batches(shards, config.data, config.seed + 1, 0, 64, config.workers))
-            folder.write_snapshot(
-                partial(save_autoencoder, finished, info={"steps": str(done)} | trainer.license), done
-            )
+                with folder.writing(f"the sample of step {done}"):
+                    trainer.write_sample(layers[:8], folder.samples / f"{done:07d}.png")
     folder.close()
     return folder.snapshot
 
@@ -296,7 +296,7 @@ class Trainer:
         """Pictures and their reconstruction by the EMA weights, one under the other."""
         self.ema.eval()
         decoded = self.ema.decode(self.ema.encode(layers).mean)
-        contact_sheet(Layers.cat([layers, decoded.layers])).save(path)
+        save_png(contact_sheet(Layers.cat([layers, decoded.layers])), path)
 
 
 @torch.no_grad()

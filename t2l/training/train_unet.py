@@ -140,11 +140,12 @@ def train_unet(
         if folder.saves(done):
             if fixed is not None:
                 folder.log({"step": done, "validation_loss": trainer.validation_loss(fixed.to(processes.device))})
-            folder.save_state(trainer.state(done), trainer.sharded)
             model = trainer.snapshot(autoencoder, preview, cached.size, done)
             folder.write_snapshot(model.save, done)
+            folder.save_state(trainer.state(done), trainer.sharded)
             if sample is not None and processes.is_main:
-                sample(model, done, folder.samples / f"{done:07d}.png")
+                with folder.writing(f"the sample of step {done}"):
+                    sample(model, done, folder.samples / f"{done:07d}.png")
     folder.close()
     return folder.snapshot
 

@@ -25,6 +25,8 @@ class Updater:
         self.network = processes.wrap(torch.compile(module) if config.compile else module)  # type: ignore[arg-type]
         self.optimizer = optimizer
         self.guard = Guard()
+        self._module = module
+        self._buffers: list[Tensor] = []  # as they were before the step
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._accumulate = config.accumulate
         self._clip = config.gradient_clip
@@ -34,6 +36,7 @@ class Updater:
     def parts(self, size: int) -> Iterator[slice]:
         """The parts of a batch of `size` samples, one forward and backward pass each; gradients are exchanged in the last."""
         self.optimizer.zero_grad()
+        self._buffers = [buffer.clone() for buffer in self._module.buffers()]
         length = size // self._accumulate
         for number in range(self._accumulate - 1):
             with without_sync(self.network):
@@ -45,7 +48,8 @@ class Updater:
         self.scaler.scale(loss / self._accumulate).backward()
 
     def step(self, step: int, loss: Tensor, clip: bool = True) -> Tensor | None:
-        """Change the weights, unless loss or gradient are not finite in any process; returns the gradient's norm.
+        """Change the weights, unless loss or gradient are not finite in any process: then nothing changes. Returns the
+        gradient's norm.
 
         loss: of this process's share, detached. Raises TrainingStopped as the guard does. None: the step was skipped.
         """
@@ -60,6 +64,9 @@ class Updater:
             allowed = self.guard.allows(step, loss, norm)
         if allowed:
             self.scaler.step(self.optimizer)
+        else:
+            for buffer, before in zip(self._module.buffers(), self._buffers, strict=True):
+                buffer.copy_(before)  # BatchNorm's statistics have seen what was not finite
         self.scaler.update()
         return norm if allowed else None
 

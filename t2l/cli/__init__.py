@@ -1,0 +1,75 @@
+"""The command `t2l`: one small function per subcommand, and the only place that knows all rooms.
+
+What a user or a file gets wrong becomes one line on stderr, `t2l: <sentence>`, and exit code 2. A traceback appears only
+with T2L_DEBUG=1. Everything cheap is checked before anything slow is loaded, and rooms are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from . import pictures, training
+from .options import say
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code: 0, 2 for what was refused, 130 when interrupted."""
+    args = _parse(sys.argv[1:] if argv is None else list(argv))
+    debug = os.environ.get("T2L_DEBUG", "") not in ("", "0")
+    try:
+        args.command(args)
+    except KeyboardInterrupt:
+        return _complain("interrupted; what was finished is kept", 130)
+    except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
+        if debug:
+            raise
+        return _complain(_sentence(error), 2)
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """Options and words may come in any order, which argparse allows for a single command only."""
+    parser, commands = _parser()
+    if argv and argv[0] in commands:
+        return commands[argv[0]].parse_intermixed_args(argv[1:])
+    return parser.parse_args(argv)
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The whole command line, and the parser of each command."""
+    parser = argparse.ArgumentParser(
+        prog="t2l",
+        description="Text2Layer: a prompt becomes foreground, background, mask and composite.",
+        epilog="`t2l COMMAND --help` tells more. T2L_DEBUG=1 shows tracebacks.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(run: Any, name: str) -> Any:
+        added = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        added.set_defaults(command=run)
+        return added.add_argument
+
+    pictures.add_commands(command)
+    training.add_commands(command)
+    return parser, commands.choices
+
+
+def _sentence(error: BaseException) -> str:
+    """One line that says what is wrong."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = " ".join(str(error).split())
+    if isinstance(error, ImportError) and error.name and text.startswith("No module named"):
+        return f"this command needs the package {error.name}: run `pip install 'text2layer[train,data,eval]'`"
+    if isinstance(error, MemoryError):
+        return f"not enough memory: take a smaller --size or --count {text}".rstrip()
+    return text or type(error).__name__
+
+
+def _complain(sentence: str, code: int) -> int:
+    say(f"t2l: {sentence}")
+    return code

@@ -1,0 +1,102 @@
+"""What the commands share: options and their types, checks before the work, the config, and lines for people."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Command = Callable[[Callable[[argparse.Namespace], None], str], Any]  # (function, name) -> the parser's add_argument
+
+MODELS = Path(__file__).resolve().parent.parent.parent / "models"  # the shipped checkpoint, beside the package
+SMALLEST, LARGEST = 64, 4096  # pixels along a side
+DTYPES = ("fp32", "fp16", "bf16")
+
+
+def add_overrides(add: Any) -> None:
+    add("overrides", nargs="*", metavar="name=value", help="replaces one value of the config, e.g. seed=1")
+
+
+def whole(name: str, low: int, high: int) -> Any:
+    """An argparse type: a whole number in [low, high]."""
+    return _ranged(name, int, "a whole number", low, high)
+
+
+def number(name: str, low: float, high: float) -> Any:
+    """An argparse type: a number in [low, high]."""
+    return _ranged(name, float, "a number", low, high)
+
+
+def _ranged(name: str, kind: Any, words: str, low: float, high: float) -> Any:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{name} must be {words} from {low:g} to {high:g}, got {text!r}")
+        return value
+
+    return parse
+
+
+def size(text: str) -> tuple[int, int]:
+    """`N` or `WxH` as (height, width)."""
+    try:
+        width, height = (int(part) for part in (text.lower().split("x") if "x" in text.lower() else (text, text)))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"size is written 256 or 640x360 (width x height), got {text!r}") from None
+    if not SMALLEST <= min(width, height) <= max(width, height) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"width and height must be from {SMALLEST} to {LARGEST} pixels, got {text!r}")
+    return height, width
+
+
+def default_checkpoint() -> Path:
+    """The checkpoint that ships in models/. Raises FileNotFoundError when the package was installed without it."""
+    found = sorted(MODELS.glob("*.safetensors"))
+    if not found:
+        raise FileNotFoundError(
+            "no checkpoint ships with this installation; name one with --checkpoint FILE.safetensors "
+            "(the repository has one in models/)"
+        )
+    return found[0]
+
+
+def check_out(folder: Path, needed: int = 1 << 20) -> None:
+    """Raises OSError when `needed` bytes cannot be written under the folder, which need not exist yet."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise NotADirectoryError(f"the output folder {folder} cannot be made: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"the output folder {folder} cannot be written: no permission in {existing}")
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise OSError(f"the output folder {folder} needs {needed >> 20} MB, {free >> 20} MB are free")
+
+
+def config_of(cls: type, args: argparse.Namespace, **options: object) -> Any:
+    """The config of a command: the file's values or the defaults, with name=value and the options that were given put in."""
+    from ..config import load_config, override
+
+    given = [f"{name}={value}" for name, value in options.items() if value is not None]
+    return override(load_config(cls, args.config) if "config" in args else cls(), args.overrides + given)
+
+
+def print_once(line: object) -> None:
+    """Print from the first of the processes that accelerate or torchrun started."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line)
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def note(sentence: str) -> None:
+    say(f"t2l: note: {sentence}")

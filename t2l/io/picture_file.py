@@ -1,0 +1,147 @@
+"""Picture files as people have them, brought to one kind: upright, sRGB, 8 bits a channel.
+
+What would come out wrong is refused in a sentence that begins with the file's name.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
+
+ENDINGS = (".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+FORMATS = ("PNG", "WEBP", "JPEG", "TIFF", "BMP", "GIF")  # none that starts another program, whatever the name says
+MAX_PIXELS = 170_000_000  # half a GB in RGB; pillow itself refuses from 178,956,971 on
+# What pillow raises on a damaged file: it has no exception of its own.
+BROKEN = (
+    ValueError,
+    OSError,
+    EOFError,
+    SyntaxError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+# A mode of pillow -> the one with the same colours and no alpha.
+WITHOUT_ALPHA = {"1": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGBA": "RGB", "RGBX": "RGB", "YCbCr": "RGB"}
+
+
+def read_colours(path: Path) -> tuple[Image.Image, Image.Image | None]:
+    """A picture's colours as RGB, and its alpha as L; None where nothing is transparent.
+
+    An embedded colour profile is applied. Raises ValueError for a file that cannot be read, is animated or has more than
+    MAX_PIXELS.
+    """
+    with _upright(path) as image:
+        return _srgb(image), _alpha(image)
+
+
+def read_mask(path: Path) -> Image.Image:
+    """A mask as L: the picture's grey, times its alpha. Its values are numbers, so no profile is applied. Raises as above."""
+    with _upright(path) as image:
+        grey, alpha = _eight_bits(image).convert("L"), _alpha(image)
+        return grey if alpha is None else ImageChops.multiply(grey, alpha)
+
+
+@contextmanager
+def _upright(path: Path) -> Iterator[Image.Image]:
+    """The decoded picture, turned as its EXIF orientation says; what fails inside becomes a sentence."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are below our limit
+            with Image.open(path, formats=FORMATS) as file:
+                _check(file)
+                file.load()
+                yield ImageOps.exif_transpose(file)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path.name} has too many pixels; at most {MAX_PIXELS:,} are read, scale it down") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path.name} is no picture that can be read, whatever its name says") from error
+    except ImageCms.PyCMSError as error:
+        raise ValueError(
+            f"{path.name} has a colour profile that cannot be used ({error}); convert it to sRGB"
+        ) from error
+    except BROKEN as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ValueError(f"{path.name} cannot be read: {reason}") from error
+
+
+def _check(file: Image.Image) -> None:
+    """Raises ValueError for what is not decoded at all."""
+    width, height = file.size
+    if width * height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    frames = getattr(file, "n_frames", 1)
+    if frames > 1 and file.format != "MPO":  # a camera's preview or second eye, behind the picture itself
+        raise ValueError(f"it is animated or has several pages ({frames}); save the one that is meant")
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    if image.mode not in ("LA", "PA", "RGBA") and ("transparency" not in image.info or image.mode.startswith("I")):
+        return None
+    alpha = image.convert("RGBA").getchannel("A")
+    return alpha if alpha.getextrema() != (255, 255) else None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits as L, by rounding; pillow's own conversion would cut everything above 255 off."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError("it has neither 8 nor 16 bits a channel; save it with one of them")
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def _srgb(image: Image.Image) -> Image.Image:
+    """The colours as RGB, by the embedded profile where there is one."""
+    embedded = image.info.get("icc_profile")
+    image = _eight_bits(image)
+    image = image.convert(WITHOUT_ALPHA.get(image.mode, image.mode))
+    if image.mode == "LAB":
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+    elif embedded:
+        profile = _profile(embedded)
+    else:
+        return image.convert("RGB")
+    if image.mode == "L" and profile.profile.xcolor_space.strip() == "RGB":
+        image = image.convert("RGB")
+    transform = ImageCms.buildTransform(
+        profile,
+        ImageCms.createProfile("sRGB"),
+        image.mode,
+        "RGB",
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    if image.mode == "RGB" and _changes_nothing(transform):
+        return image
+    converted = ImageCms.applyTransform(image, transform)
+    assert converted is not None, "only a transform in place gives none"
+    return converted
+
+
+def _profile(data: bytes) -> ImageCms.ImageCmsProfile:
+    try:
+        return ImageCms.ImageCmsProfile(io.BytesIO(data))
+    except OSError as error:
+        raise ImageCms.PyCMSError(str(error)) from error
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
+    """Whether it is sRGB's own profile, by what it does: names do not tell, there is a linear sRGB too."""
+    steps = np.linspace(0, 255, 18).round().astype(np.uint8)
+    colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(18, -1, 3)
+    converted = ImageCms.applyTransform(Image.fromarray(colours), transform)
+    return bool((np.abs(np.asarray(converted).astype(int) - colours) <= 1).all())

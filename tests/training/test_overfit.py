@@ -35,9 +35,9 @@ AUTOENCODER = AutoencoderTrainConfig(
     model=AutoencoderConfig(
         base_channels=32, channel_multipliers=(1, 2), num_res_blocks=1, head_channels=32, norm="none", patch=2
     ),
-    loss=LossWeights(lpips=0, adversarial=0, kl=1e-6, kl_reduction="mean", recompose=1.0),
-    data=CropConfig(batch_size=16, crop=SIZE, crops_per_example=1, rescale=0.0, flat=0.0),
-    steps=1500,
+    loss=LossWeights(lpips=0, adversarial=0, kl=1e-6, kl_reduction="mean", mask_l1=3.0, recompose=1.0),
+    data=CropConfig(batch_size=8, crop=SIZE, crops_per_example=1, rescale=0.0, flat=0.0),
+    steps=1000,
     lr=2e-3,
     fold_batchnorm=True,
     ema_decay=0.98,
@@ -54,8 +54,8 @@ UNET = UNetTrainConfig(
     ),
     text_encoder=TextEncoderConfig(width=64, num_layers=2, num_heads=2, hidden_width=128),
     diffusion=DiffusionConfig(prediction="v"),
-    steps=1500,
-    batch_size=32,
+    steps=1000,
+    batch_size=16,
     lr=2e-3,
     ema_decay=0.98,
     unknown_word=0.0,
@@ -74,7 +74,7 @@ def picture(number: int) -> Example:
     y, x = torch.meshgrid(line, line, indexing="ij")
     away_y, away_x = y - 0.5, x - (0.35 if side == "left" else 0.65)
     distance = torch.hypot(away_y, away_x) if shape == "disc" else torch.maximum(away_y.abs(), away_x.abs())
-    mask = ((0.22 - distance) * SIZE + 0.5).clamp(0, 1)[None, None]
+    mask = ((0.3 - distance) * SIZE + 0.5).clamp(0, 1)[None, None]
     shade = 0.7 + 0.3 * torch.cos(4 * away_y)
     foreground = torch.tensor(COLOURS[colour]).view(1, 3, 1, 1) * shade
     grey = 0.5 + 0.3 * torch.sin(25 * x + number) if place == "stripes" else 0.2 + 0.6 * y

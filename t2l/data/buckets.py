@@ -89,8 +89,8 @@ class BucketOrder:
             places = [(self._buckets[order] == bucket).nonzero().flatten() for bucket in range(len(self._counts))]
             ends = [self._ends(epoch, bucket, of_bucket) for bucket, of_bucket in enumerate(places)]
             batches = [(bucket, number) for _, bucket, number in sorted(end for of_bucket in ends for end in of_bucket)]
-            kept = list(self._epochs.items())[1 - EPOCHS_KEPT :]
-            self._epochs = dict(kept) | {epoch: _Epoch([order[of_bucket] for of_bucket in places], batches)}
+            kept = {newest: self._epochs[newest] for newest in sorted(self._epochs)[1 - EPOCHS_KEPT :]}
+            self._epochs = kept | {epoch: _Epoch([order[of_bucket] for of_bucket in places], batches)}
         return self._epochs[epoch]
 
     def _ends(self, epoch: int, bucket: int, places: Tensor) -> Iterator[tuple[int, int, int]]:

@@ -65,7 +65,9 @@ class Rows:
 
     def __init__(self, parts: Iterable[Tensor]) -> None:
         self._parts = list(parts)
-        self._ends = torch.tensor([len(part) for part in self._parts]).cumsum(0)
+        lengths = torch.tensor([len(part) for part in self._parts])
+        self._ends = lengths.cumsum(0)
+        self._starts = self._ends - lengths
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -73,9 +75,13 @@ class Rows:
     def __getitem__(self, rows: Tensor) -> Tensor:
         """rows: (N,), of one shape. Returns (N, *shape), float32."""
         numbers = torch.bucketize(rows, self._ends, right=True)
-        starts = self._ends - torch.tensor([len(part) for part in self._parts])
-        places = (rows - starts[numbers]).tolist()
+        places = (rows - self._starts[numbers]).tolist()
         return torch.stack([self._parts[n][i] for n, i in zip(numbers.tolist(), places, strict=True)]).float()
+
+
+def spread(length: int, count: int) -> list[int]:
+    """`count` numbers below `length`, or all when there are fewer, from the first to the last at even distances."""
+    return torch.linspace(0, length - 1, min(count, length), dtype=torch.float64).long().tolist()
 
 
 def compare(what: str, pairs: Iterable[tuple[str, Tensor, Tensor]], precision: torch.dtype) -> str:
@@ -84,13 +90,15 @@ def compare(what: str, pairs: Iterable[tuple[str, Tensor, Tensor]], precision: t
     precision: of the computation, where it is coarser than the cache's float16. Raises ValueError when one is further off
     than the rounding of its largest value explains.
     """
-    unit, largest = max(torch.finfo(torch.float16).eps, torch.finfo(precision).eps), 0.0
+    half, largest = torch.finfo(torch.float16), 0.0
+    unit = max(half.eps, torch.finfo(precision).eps)
     for name, cached, computed in pairs:
         if cached.shape != computed.shape:
             raise ValueError(
                 f"the {name} is {tuple(cached.shape)} in the cache and {tuple(computed.shape)} computed again"
             )
-        difference, explained = float((cached - computed).abs().max()), unit * float(computed.abs().max())
+        difference = float((cached - computed).abs().max())
+        explained = unit * max(float(computed.abs().max()), half.tiny)  # below it float16's steps get no smaller
         if not difference <= explained:
             raise ValueError(
                 f"the {name} in the cache is {difference:.2g} from the one computed again, rounding explains {explained:.2g}; "

@@ -70,10 +70,8 @@ def crop_batches(
 ) -> Iterator[Tensor]:
     """The batches of steps start..stop-1, or a share of each, read ahead by `workers` processes.
 
-    Raises ValueError for an empty folder and unreadable pictures. For a worker that dies see `worker_deaths_told`.
+    Raises ValueError for unreadable pictures. For a worker that dies see `worker_deaths_told`.
     """
-    if len(shards) == 0:
-        raise ValueError(f"{shards.directory} holds no pictures to train on")
     batches = _Answers(CropBatches(shards, config, seed, share))
     return _read(DataLoader(batches, batch_size=None, sampler=range(start, stop), num_workers=workers))
 

@@ -141,7 +141,7 @@ def read_captions(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"the captions file {path} does not exist")
     said: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(_read_text(path, limit=None).splitlines(), 1):
+    for number, line in enumerate(_read_text(path, limit=None).split("\n"), 1):  # JSON may hold other line separators
         if not line.strip():
             continue
         row = _json_object(line, f"line {number} of {path}")

@@ -27,7 +27,7 @@ from torch import Tensor
 from ..io.atomic import atomic_path
 from ..layers import Layers
 from .buckets import Size, cover, nearest_bucket
-from .cache_folder import ABOUT, Content, Rows, claim, compare, read_files, write_files
+from .cache_folder import ABOUT, Content, Rows, claim, compare, read_files, spread, write_files
 from .example import ways_to_say
 from .shards import Shards
 from .texts import read_texts
@@ -126,7 +126,7 @@ class Latents:
 def check_latents(encode: Encode, data: Path, cached: Latents, count: int, precision: torch.dtype) -> str:
     """Encode `count` pictures spread over a cache again; returns and raises as `compare`. precision: of `encode`."""
     shards = Shards(data)
-    numbers = torch.linspace(0, len(cached) - 1, min(count, len(cached))).long().tolist()
+    numbers = spread(len(cached), count)
 
     def pairs() -> Iterator[tuple[str, Tensor, Tensor]]:
         for number in numbers:

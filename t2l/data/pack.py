@@ -145,17 +145,19 @@ def _run(jobs: Sequence[Job], processes: int, progress: Callable[[str], None]) -
             _pack_shard(job)
             say(job, done)
         return
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
     try:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-            running = {pool.submit(_pack_shard, job): job for job in jobs}
-            for done, future in enumerate(as_completed(running), 1):
-                future.result()
-                say(running[future], done)
+        running = {pool.submit(_pack_shard, job): job for job in jobs}
+        for done, future in enumerate(as_completed(running), 1):
+            future.result()
+            say(running[future], done)
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a process that packs pictures died, perhaps for want of memory; run the same command again to go on, "
             "with processes=1 if it happens again"
         ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error on a full disk no other shard need be tried
 
 
 def _pack_shard(job: Job) -> None:

@@ -58,8 +58,8 @@ class Shards:
     """A folder of shards as a sequence of examples.
 
     Files are opened lazily and read with a position of their own (pread), so one object serves many threads, forked
-    workers and, pickled, spawned ones. Raises FileNotFoundError for an empty folder and ValueError, naming the shard
-    (and the key), for a shard without an index, a truncated one and unreadable examples.
+    workers and, pickled, spawned ones. Raises FileNotFoundError for an empty folder and ValueError for shards without a
+    picture and, naming the shard (and the key), for a shard without an index, a truncated one and unreadable examples.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -71,6 +71,8 @@ class Shards:
         self._names = [path.name for path in paths]
         rows = [_read_index(path) for path in paths]
         self._rows = [row for shard in rows for row in shard]
+        if not self._rows:
+            raise ValueError(f"the shards in {self.directory} hold no pictures")
         self._ends = np.cumsum([len(shard) for shard in rows])  # shard s holds the examples ends[s - 1] .. ends[s] - 1
 
     def __len__(self) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .cache_folder import Content, Rows, claim, compare, read_files, write_files
+from .cache_folder import Content, Rows, claim, compare, read_files, spread, write_files
 from .example import ways_to_say
 from .shards import Shards
 
@@ -58,7 +58,7 @@ def read_texts(folder: Path, files: int) -> tuple[list[str], Rows]:
 
 def check_texts(encode: EncodeText, captions: Sequence[str], embeddings: Rows, count: int) -> str:
     """Encode `count` captions spread over a cache again; returns and raises as `compare`."""
-    numbers = torch.linspace(0, len(captions) - 1, min(count, len(captions))).long().tolist()
+    numbers = spread(len(captions), count)
     pairs = (
         (f"embedding of {captions[i]!r}", embeddings[torch.tensor([i])], encode([captions[i]]).float().cpu())
         for i in numbers

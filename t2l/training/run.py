@@ -79,8 +79,10 @@ class Run:
         """The last saved state, or None at the start. Log lines written after it are dropped, they will come again.
 
         spread: gives today's state of a model that is spread over the processes, to be filled.
-        Raises ValueError for a damaged state, and for one of another number of processes unless that is allowed.
+        Raises ValueError for a damaged state, for one of another number of processes unless that is allowed, and for one that
+        is spread where a whole one is needed, or the other way round.
         """
+        self._check_kind(spread is not None)
         state = self._read_state() if spread is None else self._read_spread(spread)
         step = 0 if state is None else state["step"]
         count = self._processes.count if state is None else state.get("processes", 1)
@@ -94,6 +96,19 @@ class Run:
             if self._config.tensorboard:
                 self._tensorboard = _tensorboard(self.folder / "tensorboard", step)
         return state
+
+    def _check_kind(self, spread: bool) -> None:
+        """One process keeps a whole state, several with sharding "fsdp" a spread one; neither goes on from the other's."""
+        if spread and self._state.exists():
+            raise ValueError(
+                f"the run folder {self.folder} holds the state of one process, which several with sharding fsdp cannot go on "
+                "from: start one, or remove state.pt to start this run again"
+            )
+        if not spread and any(self.folder.glob("state-*")):
+            raise ValueError(
+                f"the run folder {self.folder} holds a state that is spread over several processes, which one cannot go on "
+                "from: start as many as before, or remove it to start this run again"
+            )
 
     def _read_state(self) -> dict[str, Any] | None:
         if not self._state.exists():

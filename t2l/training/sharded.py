@@ -6,7 +6,8 @@ Its state is a folder that all processes write together (torch.distributed.check
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,11 +59,15 @@ class ShardedOptimizer:
 
 
 def save(state: dict[str, Any], folder: Path, step: int) -> None:
-    """Write the state of a step under a name of its own and remove the one before; all processes must call."""
+    """Write the state of a step under a name of its own and remove the one before; all processes must call.
+
+    Raises OSError in all of them when one cannot write.
+    """
     from torch.distributed.checkpoint import save
 
     partial, finished = folder / f"state-{step:07d}.partial", folder / f"state-{step:07d}"
-    save(state, checkpoint_id=partial)
+    with _raises(OSError, str):
+        save(state, checkpoint_id=partial)
     if dist.get_rank() == 0:
         shutil.rmtree(finished, ignore_errors=True)
         partial.rename(finished)
@@ -75,7 +80,7 @@ def load(template: Callable[[], dict[str, Any]], folder: Path) -> dict[str, Any]
     """The last state written, or None when there is none; all processes must call.
 
     template: today's state, whose tensors are filled. It is asked for only when it is needed: to have moments to fill, torch
-    takes an empty step with the optimiser, which would count in a run that starts.
+    takes an empty step with the optimiser, which would count in a run that starts. Raises ValueError for a damaged state.
     """
     from torch.distributed.checkpoint import load
 
@@ -83,7 +88,9 @@ def load(template: Callable[[], dict[str, Any]], folder: Path) -> dict[str, Any]
     if not found:
         return None
     state = template()
-    load(state, checkpoint_id=found[-1])
+    remedy = "remove it to start this run again, its snapshot stays usable"
+    with _raises(ValueError, lambda cause: f"{found[-1]} cannot be read ({cause}); {remedy}"):
+        load(state, checkpoint_id=found[-1])
     return state
 
 
@@ -91,6 +98,18 @@ def remove_unfinished(folder: Path) -> None:
     """What a kill left half written."""
     for left in folder.glob("state-*.partial"):
         shutil.rmtree(left)
+
+
+@contextmanager
+def _raises(kind: type[Exception], sentence: Callable[[BaseException], str]) -> Iterator[None]:
+    """What a process failed with, in a sentence: torch collects it from all of them in an error that is no Exception."""
+    from torch.distributed.checkpoint import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as error:
+        cause, _ = next(iter(error.failures.values()))
+        raise kind(sentence(cause)) from error
 
 
 def _finished(folder: Path) -> list[Path]:

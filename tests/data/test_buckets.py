@@ -103,3 +103,12 @@ def test_a_batch_is_the_next_one_that_is_full_when_pictures_are_dealt_one_by_one
     order = BucketOrder(buckets, 3, permutation(8))
     steps = torch.randperm(len(full), generator=torch.Generator().manual_seed(1)).tolist()  # in any order of asking
     assert all(order[step].tolist() == full[step] for step in steps)
+
+
+@pytest.mark.parametrize("first", range(10, 16))
+def test_an_epochs_order_is_drawn_once_wherever_training_begins(first):
+    buckets, drawn = torch.tensor([0, 1, 0, 0, 1, 1, 0, 1]), Counter()
+    order = BucketOrder(buckets, 3, lambda epoch: drawn.update([epoch]) or permutation(8)(epoch))
+    for step in range(first, 60):
+        order[step]
+    assert set(drawn.values()) == {1}

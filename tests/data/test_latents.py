@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from t2l.data import latents as room
 from t2l.data.buckets import aspect_buckets, cover, nearest_bucket
+from t2l.data.cache_folder import compare, spread
 from t2l.data.example import Example
 from t2l.data.latents import Latents, cache_latents, check_latents
 from t2l.data.shards import Shards, write_shard
@@ -219,3 +220,16 @@ def test_a_check_says_the_largest_difference_and_refuses_what_rounding_does_not_
     check_latents(other, shapes, cached, 5, torch.bfloat16)
     with pytest.raises(ValueError, match="the embedding of 'caption 0' in the cache is 1 from"):
         check_texts(lambda captions: encode_text(captions) + (captions != [""]), cached.texts, cached.embeddings, 99)
+
+
+def test_rounding_explains_what_float16_does_to_the_smallest_deviations():
+    computed = torch.rand(1000, generator=torch.Generator().manual_seed(0)) * 1e-5
+    compare("them", [("std", computed.half().float(), computed)], torch.float32)
+    with pytest.raises(ValueError, match="rounding explains"):
+        compare("them", [("std", computed + 1e-7, computed)], torch.float32)
+
+
+@pytest.mark.parametrize("length", [1, 7, 57_020_000])  # float32 ends at 2^24
+def test_what_is_checked_is_spread_from_the_first_to_the_last(length):
+    numbers = spread(length, 7)
+    assert numbers[0] == 0 and numbers[-1] == length - 1 and len(set(numbers)) == len(numbers) == min(7, length)

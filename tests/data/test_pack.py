@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import time
 import warnings
 import zlib
 from dataclasses import replace
@@ -16,7 +17,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from t2l.data import pack as room
 from t2l.data.folder import find_sources, read_layers
-from t2l.data.pack import PackConfig, pack
+from t2l.data.pack import Job, PackConfig, pack
 from t2l.data.shards import Shards
 from t2l.io.image import save_layers
 from t2l.io.layer_file import save_layer_file, save_png_set
@@ -377,6 +378,14 @@ def test_a_metadata_jsonl_gives_the_captions(tmp_path):
     assert (tmp_path / "out" / "skipped.txt").read_text() == "b: has no line in the captions file\n"
 
 
+def test_a_caption_may_hold_any_character_that_json_may_hold(tmp_path):
+    write_set(tmp_path / "in", caption=None)
+    row = {"file_name": "a.png", "text": "a cup\u2028on\x85a table"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row, ensure_ascii=False), "utf-8")
+    shards = packed(tmp_path / "in", tmp_path, captions=tmp_path / "metadata.jsonl")
+    assert shards.metadata(0)["caption"] == "a cup on a table"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -434,6 +443,19 @@ def test_a_process_that_dies_is_a_sentence_and_the_command_goes_on(seven, tmp_pa
         patch.setattr(room, "_pack_shard", die)
         pack(config, seven, tmp_path / "out", None, str)
     assert pack(replace(config, processes=1), seven, tmp_path / "out", None, str).train == 7
+
+
+def no_room(job):
+    (job.directory / str(job.number)).touch()
+    time.sleep(0.2)
+    raise OSError("no room")
+
+
+def test_after_a_shard_that_cannot_be_written_those_that_wait_are_not_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "_pack_shard", no_room)
+    with pytest.raises(OSError, match="no room"):
+        room._run([Job(tmp_path, number, (), 64) for number in range(40)], 2, str)
+    assert 1 <= len(os.listdir(tmp_path)) <= 20
 
 
 def test_pictures_kept_back_are_drawn_from_the_seed_and_not_trained_on(seven, tmp_path):

@@ -113,6 +113,12 @@ def test_an_empty_folder_is_named(tmp_path):
         Shards(tmp_path)
 
 
+def test_shards_without_a_picture_are_named(tmp_path):
+    write_shard(tmp_path, 0, [])
+    with pytest.raises(ValueError, match="the shards in .* hold no pictures"):
+        Shards(tmp_path)
+
+
 def test_a_shard_without_an_index_is_named(folder):
     (folder / "000001.jsonl").unlink()
     with pytest.raises(ValueError, match="shard 000001.tar has no index 000001.jsonl; delete this shard"):

@@ -3,16 +3,19 @@
 import errno
 import os
 import pickle
+import resource
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 
 from t2l.data.crops import CropBatches
 from t2l.io import atomic
 from t2l.io.checkpoint import read_metadata
 from t2l.model.text2layer import load_autoencoder
+from t2l.training import sharded
 from t2l.training.loop import TrainingStopped
 from t2l.training.processes import Processes
 from t2l.training.run import Run
@@ -107,3 +110,40 @@ def test_the_folder_of_another_training_and_a_damaged_config_are_named(
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ValueError, match=sentence):
             train_autoencoder(autoencoder_config, shards, tmp_path)
+
+
+def test_a_whole_state_and_a_spread_one_are_not_taken_for_a_start(unet_config, latents, tmp_path):
+    """One process once began again where several had stopped, and wrote over their snapshot and log."""
+    train_unet(replace(unet_config, steps=2), latents, tmp_path)
+    before, run = (tmp_path / "stats.jsonl").read_bytes(), Run(tmp_path, replace(unet_config, steps=2), Processes())
+    with pytest.raises(ValueError, match="the state of one process, which several .* cannot go on from: start one"):
+        run.load_state(dict)
+    (tmp_path / "state.pt").rename(tmp_path / "state-0000002")
+    with pytest.raises(ValueError, match="spread over several processes, which one cannot go on from: start as many"):
+        run.load_state()
+    assert (tmp_path / "stats.jsonl").read_bytes() == before
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A group of one process: what is spread needs one."""
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_spread_state_that_cannot_be_written_or_read_is_a_sentence(group, unet_config, tmp_path):
+    run = Run(tmp_path / "run", unet_config, Processes())
+    run.save_state({"step": 2, "x": torch.ones(10_000)}, spread=True)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="the state of step 4 cannot be written, is the disk full"):
+            run.save_state({"step": 4, "x": torch.ones(10_000)}, spread=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    found = sharded.load(lambda: {"step": 0, "x": torch.zeros(10_000)}, tmp_path / "run")
+    assert found["step"] == 2 and bool((found["x"] == 1).all())
+    (tmp_path / "run" / "state-0000002" / ".metadata").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="state-0000002 cannot be read .*remove it to start this run again"):
+        sharded.load(lambda: {"step": 0, "x": torch.zeros(10_000)}, tmp_path / "run")

@@ -15,7 +15,27 @@ from ..io.atomic import atomic_path
 from ..io.checkpoint import read_tensors, write_tensors
 
 ABOUT = "cache.json"
+FILE_LENGTH = 1000  # rows in a file: 118 MB of captions' embeddings at CLIP ViT-L/14's width
+MOST_FILES = 10_000  # every open one takes one of the 65,530 memory maps that Linux allows a process
 Content = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata of one file
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What cache.json says; nothing when there is none yet."""
+    path = folder / ABOUT
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def divide(count: int, begun: int | None = None) -> list[range]:
+    """The rows of every file: FILE_LENGTH each, or the smallest multiple of it that needs at most MOST_FILES files.
+
+    begun: the number of files that the folder's cache.json names. The first version knew no MOST_FILES: what it began goes
+    on in files of FILE_LENGTH.
+    """
+    length = FILE_LENGTH * max(1, -(-count // (FILE_LENGTH * MOST_FILES)))
+    if begun == -(-count // FILE_LENGTH):
+        length = FILE_LENGTH
+    return [range(first, min(first + length, count)) for first in range(0, count, length)]
 
 
 def claim(folder: Path, about: Mapping[str, Any], addition: bool = False) -> None:
@@ -23,8 +43,7 @@ def claim(folder: Path, about: Mapping[str, Any], addition: bool = False) -> Non
 
     addition: a cache that says nothing about it yet may have it too. Raises ValueError for the folder of another cache.
     """
-    path = folder / ABOUT
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = read_about(folder)
     begins = not (found.keys() & about.keys() if addition else found)
     if changed := [name for name, value in about.items() if found.get(name) != value and not begins]:
         there, wanted = ({name: source.get(name) for name in changed} for source in (found, about))
@@ -32,7 +51,7 @@ def claim(folder: Path, about: Mapping[str, Any], addition: bool = False) -> Non
             f"{folder} holds a cache of something else, made with {json.dumps(there)}; take another folder for "
             f"{json.dumps(wanted)}"
         )
-    with atomic_path(path) as partial:
+    with atomic_path(folder / ABOUT) as partial:
         partial.write_text(json.dumps(found | {name: value for name, value in about.items() if value is not None}))
 
 

@@ -2,9 +2,10 @@
 
     DIR/cache.json                 size, number of pictures and files, a hash of the autoencoder; buckets and text if there are
     DIR/autoencoder.safetensors    the autoencoder that made them, and that will decode them
-    DIR/000000.safetensors         mean, std (n, C, h, w) float16; captions as JSON in the metadata; FILE_LENGTH pictures a file
+    DIR/000000.safetensors         mean, std (n, C, h, w) float16; captions as JSON in the metadata; 1,000 pictures a file
     DIR/text-000000.safetensors    the captions' embeddings, where a frozen text encoder was given (texts.py)
 
+Of more than ten million pictures a file holds more, so that there are at most 10,000 files (`divide` in cache_folder.py).
 With aspect buckets a file holds mean.192x320, std.192x320 and pictures.192x320 for every shape that occurs, width x height
 in pixels; `pictures` (n,) are their places in the file, and so in its captions.
 
@@ -27,12 +28,11 @@ from torch import Tensor
 from ..io.atomic import atomic_path
 from ..layers import Layers
 from .buckets import Size, cover, nearest_bucket
-from .cache_folder import ABOUT, Content, Rows, claim, compare, read_files, spread, write_files
+from .cache_folder import ABOUT, Content, Rows, claim, compare, divide, read_about, read_files, spread, write_files
 from .example import ways_to_say
 from .shards import Shards
 from .texts import read_texts
 
-FILE_LENGTH = 1000  # pictures in a file of the cache
 Encode = Callable[[Layers], tuple[Tensor, Tensor]]  # layers -> mean and std of the posterior
 
 
@@ -54,7 +54,7 @@ def cache_latents(
     their number. Raises ValueError when `out` holds the latents of another autoencoder, data set, size or other buckets.
     """
     shards = Shards(data)
-    chunks = torch.arange(len(shards)).split(FILE_LENGTH)
+    chunks = divide(len(shards), begun=read_about(out).get("files"))
     about = {"size": size, "pictures": len(shards), "files": len(chunks)}
     shapes = None if buckets is None else [_shape(bucket) for bucket in buckets]
     digest = hashlib.sha256(autoencoder.read_bytes()).hexdigest()
@@ -63,9 +63,8 @@ def cache_latents(
         shutil.copyfile(autoencoder, partial)
 
     def make(number: int) -> Content:
-        indices = chunks[number].tolist()
-        groups = _encoded(encode, shards, indices, buckets or [(size, size)], batch_size)
-        captions = json.dumps([ways_to_say(shards.metadata(i)) for i in indices])
+        groups = _encoded(encode, shards, chunks[number], buckets or [(size, size)], batch_size)
+        captions = json.dumps([ways_to_say(shards.metadata(i)) for i in chunks[number]])
         return _named(groups, bucketed=buckets is not None), {"captions": captions}
 
     write_files(out, _names(len(chunks)), make, process, processes, "latents")
@@ -83,7 +82,7 @@ class Latents:
         folder = Path(folder)
         if not (folder / ABOUT).is_file():
             raise FileNotFoundError(f"{folder} holds no latent cache; make one with `t2l cache-latents`")
-        self.about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
+        self.about: dict[str, Any] = read_about(folder)
         self.size: int = self.about["size"]  # of a square picture, in pixels
         self.autoencoder = folder / "autoencoder.safetensors"
         contents = read_files(folder, _names(self.about["files"]))

@@ -14,11 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .cache_folder import Content, Rows, claim, compare, read_files, spread, write_files
+from .cache_folder import Content, Rows, claim, compare, divide, read_about, read_files, spread, write_files
 from .example import ways_to_say
 from .shards import Shards
 
-FILE_LENGTH = 1000  # captions in a file, 118 MB at CLIP ViT-L/14's width
 EncodeText = Callable[[Sequence[str]], Tensor]  # captions -> (N, tokens, width)
 
 
@@ -38,7 +37,8 @@ def cache_texts(
     """
     shards = Shards(data)
     captions = list(dict.fromkeys(["", *(way for i in range(len(shards)) for way in ways_to_say(shards.metadata(i)))]))
-    chunks = [captions[i : i + FILE_LENGTH] for i in range(0, len(captions), FILE_LENGTH)]
+    begun = read_about(out).get("text", {}).get("files")
+    chunks = [captions[rows.start : rows.stop] for rows in divide(len(captions), begun)]
     claim(out, {"text": {"encoder": encoder, "captions": len(captions), "files": len(chunks)}}, addition=True)
 
     def make(number: int) -> Content:

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from t2l.data import latents as room
+from t2l.data import cache_folder as room
 from t2l.data.buckets import aspect_buckets, cover, nearest_bucket
-from t2l.data.cache_folder import compare, spread
+from t2l.data.cache_folder import compare, divide, spread
 from t2l.data.example import Example
 from t2l.data.latents import Latents, cache_latents, check_latents
 from t2l.data.shards import Shards, write_shard
@@ -80,6 +80,35 @@ def test_the_same_call_goes_on_where_it_stopped(data, tmp_path):
     cache(data, tmp_path / "out", stops)
     assert sum(calls) == 2 + 1 + 2 + 1 + 2 + 1 + 2
     assert len(Latents(tmp_path / "out")) == 8
+
+
+@pytest.mark.parametrize(
+    ("count", "files", "length"),
+    [(1, 1, 1), (12_000, 12, 1000), (10**7, 10_000, 1000), (10**7 + 1, 5001, 2000), (57_020_000, 9504, 6000)],
+)
+def test_a_file_holds_a_thousand_rows_or_more_so_that_the_files_are_ten_thousand_at_most(count, files, length):
+    parts = divide(count)
+    assert len(parts) == files <= 10_000 and len(parts[0]) == length
+    assert parts[0].start == 0 and parts[-1].stop == count
+    assert all(part.stop == following.start for part, following in zip(parts, parts[1:], strict=False))
+
+
+def test_a_cache_of_many_small_files_goes_on_as_it_was_begun(data, tmp_path, monkeypatch):
+    def whole(folder):
+        cache(data, folder)
+        cache_texts(encode_text, "hash", data, folder)
+        return files(folder)
+
+    old = whole(tmp_path / "old")
+    monkeypatch.setattr(room, "MOST_FILES", 2)
+    new = whole(tmp_path / "new")
+    assert [len([name for name in folder if name.startswith("0")]) for folder in (old, new)] == [3, 2]
+    for name in ("000001.safetensors", "text-000003.safetensors"):
+        (tmp_path / "old" / name).unlink()
+    assert whole(tmp_path / "old") == old
+    one, other = Latents(tmp_path / "old"), Latents(tmp_path / "new")
+    assert one.texts == other.texts and torch.equal(one.ways, other.ways)
+    assert all(map(torch.equal, one.read(torch.arange(8)), other.read(torch.arange(8))))
 
 
 SIZES = [(16, 16), (30, 50), (50, 30), (16, 200), (64, 64), (32, 32), (33, 55), (8, 6)]
@@ -201,7 +230,7 @@ def test_missing_embeddings_are_named(data, tmp_path):
     cache(data, tmp_path / "out")
     cache_texts(encode_text, "hash", data, tmp_path / "out")
     (tmp_path / "out/text-000000.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"unfinished, 1 of 1 files are missing \(first text-000000"):
+    with pytest.raises(ValueError, match=r"unfinished, 1 of 6 files are missing \(first text-000000"):
         Latents(tmp_path / "out")
 
 

@@ -61,12 +61,21 @@ def write_files(
     make: Callable[[int], Content],
     process: int,
     processes: int,
+    wait: Callable[[], None],
     what: str,
 ) -> None:
-    """Write the files that are not there yet; make: number -> what is in it. Each process takes whole files of its own."""
-    for number in tqdm(range(process, len(names), processes), unit="file", desc=what, disable=process > 0):
-        if not (folder / names[number]).exists():
-            write_tensors(folder / names[number], *make(number))
+    """Write the files that are not there yet, dealt evenly to the processes; make: number -> what is in it.
+
+    wait: returns when all processes have called it.
+    """
+    missing = [number for number, name in enumerate(names) if not (folder / name).exists()]
+    wait()  # a file that one writes before another has looked would be dealt differently by the two
+    for number in tqdm(missing[process::processes], unit="file", desc=what, disable=process > 0):
+        write_tensors(folder / names[number], *make(number))
+
+
+def alone() -> None:
+    """Waiting of a process that has no others."""
 
 
 def read_files(folder: Path, names: Sequence[str]) -> list[Content]:

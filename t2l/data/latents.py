@@ -28,7 +28,19 @@ from torch import Tensor
 from ..io.atomic import atomic_path
 from ..layers import Layers
 from .buckets import Size, cover, nearest_bucket
-from .cache_folder import ABOUT, Content, Rows, claim, compare, divide, read_about, read_files, spread, write_files
+from .cache_folder import (
+    ABOUT,
+    Content,
+    Rows,
+    alone,
+    claim,
+    compare,
+    divide,
+    read_about,
+    read_files,
+    spread,
+    write_files,
+)
 from .example import ways_to_say
 from .shards import Shards
 from .texts import read_texts
@@ -45,13 +57,15 @@ def cache_latents(
     batch_size: int = 16,
     process: int = 0,
     processes: int = 1,
+    wait: Callable[[], None] = alone,
     buckets: Sequence[Size] | None = None,
 ) -> None:
     """Encode every picture of the shards in `data` into the folder `out`, at size x size or at the nearest bucket's size.
 
     A picture of another shape is cropped, not squeezed. autoencoder: the file `encode` came from; it is kept beside the
     latents. process: this one's number among `processes` that share the work by whole files; the folder is the same whatever
-    their number. Raises ValueError when `out` holds the latents of another autoencoder, data set, size or other buckets.
+    their number. wait: returns when all of them have called it. Raises ValueError when `out` holds the latents of another
+    autoencoder, data set, size or other buckets.
     """
     shards = Shards(data)
     chunks = divide(len(shards), begun=read_about(out).get("files"))
@@ -67,7 +81,7 @@ def cache_latents(
         captions = json.dumps([ways_to_say(shards.metadata(i)) for i in chunks[number]])
         return _named(groups, bucketed=buckets is not None), {"captions": captions}
 
-    write_files(out, _names(len(chunks)), make, process, processes, "latents")
+    write_files(out, _names(len(chunks)), make, process, processes, wait, "latents")
 
 
 class Latents:

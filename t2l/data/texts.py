@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .cache_folder import Content, Rows, claim, compare, divide, read_about, read_files, spread, write_files
+from .cache_folder import Content, Rows, alone, claim, compare, divide, read_about, read_files, spread, write_files
 from .example import ways_to_say
 from .shards import Shards
 
@@ -29,10 +29,11 @@ def cache_texts(
     batch_size: int = 64,
     process: int = 0,
     processes: int = 1,
+    wait: Callable[[], None] = alone,
 ) -> None:
     """Encode every caption of the shards in `data`, and the empty one, into the folder `out` of their latents.
 
-    encoder: a hash of what `encode` came from. process, processes: as `cache_latents` takes them. Raises ValueError when
+    encoder: a hash of what `encode` came from. process, processes, wait: as `cache_latents` takes them. Raises ValueError when
     `out` holds the embeddings of another encoder or data set.
     """
     shards = Shards(data)
@@ -46,7 +47,7 @@ def cache_texts(
         parts = [encode(chunk[i : i + batch_size]).half().cpu() for i in range(0, len(chunk), batch_size)]
         return {"embedding": torch.cat(parts)}, {"captions": json.dumps(chunk)}
 
-    write_files(out, _names(len(chunks)), make, process, processes, "texts")
+    write_files(out, _names(len(chunks)), make, process, processes, wait, "texts")
 
 
 def read_texts(folder: Path, files: int) -> tuple[list[str], Rows]:

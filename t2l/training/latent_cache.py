@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,8 @@ from ..model.tokenizer import Tokenizer
 from .loop import bf16_is_fast, latent_encoder
 from .processes import Processes
 from .start import starting_text_encoder
+
+PATIENCE = timedelta(days=14)  # for the slowest; when one dies the launcher ends them all. Milliseconds must fit an int32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +46,8 @@ def write_cache(
     check: pictures and captions to encode again once the cache is finished. Returns sentences about what that found, raises
     ValueError when it found more than rounding.
     """
-    processes = Processes()
-    share = {"process": processes.rank, "processes": processes.count}
+    processes = Processes(PATIENCE)
+    share: dict[str, Any] = {"process": processes.rank, "processes": processes.count, "wait": processes.wait}
     network = load_autoencoder(autoencoder)
     buckets = _buckets(config, network.config.downscale)
     encode = latent_encoder(network, processes.device)

@@ -22,12 +22,15 @@ PATIENCE = timedelta(hours=2)  # how long the others wait while the first one wr
 
 
 class Processes:
-    """This process among those of the run. Raises ImportError when accelerate is missing."""
+    """This process among those of the run. Raises ImportError when accelerate is missing.
 
-    def __init__(self) -> None:
+    patience: how long one waits for the others before it takes them for dead.
+    """
+
+    def __init__(self, patience: timedelta = PATIENCE) -> None:
         from accelerate import PartialState
 
-        state = PartialState(cpu=pick_device().type == "cpu", timeout=PATIENCE)
+        state = PartialState(cpu=pick_device().type == "cpu", timeout=patience)
         self.rank: int = state.process_index
         self.count: int = state.num_processes
         self.device: torch.device = state.device

@@ -2,6 +2,9 @@
 
 import json
 import re
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,13 +58,35 @@ def test_the_cache_holds_what_the_encoder_says_of_every_picture(data, tmp_path):
         assert cached.texts[cached.ways[number, 0]] == shards[number].caption
 
 
+def together(processes, work):
+    """Threads in the place of processes: work(process=, processes=, wait=)."""
+    wait = threading.Barrier(processes, timeout=60).wait
+    with ThreadPoolExecutor(processes) as pool:
+        running = [pool.submit(work, process=p, processes=processes, wait=wait) for p in range(processes)]
+    for done in running:
+        done.result()
+
+
 @pytest.mark.parametrize("processes", [2, 5])
 def test_several_processes_write_the_folder_that_one_writes(processes, data, tmp_path):
     cache(data, tmp_path / "one")
-    for process in range(processes):
-        cache(data, tmp_path / "several", process=process, processes=processes)
+    together(processes, lambda **share: cache(data, tmp_path / "several", **share))
     one, several = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "several"))
     assert one == several
+
+
+def test_what_is_left_after_a_failure_is_dealt_evenly_though_one_process_lacks_all_of_it(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "FILE_LENGTH", 1)
+    cache(data, tmp_path)
+    for number in range(0, 8, 2):  # what the first of two was dealt at the start
+        (tmp_path / f"{number:06d}.safetensors").unlink()
+    made = Counter()
+
+    def work(process, **share):
+        cache(data, tmp_path, lambda layers: made.update([process]) or encode(layers), process=process, **share)
+
+    together(2, work)
+    assert made == {0: 2, 1: 2} and len(Latents(tmp_path)) == 8
 
 
 def test_the_same_call_goes_on_where_it_stopped(data, tmp_path):
@@ -184,10 +209,12 @@ def test_the_format_of_a_cache_without_buckets_and_text_is_that_of_the_first_ver
 
 def test_several_processes_write_the_folder_that_one_writes_with_buckets_and_texts(shapes, tmp_path):
     for name, processes in (("one", 1), ("several", 3)):
-        for process in range(processes):
-            share = {"process": process, "processes": processes}
+
+        def work(name=name, **share):
             bucketed(shapes, tmp_path / name, **share)
             cache_texts(encode_text, "hash", shapes, tmp_path / name, batch_size=2, **share)
+
+        together(processes, work)
     assert files(tmp_path / "one") == files(tmp_path / "several")
 
 

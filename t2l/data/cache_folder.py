@@ -15,6 +15,7 @@ from ..io.atomic import atomic_path
 from ..io.checkpoint import read_tensors, write_tensors
 
 ABOUT = "cache.json"
+DATA = "data"  # in cache.json: Shards.digest
 FILE_LENGTH = 1000  # rows in a file: 118 MB of captions' embeddings at CLIP ViT-L/14's width
 MOST_FILES = 10_000  # every open one takes one of the 65,530 memory maps that Linux allows a process
 Content = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata of one file
@@ -41,11 +42,14 @@ def divide(count: int, begun: int | None = None) -> list[range]:
 def claim(folder: Path, about: Mapping[str, Any], addition: bool = False) -> None:
     """Write into cache.json what the cache is made of, or check that it says so already. None = does not apply.
 
-    addition: a cache that says nothing about it yet may have it too. Raises ValueError for the folder of another cache.
+    addition: a cache that says nothing about it yet may have it too. The first version kept no digest of the data: what it
+    began is not compared by it. Raises ValueError for the folder of another cache.
     """
     found = read_about(folder)
-    begins = not (found.keys() & about.keys() if addition else found)
-    if changed := [name for name, value in about.items() if found.get(name) != value and not begins]:
+    if found and DATA not in found:
+        about = {name: value for name, value in about.items() if name != DATA}
+    begun = found.keys() & about.keys() if addition else about.keys() if found else set()
+    if changed := [name for name, value in about.items() if name in begun and found.get(name) != value]:
         there, wanted = ({name: source.get(name) for name in changed} for source in (found, about))
         raise ValueError(
             f"{folder} holds a cache of something else, made with {json.dumps(there)}; take another folder for "

@@ -1,6 +1,6 @@
 """The latent cache: mean and std of every picture's latents with its captions, so that the UNet never waits for pictures.
 
-    DIR/cache.json                 size, number of pictures and files, a hash of the autoencoder; buckets and text if there are
+    DIR/cache.json                 size, number of pictures and files, hashes of autoencoder and data; buckets and text if there are
     DIR/autoencoder.safetensors    the autoencoder that made them, and that will decode them
     DIR/000000.safetensors         mean, std (n, C, h, w) float16; captions as JSON in the metadata; 1,000 pictures a file
     DIR/text-000000.safetensors    the captions' embeddings, where a frozen text encoder was given (texts.py)
@@ -30,6 +30,7 @@ from ..layers import Layers
 from .buckets import Size, cover, nearest_bucket
 from .cache_folder import (
     ABOUT,
+    DATA,
     Content,
     Rows,
     alone,
@@ -72,7 +73,7 @@ def cache_latents(
     about = {"size": size, "pictures": len(shards), "files": len(chunks)}
     shapes = None if buckets is None else [_shape(bucket) for bucket in buckets]
     digest = hashlib.sha256(autoencoder.read_bytes()).hexdigest()
-    claim(out, about | {"autoencoder": digest, "buckets": shapes})
+    claim(out, about | {"autoencoder": digest, "buckets": shapes, DATA: shards.digest()})
     with atomic_path(out / "autoencoder.safetensors") as partial:
         shutil.copyfile(autoencoder, partial)
 

@@ -8,6 +8,7 @@ A shard is written under a temporary name and its index last, so a shard with an
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -95,6 +96,13 @@ class Shards:
     def key(self, index: int) -> str:
         """The key of one example, without reading its pictures."""
         return self._row(index)["key"]
+
+    def digest(self) -> str:
+        """A hash of every key and of what is said of its picture, without reading pictures."""
+        digest = hashlib.sha256()
+        for row in self._rows:
+            digest.update(json.dumps([row["key"], row["metadata"]], sort_keys=True).encode())
+        return digest.hexdigest()
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """Every index once, (len,) int64: shards permuted, examples shuffled inside each shard.

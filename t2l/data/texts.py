@@ -14,7 +14,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .cache_folder import Content, Rows, alone, claim, compare, divide, read_about, read_files, spread, write_files
+from .cache_folder import (
+    DATA,
+    Content,
+    Rows,
+    alone,
+    claim,
+    compare,
+    divide,
+    read_about,
+    read_files,
+    spread,
+    write_files,
+)
 from .example import ways_to_say
 from .shards import Shards
 
@@ -40,7 +52,8 @@ def cache_texts(
     captions = list(dict.fromkeys(["", *(way for i in range(len(shards)) for way in ways_to_say(shards.metadata(i)))]))
     begun = read_about(out).get("text", {}).get("files")
     chunks = [captions[rows.start : rows.stop] for rows in divide(len(captions), begun)]
-    claim(out, {"text": {"encoder": encoder, "captions": len(captions), "files": len(chunks)}}, addition=True)
+    about = {"encoder": encoder, "captions": len(captions), "files": len(chunks)}
+    claim(out, {"text": about, DATA: shards.digest()}, addition=True)
 
     def make(number: int) -> Content:
         chunk = chunks[number]

@@ -89,6 +89,27 @@ def test_what_is_left_after_a_failure_is_dealt_evenly_though_one_process_lacks_a
     assert made == {0: 2, 1: 2} and len(Latents(tmp_path)) == 8
 
 
+def test_other_data_of_as_many_pictures_are_refused_and_old_caches_without_their_digest_go_on(data, tmp_path):
+    def work(out):
+        cache(data, out)
+        cache_texts(encode_text, "hash", data, out)
+
+    work(tmp_path / "new")
+    work(tmp_path / "old")
+    about = json.loads((tmp_path / "old/cache.json").read_text())
+    del about["data"]
+    (tmp_path / "old/cache.json").write_text(json.dumps(about))
+    (tmp_path / "old/000001.safetensors").unlink()
+    work(tmp_path / "old")
+    assert json.loads((tmp_path / "old/cache.json").read_text()) == about and len(Latents(tmp_path / "old")) == 8
+    before = files(tmp_path / "new")
+    write_shard(data, 0, [example(number) for number in range(1, 9)])
+    for again in (cache, lambda data, out: cache_texts(encode_text, "hash", data, out)):
+        with pytest.raises(ValueError, match='something else, made with {"data": .*}; take another folder for {"data"'):
+            again(data, tmp_path / "new")
+    assert files(tmp_path / "new") == before
+
+
 def test_the_same_call_goes_on_where_it_stopped(data, tmp_path):
     calls = []
 
@@ -201,7 +222,13 @@ def test_without_buckets_a_picture_of_another_shape_is_cropped_to_a_square(shape
 
 def test_the_format_of_a_cache_without_buckets_and_text_is_that_of_the_first_version(data, tmp_path):
     cache(data, tmp_path / "out")
-    assert list(json.loads((tmp_path / "out/cache.json").read_text())) == ["size", "pictures", "files", "autoencoder"]
+    assert list(json.loads((tmp_path / "out/cache.json").read_text())) == [
+        "size",
+        "pictures",
+        "files",
+        "autoencoder",
+        "data",
+    ]
     tensors, metadata = read_tensors(tmp_path / "out/000001.safetensors")
     assert {name: x.dtype for name, x in tensors.items()} == {"mean": torch.float16, "std": torch.float16}
     assert json.loads(metadata["captions"])[0] == ["caption 3", "foreground_caption 3 background_caption 3"]

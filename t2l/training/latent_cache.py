@@ -21,7 +21,9 @@ from .loop import bf16_is_fast, latent_encoder
 from .processes import Processes
 from .start import starting_text_encoder
 
-PATIENCE = timedelta(days=14)  # for the slowest; when one dies the launcher ends them all. Milliseconds must fit an int32
+PATIENCE = timedelta(
+    days=14
+)  # for the slowest; when one dies the launcher ends them all. Milliseconds must fit an int32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,9 +157,6 @@ class Trainer:
         model.checkpoint_blocks(config.checkpointing)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         make = make_8bit_optimizer if config.optimizer == "adamw8bit" else make_optimizer
-        optimizer = make(self.model.parameters(), config.lr, config.weight_decay, config.betas, config.adam_eps)
-        self.update = Updater(Reconstruction(self.model), optimizer, config, processes)
-        self.guard = self.update.guard
         self.perceptual = _perceptual(config, device) if config.loss.lpips else None
         self.discriminator: PatchDiscriminator | None = None
         self.discriminator_update: Updater | None = None
@@ -169,6 +166,10 @@ class Trainer:
             betas = (0.5, 0.9)  # ldm
             optimizer = make(self.discriminator.parameters(), config.lr, 0.0, betas, config.adam_eps)
             self.discriminator_update = Updater(Adversary(self.discriminator), optimizer, config, processes)
+        watched = [] if self.discriminator is None else [self.discriminator]  # its BatchNorm sees what it judges
+        optimizer = make(self.model.parameters(), config.lr, config.weight_decay, config.betas, config.adam_eps)
+        self.update = Updater(Reconstruction(self.model), optimizer, config, processes, watched)
+        self.guard = self.update.guard
 
     def lr(self, step: int) -> float:
         return learning_rate(step, self.config.steps, self.config.lr, self.config.warmup)

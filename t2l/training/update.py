@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,17 +16,23 @@ class Updater:
     """One optimiser and the network whose weights it changes.
 
     network: what to call in training; its gradients are those of the batch over all processes and parts.
+    watched: further networks that the losses call in training mode; a skipped step changes none of their buffers either.
     scaler: keeps small gradients from vanishing in fp16; does nothing at other precisions.
     """
 
     def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig, processes: Processes
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: LoopConfig,
+        processes: Processes,
+        watched: Sequence[nn.Module] = (),
     ) -> None:
         self.network = processes.wrap(torch.compile(module) if config.compile else module)  # type: ignore[arg-type]
         self.optimizer = optimizer
         self.guard = Guard()
-        self._module = module
-        self._buffers: list[Tensor] = []  # as they were before the step
+        self._buffers = [buffer for network in (module, *watched) for buffer in network.buffers()]
+        self._before: list[Tensor] = []  # the buffers as they were before the step
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._accumulate = config.accumulate
         self._clip = config.gradient_clip
@@ -36,7 +42,7 @@ class Updater:
     def parts(self, size: int) -> Iterator[slice]:
         """The parts of a batch of `size` samples, one forward and backward pass each; gradients are exchanged in the last."""
         self.optimizer.zero_grad()
-        self._buffers = [buffer.clone() for buffer in self._module.buffers()]
+        self._before = [buffer.clone() for buffer in self._buffers]
         length = size // self._accumulate
         for number in range(self._accumulate - 1):
             with without_sync(self.network):
@@ -65,7 +71,7 @@ class Updater:
         if allowed:
             self.scaler.step(self.optimizer)
         else:
-            for buffer, before in zip(self._module.buffers(), self._buffers, strict=True):
+            for buffer, before in zip(self._buffers, self._before, strict=True):
                 buffer.copy_(before)  # BatchNorm's statistics have seen what was not finite
         self.scaler.update()
         return norm if allowed else None

@@ -1,5 +1,6 @@
 """Both training loops: the loss falls, the snapshot is usable, bad steps and folders are refused."""
 
+import copy
 import json
 import time
 from dataclasses import replace
@@ -13,6 +14,7 @@ from t2l.training import train_autoencoder as autoencoder_room
 from t2l.training import train_unet as unet_room
 from t2l.training.loop import Guard, Meter, TrainingStopped, learning_rate, update_ema
 from t2l.training.losses import LossWeights
+from t2l.training.processes import Processes
 from t2l.training.train_autoencoder import train_autoencoder
 from t2l.training.train_unet import LatentBatches, train_unet
 
@@ -134,6 +136,22 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(unet_config, latents, 
     snapshot = train_unet(unet_config, latents, tmp_path)
     assert stats(tmp_path)[-1]["skipped"] == 1
     assert Text2Layer.load(snapshot).unet.conv_in.weight.isfinite().all()
+
+
+def test_a_step_that_is_not_finite_changes_nothing_not_even_what_the_discriminator_has_seen(autoencoder_config):
+    loss = LossWeights(lpips=0, adversarial=0.5, adversarial_start=0)
+    config = replace(autoencoder_config, loss=loss, scale_equivariance=0.0)
+    trainer = autoencoder_room.Trainer(config, Processes(), None)
+    good = autoencoder_room.Layers.from_stacked(torch.rand(4, 7, 64, 64, generator=torch.Generator().manual_seed(0)))
+    bad = autoencoder_room.Layers.from_stacked(good.stacked() * float("nan"))
+    trainer.step(good, 0)
+    before = copy.deepcopy(trainer.state(1))
+    assert trainer.step(bad, 1) == {} and trainer.guard.skipped == 1
+    after = trainer.state(1)
+    for part in ("model", "ema", "discriminator"):
+        assert all(torch.equal(x, before[part][name]) for name, x in after[part].items())
+    assert trainer.step(good, 1)["discriminator"].isfinite()
+    assert not torch.equal(trainer.discriminator.main[3].running_mean, before["discriminator"]["main.3.running_mean"])
 
 
 def test_five_bad_steps_in_a_row_stop_the_run_with_a_sentence(unet_config, latents, tmp_path, monkeypatch):

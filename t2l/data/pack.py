@@ -86,8 +86,10 @@ def pack(
     """
     sources, skipped = find_sources(folder, captions)
     if not sources:
-        _write_lines(out / "skipped.txt", skipped)
-        where = f"; {out / 'skipped.txt'} says why of each" if skipped else ""
+        where = ""
+        if not (out / "config.json").is_file():  # else the lines there are those of an earlier packing
+            _write_lines(out / "skipped.txt", skipped)
+            where = f"; {out / 'skipped.txt'} says why of each" if skipped else ""
         raise ValueError(f"{folder} holds no layered picture with a caption, and {len(skipped)} other pictures{where}")
     if config.validation >= len(sources):
         raise ValueError(f"validation must leave pictures to train on, got {config.validation} of {len(sources)}")

@@ -501,6 +501,21 @@ def test_other_pictures_captions_or_options_in_the_same_folder_are_refused(seven
     assert contents(out) == before
 
 
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_wrong_folder_leaves_what_an_earlier_packing_said_of_its_pictures(empty, tmp_path):
+    write_set(tmp_path / "in", "good")
+    write_set(tmp_path / "in", "bad", caption=None)
+    packed(tmp_path / "in", tmp_path)
+    before = contents(tmp_path / "out")
+    assert b"bad: " in before["skipped.txt"]
+    (tmp_path / "wrong").mkdir()
+    if not empty:
+        write_set(tmp_path / "wrong", caption=None)
+    with pytest.raises(ValueError, match="wrong holds no layered picture with a caption, and . other pictures$"):
+        packed(tmp_path / "wrong", tmp_path)
+    assert contents(tmp_path / "out") == before
+
+
 def test_a_disk_that_fills_is_a_sentence_and_the_command_goes_on(seven, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8000, hard))  # a write beyond it fails as on a full disk

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..io.atomic import atomic_path
+from ..io.atomic import atomic_path, remove_partials
 from ..layers import Layers
 from .buckets import Size, cover, nearest_bucket
 from .cache_folder import (
@@ -68,6 +68,9 @@ def cache_latents(
     their number. wait: returns when all of them have called it. Raises ValueError when `out` holds the latents of another
     autoencoder, data set, size or other buckets.
     """
+    if process == 0:
+        remove_partials(out)
+    wait()  # before anybody writes
     shards = Shards(data)
     chunks = divide(len(shards), begun=read_about(out).get("files"))
     about = {"size": size, "pictures": len(shards), "files": len(chunks)}

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from ..config import config_from_dict, config_to_dict
-from ..io.atomic import atomic_path
+from ..io.atomic import atomic_path, remove_partials
 from . import sharded
 from .loop import LoopConfig
 from .processes import Processes
@@ -50,8 +50,7 @@ class Run:
         self._stats = self.folder / "stats.jsonl"
         if processes.is_main:
             self.samples.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob(".*.partial"):  # by a kill
-                left.unlink()
+            remove_partials(self.folder)
             sharded.remove_unfinished(self.folder)
             self._keep_config(config)
         processes.wait()

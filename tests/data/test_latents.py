@@ -89,6 +89,14 @@ def test_what_is_left_after_a_failure_is_dealt_evenly_though_one_process_lacks_a
     assert made == {0: 2, 1: 2} and len(Latents(tmp_path)) == 8
 
 
+def test_what_a_kill_left_is_removed_by_the_next_call(data, tmp_path):
+    cache(data, tmp_path / "one")
+    before = files(tmp_path / "one")
+    (tmp_path / "one/.000001.safetensors.x.partial").write_bytes(b"half")
+    cache(data, tmp_path / "one")
+    assert files(tmp_path / "one") == before
+
+
 def test_other_data_of_as_many_pictures_are_refused_and_old_caches_without_their_digest_go_on(data, tmp_path):
     def work(out):
         cache(data, out)

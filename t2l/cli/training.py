@@ -72,7 +72,7 @@ def add_commands(command: Command) -> None:
     add("--checkpoint", type=Path, required=True, metavar="FILE", help="the autoencoder")
     add("--data", type=Path, required=True, metavar="DIR", help="folder of shards")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the latents")
-    add("--size", type=whole("size", SMALLEST, LARGEST), default=256, metavar="N", help="pixels a side (default: 256)")
+    add("--size", type=whole("size", SMALLEST, LARGEST), metavar="N", help="pixels a side (default: 256)")
     step = {"nargs": "?", "const": 64, "type": whole("buckets", 8, LARGEST), "metavar": "STEP"}
     add("--buckets", **step, help="aspect buckets: sides in steps of 64 or STEP pixels, at most the square's area")
     add("--text-encoder", type=Path, metavar="FILE", help="frozen one: cache the captions' embeddings too")
@@ -156,7 +156,8 @@ def cache_latents(args: argparse.Namespace) -> None:
     """Encode a data set once, so that the UNet never waits for pictures; the same command resumes."""
     from ..training.latent_cache import CacheConfig, write_cache
 
-    config = CacheConfig(size=args.size, bucket_step=args.buckets)
+    given = {"size": args.size, "bucket_step": args.buckets}
+    config = CacheConfig(**{name: value for name, value in given.items() if value is not None})
     for sentence in write_cache(args.checkpoint, args.data, args.out, config, args.text_encoder, args.check):
         say(sentence)
     print_once(args.out)

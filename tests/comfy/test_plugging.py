@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -166,15 +168,21 @@ def test_an_image_with_an_alpha_channel_is_taken(server):
 
 @pytest.fixture(scope="module")
 def full_size(server):
-    """An autoencoder and a whole checkpoint of Stable Diffusion 1.x geometry, random weights, in ComfyUI's own folders; gives the log's length."""
+    """An autoencoder and a whole checkpoint of Stable Diffusion 1.x geometry in ComfyUI's own folders; gives the log's length.
+
+    Of random weights, or the checkpoint T2L_FULL_SIZE names, as benchmarks/full_size_training.py trains one.
+    """
     torch.manual_seed(0)
     autoencoder = LayeredAutoencoder(AutoencoderConfig()).eval()
     vae, checkpoint = (server.folder / "models" / kind / "full.safetensors" for kind in ("vae", "checkpoints"))
     for path in (vae, checkpoint):
         path.parent.mkdir(parents=True, exist_ok=True)
     save_autoencoder(autoencoder, vae, fold=True)
-    unet, text_encoder = build_unet(UNetConfig()), TextEncoder(TextEncoderConfig())
-    Text2Layer(autoencoder, unet, text_encoder, DiffusionConfig(prediction="eps")).save(checkpoint)
+    if trained := os.environ.get("T2L_FULL_SIZE"):
+        shutil.copyfile(trained, checkpoint)  # our loader opens nothing that lies outside of ComfyUI
+    else:
+        unet, text_encoder = build_unet(UNetConfig()), TextEncoder(TextEncoderConfig())
+        Text2Layer(autoencoder, unet, text_encoder, DiffusionConfig(prediction="eps")).save(checkpoint)
     ours = server.folder / "models" / "text2layer"
     ours.mkdir(exist_ok=True)
     (ours / "full.safetensors").symlink_to(checkpoint)

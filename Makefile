@@ -91,26 +91,30 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 
 # The ordinary autoencoder and the text-to-image model trained here play Stable Diffusion's part in SD-AE-UNet and SD-AE-UNet (ft).
 SYSTEM := $(RUNS)/system
-CACHE = $(BIN)/t2l cache-latents --data $(DATA)/train --out
+CACHE = $(BIN)/t2l cache-latents
 TRAIN = $(BIN)/t2l train-unet
 train-systems: $(FULL) ## every other system of the paper at demo scale (SYSTEM_STEPS=steps=100 shortens it), and a table of their figures
+	$(BIN)/t2l build-demo --out $(DATA)
+	$(BIN)/t2l build-demo --out $(DATA)-unfiltered faulty=0.5 test=0 held_out=0
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json $(SYSTEM_STEPS) --data $(DATA)/train --run $(RUNS)/autoencoder
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-no-sup.json $(SYSTEM_STEPS) --data $(DATA)/train --run $(RUNS)/autoencoder-no-sup
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-separate.json $(SYSTEM_STEPS) --data $(DATA)/train --run $(RUNS)/autoencoder-separate
 	$(BIN)/t2l convert-model $(RUNS)/autoencoder-separate/snapshot.safetensors layout=composite latent_channels=4 --out $(RUNS)/autoencoder-composite.safetensors
-	$(CACHE) $(RUNS)/latents --size 128 --checkpoint $(RUNS)/autoencoder/snapshot.safetensors
-	$(CACHE) $(RUNS)/latents-256 --size 256 --checkpoint $(RUNS)/autoencoder/snapshot.safetensors
-	$(CACHE) $(RUNS)/latents-no-sup --size 128 --checkpoint $(RUNS)/autoencoder-no-sup/snapshot.safetensors
-	$(CACHE) $(RUNS)/latents-separate --size 128 --checkpoint $(RUNS)/autoencoder-separate/snapshot.safetensors
-	$(CACHE) $(RUNS)/latents-composite --size 128 --checkpoint $(RUNS)/autoencoder-composite.safetensors
+	$(CACHE) --data $(DATA)/train --size 128 --checkpoint $(RUNS)/autoencoder/snapshot.safetensors --out $(RUNS)/latents
+	$(CACHE) --data $(DATA)-unfiltered/train --size 128 --checkpoint $(RUNS)/autoencoder/snapshot.safetensors --out $(RUNS)/latents-unfiltered
+	$(CACHE) --data $(DATA)/train --size 256 --checkpoint $(RUNS)/autoencoder/snapshot.safetensors --out $(RUNS)/latents-256
+	$(CACHE) --data $(DATA)/train --size 128 --checkpoint $(RUNS)/autoencoder-no-sup/snapshot.safetensors --out $(RUNS)/latents-no-sup
+	$(CACHE) --data $(DATA)/train --size 128 --checkpoint $(RUNS)/autoencoder-separate/snapshot.safetensors --out $(RUNS)/latents-separate
+	$(CACHE) --data $(DATA)/train --size 128 --checkpoint $(RUNS)/autoencoder-composite.safetensors --out $(RUNS)/latents-composite
 	$(TRAIN) configs/demo-unet.json $(SYSTEM_STEPS) --latents $(RUNS)/latents --run $(SYSTEM)-joint
 	$(TRAIN) configs/demo-unet-no-sup.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-no-sup --run $(SYSTEM)-no-sup
+	$(TRAIN) configs/demo-unet-unfiltered.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-unfiltered --run $(SYSTEM)-unfiltered
 	$(TRAIN) configs/demo-unet-512.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-256 --run $(SYSTEM)-512 --init $(SYSTEM)-joint/snapshot.safetensors
 	$(TRAIN) configs/demo-unet-separate.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-separate --run $(SYSTEM)-separate
 	$(TRAIN) configs/demo-unet-composite.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-composite --run $(SYSTEM)-composite
 	$(TRAIN) configs/demo-unet-separate-ft.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-separate --run $(SYSTEM)-separate-ft --init $(SYSTEM)-composite/snapshot.safetensors
 	for run in $(SYSTEM)-*; do \
-	    $(BIN)/t2l evaluate --checkpoint $$run/snapshot.safetensors --data $(DATA) --json $$run/figures.json prompts=128 || exit 1; \
+	    $(BIN)/t2l evaluate --checkpoint $$run/snapshot.safetensors --data $(DATA) --json $$run/figures.json --limit 256 prompts=128 probe_examples=2000 || exit 1; \
 	done
 	$(BIN)/python docs/systems_table.py $(SYSTEM)-*
 

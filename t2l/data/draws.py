@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-STREAMS = ("crop", "posterior", "noise")
-Stream = Literal["crop", "posterior", "noise"]
+STREAMS = ("crop", "posterior", "noise", "strength")
+Stream = Literal["crop", "posterior", "noise", "strength"]
 
 
 def sample_generator(seed: int, position: int, stream: Stream) -> torch.Generator:

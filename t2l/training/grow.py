@@ -1,6 +1,9 @@
-"""A UNet trained at one size goes on at twice that size: one more level is put around it (Karras et al. 2018, progressive
-growing; Gu et al. 2023, Matryoshka diffusion). The paper resumes the same network at twice the size instead, and so pays
-four times as much for every step.
+"""A trained UNet goes on as a larger one that starts from what it knows.
+
+At twice the size: one more level is put around it (Karras et al. 2018, progressive growing; Gu et al. 2023, Matryoshka
+diffusion). The paper resumes the same network at twice the size instead, and so pays four times as much for every step.
+With attention at more levels: each new one begins as nothing (zero-initialised residuals, as in ControlNet, Zhang et al.
+2023).
 """
 
 from __future__ import annotations
@@ -43,6 +46,28 @@ def grow(unet: UNet2DConditionModel, diffusion: DiffusionConfig) -> UNet2DCondit
     larger.load_state_dict(state)
     _hand_on(larger.down_blocks[0], larger.up_blocks[-2], larger.up_blocks[-1])
     _halve_noise(larger, diffusion)
+    return larger
+
+
+def attends_more(config: UNetConfig, found: UNetConfig) -> bool:
+    """Whether `config` is `found` with attention at more levels."""
+    more = set(config.attention_levels) > set(found.attention_levels)
+    return more and replace(config, attention_levels=found.attention_levels) == found
+
+
+@torch.no_grad()
+def with_attention(unet: UNet2DConditionModel, config: UNetConfig) -> UNet2DConditionModel:
+    """The UNet of `config` that predicts what `unet` does; its new attentions add nothing until they are trained.
+
+    config: that of `unet` with more attention_levels (`attends_more`).
+    """
+    larger = build_unet(config)
+    larger.load_state_dict(larger.state_dict() | unet.state_dict())
+    known = dict(unet.named_modules())
+    for name, module in larger.named_modules():
+        if name.endswith(".proj_out") and name not in known:
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
     return larger
 
 

@@ -15,7 +15,7 @@ from ..model.systems import build_autoencoder
 from ..model.text2layer import Text2Layer, load_autoencoder
 from ..model.text_encoder import TextEncoder, TextEncoderConfig
 from ..model.unet import UNetConfig, build_unet, config_of_unet
-from .grow import grow, grown_config
+from .grow import attends_more, grow, grown_config, with_attention
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -76,7 +76,7 @@ def freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
 
 
 def _continued(start: Text2Layer, config: UNetTrainConfig, init: Path) -> UNet2DConditionModel:
-    """The UNet of a checkpoint of ours: as it is, with one more level, or with three times the channels."""
+    """The UNet of a checkpoint of ours: as it is, with one more level, more attention, or three times the channels."""
     if start.diffusion != config.diffusion:
         raise ValueError(f"{init} was trained with {start.diffusion}, the config asks for {config.diffusion}")
     found, wanted = config_of_unet(start.unet), _in_its_own_words(config.unet)
@@ -84,13 +84,15 @@ def _continued(start: Text2Layer, config: UNetTrainConfig, init: Path) -> UNet2D
         return start.unet
     if wanted == grown_config(found):
         return grow(start.unet, config.diffusion)
+    if attends_more(wanted, found):
+        return with_attention(start.unet, wanted)
     if replace(wanted, in_channels=found.in_channels, out_channels=found.out_channels) == found:
         unet = build_unet(config.unet)
         unet.load_state_dict(with_channels(start.unet.state_dict(), config.unet, str(init)))
         return unet
     raise ValueError(
-        f"{init} holds {found}, the config asks for {wanted}; make them equal, or give it one level more or three times the "
-        "channels"
+        f"{init} holds {found}, the config asks for {wanted}; make them equal, or give it one level more, attention at more "
+        "levels, or three times the channels"
     )
 
 

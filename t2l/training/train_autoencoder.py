@@ -53,6 +53,7 @@ class AutoencoderTrainConfig(LoopConfig):
     steps: int = 250_000
     lr: float = 4.5e-6
     scale_equivariance: float = 0.0  # share of steps that decode halved latents to halved pictures (EQ-VAE, 2502.09509)
+    latent_noise: float = 0.0  # of noise on the latents before they are decoded, beside their own size (see `_noise`)
     fold_batchnorm: bool = False  # start from heads without BatchNorm: in small batches its statistics are noise
     freeze_encoder: bool = False  # train the decoder alone: latents made before stay valid
     workers: int = 1  # processes that read pictures, for each process that trains
@@ -112,10 +113,15 @@ class Reconstruction(nn.Module):
         super().__init__()
         self.autoencoder = autoencoder
 
-    def forward(self, stacked: Tensor, noise: Tensor, halved: bool) -> tuple[Posterior, Decoded]:
-        """stacked (N, 7, H, W), noise (N, C, h, w). halved: decode latents of half the height and width."""
+    def forward(self, stacked: Tensor, noise: Tensor, extra: Tensor, halved: bool) -> tuple[Posterior, Decoded]:
+        """stacked (N, 7, H, W), noise (N, C, h, w). halved: decode latents of half the height and width.
+
+        extra: std of more noise than the posterior's own, (N, 1, 1, 1), as a share of the latents' root mean square.
+        """
         posterior = self.autoencoder.encode(Layers.from_stacked(stacked))
-        latents = posterior.mean.float() + posterior.std.float() * noise
+        mean = posterior.mean.float()
+        size = mean.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()  # no use in growing away from the noise
+        latents = mean + torch.hypot(posterior.std.float(), extra * size) * noise
         return posterior, self.autoencoder.decode(_halve(latents) if halved else latents, clamp=False)
 
 
@@ -180,10 +186,10 @@ class Trainer:
         halved = (
             float(torch.rand((), generator=step_generator(self.config.seed, step))) < self.config.scale_equivariance
         )
-        noise = self._noise(target, step)
+        noise, extra = self._noise(target, step)
         logged, seen = [], []
         for part in self.update.parts(len(self.share)):
-            total, parts, decoded, true = self._losses(target[part], noise[part], halved, step)
+            total, parts, decoded, true = self._losses(target[part], noise[part], extra[part], halved, step)
             self.update.backward(total)
             logged.append({"total": total.detach(), **parts})
             seen.append((decoded, true))
@@ -196,20 +202,27 @@ class Trainer:
             means["discriminator"] = self._train_discriminator(self.discriminator_update, seen, step)
         return means | {"gradient_norm": norm}
 
-    def _noise(self, target: Layers, step: int) -> Tensor:
-        """What the posteriors of this process's share are sampled with, (N, C, h, w)."""
-        size, shape = self.config.data.batch_size, latent_size(*target.size, self.model.config.downscale)
+    def _noise(self, target: Layers, step: int) -> tuple[Tensor, Tensor]:
+        """What the posteriors of this process's share are sampled with, (N, C, h, w), and the `extra` of Reconstruction.
+
+        The latter, (N, 1, 1, 1), is |n| latent_noise with n ~ N(0, 1). What a UNet leaves a little noisy then still
+        becomes a picture (Zheng et al. 2025, RAE, 2510.11690, section 4.3, for a decoder alone); an encoder that learns too
+        says what matters louder than the noise.
+        """
+        model, size = self.model.config, self.config.data.batch_size
         positions = [step * size + number for number in self.share]
-        noise = sample_noise(self.config.seed, positions, (self.model.config.latent_channels, *shape), "posterior")
-        return noise.to(self.device)
+        shape = (model.latent_channels, *latent_size(*target.size, model.downscale))
+        noise = sample_noise(self.config.seed, positions, shape, "posterior")
+        strength = sample_noise(self.config.seed, positions, (1, 1, 1), "strength").abs()
+        return noise.to(self.device), (strength * self.config.latent_noise).to(self.device)
 
     def _losses(
-        self, target: Layers, noise: Tensor, halved: bool, step: int
+        self, target: Layers, noise: Tensor, extra: Tensor, halved: bool, step: int
     ) -> tuple[Tensor, dict[str, Tensor], Decoded, Layers]:
         """The loss of some samples, its parts, what was decoded and what that should have been."""
         with precision_context(self.device, self.config.precision):
             known = None if self.reference is None else _known(self.reference, target)
-            posterior, decoded = self.update.network(target.stacked(), noise, halved)
+            posterior, decoded = self.update.network(target.stacked(), noise, extra, halved)
             if halved:
                 target = Layers.from_stacked(_halve(target.stacked()))
             total, parts = autoencoder_loss(decoded, posterior, target, self.config.loss, self.perceptual, known)

@@ -75,6 +75,21 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(built):
     assert files(built) == before
 
 
+def test_unfiltered_pictures_are_the_same_ones_with_a_fault_each(built, downloads, tmp_path):
+    shutil.copytree(downloads, tmp_path / "unfiltered" / "downloads")
+    build_demo(replace(TINY, faulty=1.0), tmp_path / "unfiltered", progress=lambda line: None)
+    filtered, unfiltered = Shards(built / "train"), Shards(tmp_path / "unfiltered" / "train")
+    faults = []
+    for one, other in ((filtered[i], unfiltered[i]) for i in range(len(filtered))):
+        assert other.caption == one.caption
+        lost = 1 - float(other.layers.mask.sum() / one.layers.mask.sum())
+        left = (other.layers.background - one.layers.composite()).abs().mean() < 0.02
+        assert left if lost == 0 else 0.1 < lost < 0.9
+        faults.append(lost == 0)
+    assert set(faults) == {True, False}
+    assert files(tmp_path / "unfiltered")["test/000000.tar"] == files(built)["test/000000.tar"]
+
+
 def test_finished_shards_are_not_drawn_again(built):
     times = [path.stat().st_mtime_ns for path in sorted(built.glob("*/*.tar"))]
     build_demo(TINY, built, progress=lambda line: None)

@@ -9,7 +9,7 @@ from t2l.config import DiffusionConfig
 from t2l.diffusion import scaled_linear_schedule
 from t2l.model.text2layer import Text2Layer
 from t2l.model.unet import UNetConfig, build_unet, config_of_unet
-from t2l.training.grow import grow, grown_config, halved_noise_time
+from t2l.training.grow import attends_more, grow, grown_config, halved_noise_time, with_attention
 from t2l.training.train_unet import train_unet
 
 SMALL = UNetConfig(
@@ -83,3 +83,22 @@ def test_training_goes_on_with_one_level_more_and_refuses_any_other_shape(unet_c
     other = replace(unet_config, unet=replace(unet_config.unet, base_channels=64))
     with pytest.raises(ValueError, match="base_channels=32.*the config asks for .*base_channels=64.*one level more"):
         train_unet(other, latents, tmp_path / "other", init=first)
+
+
+@torch.no_grad()
+def test_a_unet_with_more_attention_predicts_what_it_did_before():
+    torch.manual_seed(0)
+    small = build_unet(SMALL)
+    config = replace(SMALL, attention_levels=(0, 1))
+    large = with_attention(small, config)
+    assert config_of_unet(large) == replace(config_of_unet(small), attention_levels=(0, 1))
+    x, times, text = torch.randn(2, 8, 8, 8), torch.tensor([40, 900]), torch.randn(2, 77, 32)
+    predicted = [unet(x, times, encoder_hidden_states=text).sample for unet in (small, large)]
+    torch.testing.assert_close(predicted[1], predicted[0])
+
+
+def test_attention_can_be_added_but_not_taken_away():
+    more = replace(SMALL, attention_levels=(0, 1))
+    assert attends_more(more, SMALL)
+    assert not attends_more(SMALL, more) and not attends_more(SMALL, SMALL)
+    assert not attends_more(replace(more, num_heads=4), SMALL)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from t2l.data.latents import Latents
+from t2l.layers import Layers
 from t2l.model.text2layer import Text2Layer, load_autoencoder
 from t2l.training import train_autoencoder as autoencoder_room
 from t2l.training import train_unet as unet_room
@@ -60,6 +61,24 @@ def test_a_frozen_encoder_keeps_its_latents(autoencoder_config, shards, tmp_path
     kept = [name for name in before if name.startswith(("encoder", "quant_conv", "post_quant_conv"))]
     assert all(torch.equal(before[name], after[name]) for name in kept)
     assert not torch.equal(before["decoder.conv_in.weight"], after["decoder.conv_in.weight"])
+
+
+def test_noise_on_latents_is_a_share_of_their_size_and_adds_to_the_posteriors_own(autoencoder_config, monkeypatch):
+    trainer = autoencoder_room.Trainer(replace(autoencoder_config, latent_noise=0.5), Processes(), None)
+    layers = Layers.from_stacked(torch.rand(4, 7, 32, 32))
+    decoded = []
+    monkeypatch.setattr(trainer.model, "decode", lambda latents, clamp: decoded.append(latents))
+    network = autoencoder_room.Reconstruction(trainer.model)
+    noise, extra = trainer._noise(layers, 3)
+    with torch.no_grad():
+        posterior, _ = network(layers.stacked(), noise, extra, False)
+        network(layers.stacked(), noise, torch.zeros_like(extra), False)
+    added = extra.flatten() * posterior.mean.square().mean(dim=(1, 2, 3)).sqrt()
+    std = (posterior.std.square() + added.square().view(-1, 1, 1, 1)).sqrt()
+    torch.testing.assert_close(decoded[0], posterior.mean + std * noise)
+    torch.testing.assert_close(decoded[1], posterior.mean + posterior.std * noise)
+    shares = torch.cat([trainer._noise(layers, step)[1] for step in range(100)])
+    assert shares.min() >= 0 and 0.4 < shares.square().mean().sqrt() < 0.6  # 0.5 |n|, n ~ N(0, 1)
 
 
 def test_the_unet_learns_and_its_snapshot_loads(unet_config, latents, tmp_path):

@@ -47,6 +47,7 @@ class DemoConfig:
     held_out: int = 128  # samples of things that train never shows
     test_pairs: int = 2  # places per thing that only test shows
     recoloured: float = 0.4  # share of the samples of a recolourable thing
+    faulty: float = 0.0  # share of train with a fault that the paper's filters find (see `with_fault`)
     fluent: float = 0.6  # least share of the glossy emoji among a thing's pictures, where it has one
     shard_size: int = 1000  # samples a shard
     processes: int = 2
@@ -56,7 +57,7 @@ class DemoConfig:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be {bound} or more, got {getattr(self, name)}")
-        for name in ("recoloured", "fluent"):
+        for name in ("recoloured", "faulty", "fluent"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
 
@@ -189,6 +190,9 @@ class Artist:
         texts = describe(thing, place, colour, rng)
         sources = (source, plate) if plate else (source,)
         layers = Layers(foreground[None], background[None], mask[None])
+        faults = np.random.default_rng([config.seed, SPLITS.index(split), index, 1])
+        if split == "train" and faults.random() < config.faulty:
+            layers = with_fault(layers, faults)
         key = f"{split}-{index:06d}"
         return Example(key, layers, thing=thing.name, place=place.name, colour=colour, sources=sources, **texts)
 
@@ -201,6 +205,20 @@ class Artist:
             shares = np.where(fluent, share / weights[fluent].sum(), (1 - share) / weights[~fluent].sum())
             weights = weights * shares
         return str(rng.choice(thing.pictures, p=weights / weights.sum()))
+
+
+def with_fault(layers: Layers, rng: np.random.Generator) -> Layers:
+    """One picture as an unfiltered data set has it (paper, section 3): half of its mask is lost, or the foreground was not
+    painted out of its background.
+    """
+    if rng.random() < 0.5:
+        return replace(layers, background=layers.composite())
+    height, width = layers.size
+    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
+    area = layers.mask.sum().clamp(min=1e-6)
+    angle = rng.uniform(0, 2 * np.pi)
+    away = (x - (x * layers.mask).sum() / area) * np.cos(angle) + (y - (y * layers.mask).sum() / area) * np.sin(angle)
+    return replace(layers, mask=layers.mask * (away > 0))
 
 
 def _describe(config: DemoConfig, out: Path) -> None:

@@ -73,7 +73,9 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 	    --init $(AE)-folded/snapshot.safetensors
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-soft.json --data $(DATA)/train --run $(AE)-soft \
 	    --init $(AE)-colour/snapshot.safetensors
-	$(BIN)/t2l cache-latents --checkpoint $(AE)-soft/snapshot.safetensors --data $(DATA)/train --size 128 --out $(RUNS)/demo-latents-128
+	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-robust.json --data $(DATA)/train --run $(AE)-robust \
+	    --init $(AE)-soft/snapshot.safetensors
+	$(BIN)/t2l cache-latents --checkpoint $(AE)-robust/snapshot.safetensors --data $(DATA)/train --size 128 --out $(RUNS)/demo-latents-128
 	$(BIN)/t2l train-unet configs/demo-unet.json --latents $(RUNS)/demo-latents-128 --run $(UNET)
 	$(BIN)/t2l train-unet configs/demo-unet-long.json --latents $(RUNS)/demo-latents-128 --run $(UNET)-long \
 	    --init $(UNET)/snapshot.safetensors
@@ -81,12 +83,14 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 	    --init $(UNET)-long/snapshot.safetensors
 	$(BIN)/t2l train-unet configs/demo-unet-polish.json --latents $(RUNS)/demo-latents-128 --run $(UNET)-polish \
 	    --init $(UNET)-finish/snapshot.safetensors
-	$(BIN)/t2l cache-latents --checkpoint $(AE)-soft/snapshot.safetensors --data $(DATA)/train --size 256 --out $(RUNS)/demo-latents-256
+	$(BIN)/t2l cache-latents --checkpoint $(AE)-robust/snapshot.safetensors --data $(DATA)/train --size 256 --out $(RUNS)/demo-latents-256
 	$(BIN)/t2l train-unet configs/demo-unet-256.json --latents $(RUNS)/demo-latents-256 --run $(UNET)-256 \
 	    --init $(UNET)-polish/snapshot.safetensors
 	$(BIN)/t2l train-unet configs/demo-unet-soft.json --latents $(RUNS)/demo-latents-256 --run $(UNET)-soft \
 	    --init $(UNET)-256/snapshot.safetensors
-	$(BIN)/t2l export --run $(UNET)-soft --out $(RUNS)/text2layer-demo.safetensors
+	$(BIN)/t2l train-unet configs/demo-unet-robust.json --latents $(RUNS)/demo-latents-256 --run $(UNET)-robust \
+	    --init $(UNET)-soft/snapshot.safetensors
+	$(BIN)/t2l export --run $(UNET)-robust --out $(RUNS)/text2layer-demo.safetensors
 	$(BIN)/t2l evaluate --checkpoint $(RUNS)/text2layer-demo.safetensors --data $(DATA) --json $(RUNS)/demo-evaluation.json
 
 # The ordinary autoencoder and the text-to-image model trained here play Stable Diffusion's part in SD-AE-UNet and SD-AE-UNet (ft).

@@ -142,6 +142,13 @@ def test_a_checkpoint_goes_to_a_diffusers_folder_and_back(work, tmp_path):
     assert all(torch.equal(x, back[name]) for name, x in there.items())
 
 
+def test_the_autoencoder_of_a_checkpoint_is_taken_alone_with_its_batchnorm_folded_or_not(work, tmp_path):
+    for source in (work / "model.safetensors", work / "ae" / "snapshot.safetensors"):
+        t2l("convert-model", source, "--out", tmp_path / "x.safetensors")
+        before, after = load_autoencoder(source).state_dict(), load_autoencoder(tmp_path / "x.safetensors").state_dict()
+        assert before.keys() == after.keys() and all(torch.equal(x, after[name]) for name, x in before.items())
+
+
 def test_a_value_that_a_conversion_does_not_take_is_refused(work, capsys, tmp_path):
     line = refused(capsys, "convert-model", work / "model.safetensors", "--out", tmp_path / "folder", "layout=separate")
     assert line == "t2l: name=value is for writing an autoencoder alone; leave out layout=separate"

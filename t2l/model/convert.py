@@ -13,7 +13,7 @@ from .autoencoder import AutoencoderConfig
 from .diffusers_folder import folder_to_file, save_folder
 from .from_sd import autoencoder_from_sd, is_foreign, license_of, text_encoder_from_sd, unet_from_sd
 from .systems import build_autoencoder
-from .text2layer import Text2Layer, load_autoencoder, save_autoencoder
+from .text2layer import Text2Layer, has_batchnorm, load_autoencoder, save_autoencoder
 from .text_encoder import TextEncoderConfig
 from .unet import UNetConfig
 
@@ -73,5 +73,7 @@ def _write_autoencoder(source: Path, out: Path, dtype: torch.dtype, overrides: l
     else:
         found = load_autoencoder(source)
         model = build_autoencoder(override(found.config, overrides))
+        if not has_batchnorm(found):
+            model.fold_batchnorm()
         load_exactly(model, found.state_dict(), f"the autoencoder of {source}")
     save_autoencoder(model, out, {"license": license_of(source)}, dtype)

@@ -191,6 +191,11 @@ def folded(autoencoder: Autoencoder) -> Autoencoder:
     return copy.deepcopy(autoencoder).fold_batchnorm()
 
 
+def has_batchnorm(autoencoder: Autoencoder) -> bool:
+    """Whether its heads have their BatchNorm still."""
+    return any(name.endswith("bn.running_var") for name in autoencoder.state_dict())
+
+
 def flat_input(autoencoder: Autoencoder) -> dict[str, Tensor]:
     """`encoder.conv_in` for an ordinary picture I, derived from the layered one; empty where there is none, and outside
     SD's geometry.
@@ -227,7 +232,7 @@ def _metadata(
 ) -> dict[str, str]:
     if clash := sorted(RESERVED & info.keys()):
         raise ValueError(f"info must not hold {', '.join(clash)}; the checkpoint writes them itself")
-    is_folded = fold or not any(name.endswith("bn.running_var") for name in autoencoder.state_dict())
+    is_folded = fold or not has_batchnorm(autoencoder)
     ours = {
         "format": FORMAT,
         "version": VERSION,

@@ -95,6 +95,7 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 
 # The ordinary autoencoder and the text-to-image model trained here play Stable Diffusion's part in SD-AE-UNet and SD-AE-UNet (ft).
 SYSTEM := $(RUNS)/system
+SYSTEM_EVALUATE ?= --limit 256 prompts=128 probe_examples=2000
 CACHE = $(BIN)/t2l cache-latents
 TRAIN = $(BIN)/t2l train-unet
 train-systems: $(FULL) ## every other system of the paper at demo scale (SYSTEM_STEPS=steps=100 shortens it), and a table of their figures
@@ -118,7 +119,7 @@ train-systems: $(FULL) ## every other system of the paper at demo scale (SYSTEM_
 	$(TRAIN) configs/demo-unet-composite.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-composite --run $(SYSTEM)-composite
 	$(TRAIN) configs/demo-unet-separate-ft.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-separate --run $(SYSTEM)-separate-ft --init $(SYSTEM)-composite/snapshot.safetensors
 	for run in $(SYSTEM)-*; do \
-	    $(BIN)/t2l evaluate --checkpoint $$run/snapshot.safetensors --data $(DATA) --json $$run/figures.json --limit 256 prompts=128 probe_examples=2000 || exit 1; \
+	    $(BIN)/t2l evaluate --checkpoint $$run/snapshot.safetensors --data $(DATA) --json $$run/figures.json $(SYSTEM_EVALUATE) || exit 1; \
 	done
 	$(BIN)/python docs/systems_table.py $(SYSTEM)-*
 

@@ -206,7 +206,7 @@ class Trainer:
         """What the posteriors of this process's share are sampled with, (N, C, h, w), and the `extra` of Reconstruction.
 
         The latter, (N, 1, 1, 1), is |n| latent_noise with n ~ N(0, 1). What a UNet leaves a little noisy then still
-        becomes a picture (Zheng et al. 2025, RAE, 2510.11690, section 4.3, for a decoder alone); an encoder that learns too
+        becomes a picture (Zheng et al. 2025, RAE, 2510.11690, for a decoder alone); an encoder that learns too
         says what matters louder than the noise.
         """
         model, size = self.model.config, self.config.data.batch_size

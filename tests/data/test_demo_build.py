@@ -90,6 +90,16 @@ def test_unfiltered_pictures_are_the_same_ones_with_a_fault_each(built, download
     assert files(tmp_path / "unfiltered")["test/000000.tar"] == files(built)["test/000000.tar"]
 
 
+def test_a_build_begun_before_an_option_was_there_goes_on_with_its_default(built):
+    path = built / "config.json"
+    older = json.loads(path.read_text())
+    del older["faulty"]
+    path.write_text(json.dumps(older))
+    build_demo(TINY, built, progress=lambda line: None)
+    with pytest.raises(ValueError, match="holds a data set with other faulty"):
+        build_demo(replace(TINY, faulty=0.5), built, progress=lambda line: None)
+
+
 def test_finished_shards_are_not_drawn_again(built):
     times = [path.stat().st_mtime_ns for path in sorted(built.glob("*/*.tar"))]
     build_demo(TINY, built, progress=lambda line: None)

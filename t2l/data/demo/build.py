@@ -86,13 +86,16 @@ def build_demo(config: DemoConfig, out: Path, progress: Callable[[str], None] = 
 
 
 def _claim(out: Path, config: DemoConfig) -> None:
-    """Write the config down, or check that it is the one `out` was begun with; processes may differ."""
+    """Write the config down, or check that it is the one `out` was begun with; processes may differ.
+
+    A value that was not there yet when `out` was begun is the default.
+    """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "config.json"
     wanted = config_to_dict(replace(config, processes=1))
     if not path.is_file():
         path.write_text(json.dumps(wanted, indent=2))
-    elif (found := json.loads(path.read_text())) != wanted:
+    elif (found := config_to_dict(DemoConfig()) | json.loads(path.read_text())) != wanted:
         other = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         raise ValueError(f"{out} holds a data set with other {', '.join(other)}; choose another folder or delete it")
 
@@ -208,7 +211,7 @@ class Artist:
 
 
 def with_fault(layers: Layers, rng: np.random.Generator) -> Layers:
-    """One picture as an unfiltered data set has it (paper, section 3): half of its mask is lost, or the foreground was not
+    """One picture as the paper's unfiltered data set has it: half of its mask is lost, or the foreground was not
     painted out of its background.
     """
     if rng.random() < 0.5:

@@ -5,12 +5,14 @@ Positions are pixels from the top-left corner, x to the right and y down; pixel 
 their sizes; scale, rotation and flips keep the centre of the foreground's canvas where it is.
 
 What can be copied is copied, never resampled: whole-pixel offsets, flips and quarter turns keep every value exactly.
+What must be resampled is resampled with each colour counting as much as it shows, so that nothing hidden tints an edge.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -21,6 +23,7 @@ from .blend import BlendMode, blend
 from .layers import Layers
 
 ColourSpace = Literal["srgb", "linear"]
+UNSEEN = 1e-4  # of a resampled mask: below it there is no colour to be told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +154,7 @@ def _moved(layers: Layers, placement: Placement, size: tuple[int, int]) -> tuple
     centre = (layers.size[0] / 2 + placement.y, layers.size[1] / 2 + placement.x)
     extent = (mask.shape[-2] * placement.scale, mask.shape[-1] * placement.scale)
     if placement.scale < 1:
-        foreground, mask = _shrunk(foreground, extent), _shrunk(mask, extent)
+        foreground, mask = resized(foreground, mask, (max(1, round(extent[0])), max(1, round(extent[1]))))
     corner = (centre[0] - extent[0] / 2, centre[1] - extent[1] / 2)
     on_the_grid = all(edge.is_integer() for edge in corner) and extent == tuple(mask.shape[-2:])
     if angle == 0 and on_the_grid:
@@ -166,10 +169,13 @@ def _turned(x: Tensor, placement: Placement, quarter_turns: int) -> Tensor:
     return torch.rot90(x, -quarter_turns, (-2, -1)) if quarter_turns else x
 
 
-def _shrunk(x: Tensor, extent: tuple[float, float]) -> Tensor:
-    """Made smaller with the pixels that merge averaged: the whole size nearest to the extent, at least one pixel."""
-    height, width = (max(1, round(n)) for n in extent)
-    return F.interpolate(x, size=(height, width), mode="bilinear", antialias=True).clamp(0, 1)
+def resized(foreground: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Colours (N, 3, H, W) and mask (N, 1, H, W) at size (height, width), bilinear; pixels that merge are averaged.
+
+    A colour counts as much as it shows: what a cut-out hides beside its edge leaves no fringe.
+    """
+    resample = partial(F.interpolate, size=size, mode="bilinear", antialias=True)
+    return _as_it_shows(resample(foreground), resample(foreground * mask), resample(mask))
 
 
 def _pasted(foreground: Tensor, mask: Tensor, corner: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -204,9 +210,17 @@ def _inverse_affine(
 def _warped(foreground: Tensor, mask: Tensor, theta: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Sampled bilinearly through the inverse affine theta (2, 3): the colour goes on past its edge, the mask is 0."""
     grid = F.affine_grid(theta[None].to(mask), [1, 1, *size], align_corners=False).expand(len(mask), -1, -1, -1)
-    colour = F.grid_sample(foreground, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    covered = F.grid_sample(mask, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return colour.clamp(0, 1), covered.clamp(0, 1)
+    sampled = partial(F.grid_sample, grid=grid, mode="bilinear", align_corners=False)
+    return _as_it_shows(sampled(foreground, padding_mode="border"), sampled(foreground * mask), sampled(mask))
+
+
+def _as_it_shows(colour: Tensor, premultiplied: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
+    """Of resampled colours, premultiplied colours and masks: straight colours and masks.
+
+    Where nothing shows, the colour is that of what is hidden there.
+    """
+    shown = premultiplied / covered.clamp(min=UNSEEN)
+    return torch.where(covered > UNSEEN, shown, colour).clamp(0, 1), covered.clamp(0, 1)
 
 
 def _blended(foreground: Tensor, background: Tensor, placement: Placement) -> Tensor:

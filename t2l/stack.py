@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .blend import BlendMode, blend
 from .layers import Layers
-from .placement import Placement, place
+from .placement import Placement, place, resized
 
 BACKGROUND, FOREGROUND = "background", "foreground"  # the names of the two layers that `Layers` becomes
 TOP = "top"  # the rule of to_layers that takes the top visible layer
@@ -139,7 +138,7 @@ def transformed(layer: Layer, box: Box) -> Layer:
     size = max(1, round(box.height)), max(1, round(box.width))
     image, mask = layer.image[None], layer.mask[None]
     if size != layer.size:
-        image, mask = (_resized(x, size) for x in (image, mask))
+        image, mask = resized(image, mask, size)
     left, top, right, bottom = _bounds(box, size)
     canvas = image.new_zeros(1, 3, bottom - top, right - left)
     where = Placement(
@@ -151,10 +150,6 @@ def transformed(layer: Layer, box: Box) -> Layer:
     )
     drawn = place(Layers(image, image, mask), where, canvas)
     return replace(layer, image=drawn.foreground[0], mask=drawn.mask[0], x=left, y=top)
-
-
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def _bounds(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -81,12 +81,13 @@ def test_a_foreground_moved_out_of_the_picture_leaves_the_background(x):
     assert torch.equal(compose(layers, Placement(x=x)), layers.background)
 
 
-def test_half_a_pixel_is_the_mean_of_two_neighbours():
+def test_half_a_pixel_is_the_mean_of_two_neighbours_that_count_as_they_show():
     layers = random_layers(dtype=torch.float64)
     placed = place(layers, Placement(x=0.5))
-    for name in ("foreground", "mask"):
-        x = getattr(layers, name)
-        torch.testing.assert_close(getattr(placed, name)[..., 1:], (x[..., 1:] + x[..., :-1]) / 2)
+    seen = layers.foreground * layers.mask
+    mask, premultiplied = ((x[..., 1:] + x[..., :-1]) / 2 for x in (layers.mask, seen))
+    torch.testing.assert_close(placed.mask[..., 1:], mask)
+    torch.testing.assert_close(placed.foreground[..., 1:], premultiplied / mask)
     torch.testing.assert_close(placed.mask[..., 0], layers.mask[..., 0] / 2)
 
 
@@ -157,7 +158,8 @@ def test_scaled_about_the_centre_a_ramp_is_half_as_steep():
     layers = square()
     placed = place(layers, Placement(scale=2))
     expected = 0.5 + (layers.foreground - 0.5) / 2
-    torch.testing.assert_close(placed.foreground, expected)
+    inside_or_outside = (placed.mask == 0) | (placed.mask == 1)  # on the edge a colour counts as much as it shows
+    torch.testing.assert_close(placed.foreground * inside_or_outside, expected * inside_or_outside)
     assert placed.mask[..., 5:19, 5:19].all() and not placed.mask[..., :3].any()
 
 
@@ -167,6 +169,21 @@ def test_halving_averages_where_taking_every_other_pixel_would_alias():
     middle = placed.foreground[..., 10:22, 10:22]
     torch.testing.assert_close(middle, torch.full_like(middle, 0.5))
     assert placed.mask.sum() == 16 * 16 and placed.mask[..., 8:24, 8:24].all()
+
+
+@pytest.mark.parametrize("where", [{"x": 0.5}, {"scale": 0.6}, {"scale": 1.7}, {"rotation": 30, "scale": 0.8}])
+def test_a_white_cut_out_on_white_has_no_fringe_of_what_it_hides(where):
+    mask = square().mask
+    white = torch.ones(1, 3, 24, 24)
+    assert compose(Layers(mask * white, white, mask), Placement(**where)).min() > 0.9999
+
+
+def test_hidden_colours_are_there_for_a_feather():
+    """Where nothing shows, the foreground keeps its own colours: a softened edge shows them."""
+    layers = square()
+    bright = Layers(torch.ones_like(layers.foreground), layers.background, layers.mask)
+    placed = place(bright, Placement(x=0.5, feather=2))
+    torch.testing.assert_close(placed.foreground, torch.ones_like(placed.foreground))
 
 
 def test_whatever_is_resampled_stays_in_range():

@@ -5,7 +5,7 @@ import torch
 
 from t2l.blend import BlendMode, blend
 from t2l.layers import Layers
-from t2l.stack import Layer, Stack
+from t2l.stack import Box, Layer, Stack, transformed
 
 
 def random_layers(n: int = 1, height: int = 6, width: int = 8) -> Layers:
@@ -126,3 +126,11 @@ def test_every_blend_mode_stays_within_the_range_also_at_its_ends():
     for mode in BlendMode.__args__:
         found = blend(backdrop, source, mode)
         assert found.isfinite().all() and (found >= 0).all() and (found <= 1).all(), mode
+
+
+@pytest.mark.parametrize("size", [(5, 5), (23, 23)])
+def test_a_white_cut_out_that_is_scaled_has_no_fringe_of_what_it_hides(size):
+    mask = torch.zeros(1, 12, 12)
+    mask[:, 3:9, 3:9] = 1
+    layer = transformed(Layer(image=mask.expand(3, -1, -1), mask=mask), Box(0, 0, *size))
+    assert layer.size == size and layer.image[:, layer.mask[0] > 0.01].min() > 0.9999

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from ..io.atomic import atomic_path
 from .example import Example
 from .folder import SMALLEST, Source, find_sources, read_layers
 from .shards import shard_is_finished, write_shard
+from .workers import run_jobs
 
 SPLITS = ("train", "validation")
 
@@ -95,7 +93,12 @@ def pack(
         raise ValueError(f"validation must leave pictures to train on, got {config.validation} of {len(sources)}")
     _claim(out, config, sources)
     jobs = _jobs(config, out, sources)
-    _run([job for job in jobs if not job.is_finished], config.processes, progress)
+    unfinished = [job for job in jobs if not job.is_finished]
+
+    def say(job: Job, done: int) -> None:
+        progress(f"{job.directory.name}/{job.number:06d}.tar is packed ({done} of {len(unfinished)})")
+
+    run_jobs(_pack_shard, unfinished, config.processes, say)
     reports = [(job.directory.name, json.loads(job.report.read_text())) for job in jobs]
     skipped = sorted([*skipped, *(line for _, report in reports for line in report["skipped"])])
     _write_lines(out / "skipped.txt", skipped)
@@ -136,30 +139,6 @@ def _jobs(config: PackConfig, out: Path, sources: Sequence[Source]) -> list[Job]
             part = tuple(chosen[first : first + config.shard_size])
             jobs.append(Job(out / split, number, part, config.size))
     return jobs
-
-
-def _run(jobs: Sequence[Job], processes: int, progress: Callable[[str], None]) -> None:
-    def say(job: Job, done: int) -> None:
-        progress(f"{job.directory.name}/{job.number:06d}.tar is packed ({done} of {len(jobs)})")
-
-    if processes == 1 or len(jobs) < 2:
-        for done, job in enumerate(jobs, 1):
-            _pack_shard(job)
-            say(job, done)
-        return
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
-    try:
-        running = {pool.submit(_pack_shard, job): job for job in jobs}
-        for done, future in enumerate(as_completed(running), 1):
-            future.result()
-            say(running[future], done)
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a process that packs pictures died, perhaps for want of memory; run the same command again to go on, "
-            "with processes=1 if it happens again"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an error on a full disk no other shard need be tried
 
 
 def _pack_shard(job: Job) -> None:

@@ -19,6 +19,7 @@ from t2l.data import pack as room
 from t2l.data.folder import find_sources, read_layers
 from t2l.data.pack import Job, PackConfig, pack
 from t2l.data.shards import Shards
+from t2l.data.workers import run_jobs
 from t2l.io.image import save_layers
 from t2l.io.layer_file import save_layer_file, save_png_set
 from t2l.io.picture_file import read_colours, read_mask
@@ -451,10 +452,9 @@ def no_room(job):
     raise OSError("no room")
 
 
-def test_after_a_shard_that_cannot_be_written_those_that_wait_are_not_tried(tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "_pack_shard", no_room)
+def test_after_a_shard_that_cannot_be_written_those_that_wait_are_not_tried(tmp_path):
     with pytest.raises(OSError, match="no room"):
-        room._run([Job(tmp_path, number, (), 64) for number in range(40)], 2, str)
+        run_jobs(no_room, [Job(tmp_path, number, (), 64) for number in range(40)], 2, lambda job, done: None)
     assert 1 <= len(os.listdir(tmp_path)) <= 20
 
 

@@ -13,9 +13,7 @@ command goes on after the last finished shard.
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -27,6 +25,7 @@ from ...config import config_to_dict
 from ...layers import Layers
 from ..example import Example
 from ..shards import Shards, shard_is_finished, write_shard
+from ..workers import run_jobs
 from .captions import Thing, describe, load_things
 from .cutouts import COLOURS, can_recolour, place_cutout, random_pose, read_cutout, recolour
 from .places import Place, PlaceArtist, load_places
@@ -108,20 +107,17 @@ def draw_shards(config: DemoConfig, out: Path, progress: Callable[[str], None]) 
         for number in range(-(-config.count(split) // config.shard_size))
         if not shard_is_finished(out / split, number)
     ]
-    if config.processes == 1:
-        for job in jobs:
-            _draw_shard(config, out, *job)
-        return
-    with ProcessPoolExecutor(config.processes, multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(_draw_shard, config, out, *job): job for job in jobs}
-        for done, future in enumerate(as_completed(running), 1):
-            future.result()
-            split, number = running[future]
-            progress(f"{split}/{number:06d}.tar is drawn ({done} of {len(jobs)})")
+
+    def say(job: tuple[str, int], done: int) -> None:
+        split, number = job
+        progress(f"{split}/{number:06d}.tar is drawn ({done} of {len(jobs)})")
+
+    run_jobs(partial(_draw_shard, config, out), jobs, config.processes, say)
 
 
-def _draw_shard(config: DemoConfig, out: Path, split: str, number: int) -> None:
+def _draw_shard(config: DemoConfig, out: Path, job: tuple[str, int]) -> None:
     torch.set_num_threads(1)  # the processes share the machine, and sums keep their order
+    split, number = job
     first = number * config.shard_size
     indices = range(first, min(first + config.shard_size, config.count(split)))
     pairs = plan(config, split)

@@ -90,7 +90,9 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 	    --init $(UNET)-256/snapshot.safetensors
 	$(BIN)/t2l train-unet configs/demo-unet-robust.json --latents $(RUNS)/demo-latents-256 --run $(UNET)-robust \
 	    --init $(UNET)-soft/snapshot.safetensors
-	$(BIN)/t2l export --run $(UNET)-robust --out $(RUNS)/text2layer-demo.safetensors
+	$(BIN)/t2l train-unet configs/demo-unet-steady.json --latents $(RUNS)/demo-latents-256 --run $(UNET)-steady \
+	    --init $(UNET)-robust/snapshot.safetensors
+	$(BIN)/t2l export --run $(UNET)-steady --out $(RUNS)/text2layer-demo.safetensors
 	$(BIN)/t2l evaluate --checkpoint $(RUNS)/text2layer-demo.safetensors --data $(DATA) --json $(RUNS)/demo-evaluation.json
 
 # The ordinary autoencoder and the text-to-image model trained here play Stable Diffusion's part in SD-AE-UNet and SD-AE-UNet (ft).

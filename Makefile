@@ -95,35 +95,46 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 	$(BIN)/t2l export --run $(UNET)-steady --out $(RUNS)/text2layer-demo.safetensors
 	$(BIN)/t2l evaluate --checkpoint $(RUNS)/text2layer-demo.safetensors --data $(DATA) --json $(RUNS)/demo-evaluation.json
 
-# The ordinary autoencoder and the text-to-image model trained here play Stable Diffusion's part in SD-AE-UNet and SD-AE-UNet (ft).
-SYSTEM := $(RUNS)/system
+# A world small enough for every system to learn it in an hour on one core. For the whole demo data: SYSTEM_WORLD= SYSTEM_SIZE=128
+# SYSTEM_AUTOENCODER= SYSTEM_UNET=. The ordinary autoencoder and the text-to-image model trained here play Stable Diffusion's part
+# in SD-AE-UNet and SD-AE-UNet (ft).
+SYSTEMS := $(RUNS)/systems
+SYSTEM_THINGS := "tiger", "penguin", "owl", "frog", "sunflower", "mushroom", "watermelon", "teapot", "rocket", "castle", "guitar", "pumpkin"
+SYSTEM_PLACES := "forest", "desert", "wooden table", "beach", "snow", "space", "blue wall", "yellow wall"
+SYSTEM_WORLD ?= size=128 train=4000 test=256 held_out=0 recoloured=0 shard_size=500 'things=[$(SYSTEM_THINGS)]' 'places=[$(SYSTEM_PLACES)]'
+SYSTEM_SIZE ?= 64
+SYSTEM_AUTOENCODER ?= data.crop=$(SYSTEM_SIZE)
+SYSTEM_UNET ?= steps=800
 SYSTEM_EVALUATE ?= --limit 256 prompts=128 probe_examples=2000
+AUTOENCODERS := $(SYSTEMS)/autoencoder
+LATENTS := $(SYSTEMS)/latents
 CACHE = $(BIN)/t2l cache-latents
 TRAIN = $(BIN)/t2l train-unet
-train-systems: $(FULL) ## every other system of the paper at demo scale (SYSTEM_STEPS=steps=100 shortens it), and a table of their figures
-	$(BIN)/t2l build-demo --out $(DATA)
-	$(BIN)/t2l build-demo --out $(DATA)-unfiltered faulty=0.5 test=0 held_out=0
-	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json $(SYSTEM_STEPS) --data $(DATA)/train --run $(RUNS)/autoencoder
-	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-no-sup.json $(SYSTEM_STEPS) --data $(DATA)/train --run $(RUNS)/autoencoder-no-sup
-	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-separate.json $(SYSTEM_STEPS) --data $(DATA)/train --run $(RUNS)/autoencoder-separate
-	$(BIN)/t2l convert-model $(RUNS)/autoencoder-separate/snapshot.safetensors layout=composite latent_channels=4 --out $(RUNS)/autoencoder-composite.safetensors
-	$(CACHE) --data $(DATA)/train --size 128 --checkpoint $(RUNS)/autoencoder/snapshot.safetensors --out $(RUNS)/latents
-	$(CACHE) --data $(DATA)-unfiltered/train --size 128 --checkpoint $(RUNS)/autoencoder/snapshot.safetensors --out $(RUNS)/latents-unfiltered
-	$(CACHE) --data $(DATA)/train --size 256 --checkpoint $(RUNS)/autoencoder/snapshot.safetensors --out $(RUNS)/latents-256
-	$(CACHE) --data $(DATA)/train --size 128 --checkpoint $(RUNS)/autoencoder-no-sup/snapshot.safetensors --out $(RUNS)/latents-no-sup
-	$(CACHE) --data $(DATA)/train --size 128 --checkpoint $(RUNS)/autoencoder-separate/snapshot.safetensors --out $(RUNS)/latents-separate
-	$(CACHE) --data $(DATA)/train --size 128 --checkpoint $(RUNS)/autoencoder-composite.safetensors --out $(RUNS)/latents-composite
-	$(TRAIN) configs/demo-unet.json $(SYSTEM_STEPS) --latents $(RUNS)/latents --run $(SYSTEM)-joint
-	$(TRAIN) configs/demo-unet-no-sup.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-no-sup --run $(SYSTEM)-no-sup
-	$(TRAIN) configs/demo-unet-unfiltered.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-unfiltered --run $(SYSTEM)-unfiltered
-	$(TRAIN) configs/demo-unet-512.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-256 --run $(SYSTEM)-512 --init $(SYSTEM)-joint/snapshot.safetensors
-	$(TRAIN) configs/demo-unet-separate.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-separate --run $(SYSTEM)-separate
-	$(TRAIN) configs/demo-unet-composite.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-composite --run $(SYSTEM)-composite
-	$(TRAIN) configs/demo-unet-separate-ft.json $(SYSTEM_STEPS) --latents $(RUNS)/latents-separate --run $(SYSTEM)-separate-ft --init $(SYSTEM)-composite/snapshot.safetensors
-	for run in $(SYSTEM)-*; do \
-	    $(BIN)/t2l evaluate --checkpoint $$run/snapshot.safetensors --data $(DATA) --json $$run/figures.json $(SYSTEM_EVALUATE) || exit 1; \
+train-systems: $(FULL) ## every system of the paper in a small world, and a table of their figures
+	$(BIN)/t2l build-demo --out $(SYSTEMS)/data $(SYSTEM_WORLD)
+	$(BIN)/t2l build-demo --out $(SYSTEMS)/data-unfiltered $(SYSTEM_WORLD) faulty=0.5 test=0 held_out=0
+	for kind in "" -no-sup -separate; do \
+	    $(BIN)/t2l train-autoencoder configs/demo-autoencoder$$kind.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train \
+	        --run $(AUTOENCODERS)$$kind || exit 1; \
 	done
-	$(BIN)/python docs/systems_table.py $(SYSTEM)-*
+	$(BIN)/t2l convert-model $(AUTOENCODERS)-separate/snapshot.safetensors layout=composite latent_channels=4 --out $(AUTOENCODERS)-composite.safetensors
+	$(CACHE) --data $(SYSTEMS)/data/train --size $(SYSTEM_SIZE) --checkpoint $(AUTOENCODERS)/snapshot.safetensors --out $(LATENTS)
+	$(CACHE) --data $(SYSTEMS)/data-unfiltered/train --size $(SYSTEM_SIZE) --checkpoint $(AUTOENCODERS)/snapshot.safetensors --out $(LATENTS)-unfiltered
+	$(CACHE) --data $(SYSTEMS)/data/train --size $$((2 * $(SYSTEM_SIZE))) --checkpoint $(AUTOENCODERS)/snapshot.safetensors --out $(LATENTS)-doubled
+	$(CACHE) --data $(SYSTEMS)/data/train --size $(SYSTEM_SIZE) --checkpoint $(AUTOENCODERS)-no-sup/snapshot.safetensors --out $(LATENTS)-no-sup
+	$(CACHE) --data $(SYSTEMS)/data/train --size $(SYSTEM_SIZE) --checkpoint $(AUTOENCODERS)-separate/snapshot.safetensors --out $(LATENTS)-separate
+	$(CACHE) --data $(SYSTEMS)/data/train --size $(SYSTEM_SIZE) --checkpoint $(AUTOENCODERS)-composite.safetensors --out $(LATENTS)-composite
+	$(TRAIN) configs/demo-unet.json $(SYSTEM_UNET) --latents $(LATENTS) --run $(SYSTEMS)/unet-joint
+	$(TRAIN) configs/demo-unet-no-sup.json $(SYSTEM_UNET) --latents $(LATENTS)-no-sup --run $(SYSTEMS)/unet-no-sup
+	$(TRAIN) configs/demo-unet-unfiltered.json $(SYSTEM_UNET) --latents $(LATENTS)-unfiltered --run $(SYSTEMS)/unet-unfiltered
+	$(TRAIN) configs/demo-unet-512.json $(SYSTEM_UNET) --latents $(LATENTS)-doubled --run $(SYSTEMS)/unet-512 --init $(SYSTEMS)/unet-joint/snapshot.safetensors
+	$(TRAIN) configs/demo-unet-separate.json $(SYSTEM_UNET) --latents $(LATENTS)-separate --run $(SYSTEMS)/unet-separate
+	$(TRAIN) configs/demo-unet-composite.json $(SYSTEM_UNET) --latents $(LATENTS)-composite --run $(SYSTEMS)/unet-composite
+	$(TRAIN) configs/demo-unet-separate-ft.json $(SYSTEM_UNET) --latents $(LATENTS)-separate --run $(SYSTEMS)/unet-separate-ft --init $(SYSTEMS)/unet-composite/snapshot.safetensors
+	for run in $(SYSTEMS)/unet-*; do \
+	    $(BIN)/t2l evaluate --checkpoint $$run/snapshot.safetensors --data $(SYSTEMS)/data --json $$run/figures.json $(SYSTEM_EVALUATE) || exit 1; \
+	done
+	$(BIN)/python docs/systems_table.py $(SYSTEMS)/unet-*
 
 clean: ## remove the environment, ComfyUI and what the demo wrote; keeps data and training runs
 	rm -rf $(VENV) $(COMFY) $(OUT) *.egg-info build dist

@@ -22,8 +22,9 @@ from torch import Tensor
 from t2l.config import load_config
 from t2l.layers import Layers
 from t2l.training import train_autoencoder, train_unet
-from t2l.training.loop import bf16_is_fast, make_optimizer, precision_context
+from t2l.training.loop import make_optimizer
 from t2l.training.losses import autoencoder_loss
+from t2l.training.precision import bf16_is_fast, precision_context
 from t2l.training.processes import Processes
 from t2l.training.start import starting_autoencoder, starting_networks
 

@@ -13,7 +13,8 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from .example import Example, decode_example, encode_example
 
 REMEDY = "delete this shard and its index, and run the command that made them again"
+INDEXES_KEPT = 16  # 2.8 MB each in memory, at 1,000 examples a shard
 
 
 def shard_is_finished(directory: Path, number: int) -> bool:
@@ -59,8 +61,9 @@ class Shards:
     """A folder of shards as a sequence of examples.
 
     Files are opened lazily and read with a position of their own (pread), so one object serves many threads, forked
-    workers and, pickled, spawned ones. Raises FileNotFoundError for an empty folder and ValueError for shards without a
-    picture and, naming the shard (and the key), for a shard without an index, a truncated one and unreadable examples.
+    workers and, pickled, spawned ones; of the indexes it keeps a few. Raises FileNotFoundError for an empty folder and
+    ValueError for shards without a picture and, naming the shard, for one without an index and a truncated one; when they are
+    read, for the rest of an index and, naming the key too, for examples.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -70,18 +73,16 @@ class Shards:
         if not paths:
             raise FileNotFoundError(f"there are no shards (000000.tar, ...) in {self.directory}")
         self._names = [path.name for path in paths]
-        rows = [_read_index(path) for path in paths]
-        self._rows = [row for shard in rows for row in shard]
-        if not self._rows:
+        self._rows: dict[int, list[dict[str, Any]]] = {}  # shard -> its index, of those read last
+        self._ends = np.cumsum([_read_count(path) for path in paths])  # shard s holds ends[s - 1] .. ends[s] - 1
+        if not len(self):
             raise ValueError(f"the shards in {self.directory} hold no pictures")
-        self._ends = np.cumsum([len(shard) for shard in rows])  # shard s holds the examples ends[s - 1] .. ends[s] - 1
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Example:
-        row = self._row(index)
-        shard = int(np.searchsorted(self._ends, index % len(self), side="right"))
+        shard, row = self._row(index)
         try:
             wanted = {name: place for name, place in row["members"].items() if name != "json"}
             files = {name: self._read(shard, *place) for name, place in wanted.items()}
@@ -91,16 +92,17 @@ class Shards:
 
     def metadata(self, index: int) -> dict[str, Any]:
         """The captions, thing, place, colour and sources of one example, without reading its pictures."""
-        return self._row(index)["metadata"]
+        return self._row(index)[1]["metadata"]
 
     def key(self, index: int) -> str:
         """The key of one example, without reading its pictures."""
-        return self._row(index)["key"]
+        return self._row(index)[1]["key"]
 
     def digest(self) -> str:
         """A hash of every key and of what is said of its picture, without reading pictures."""
         digest = hashlib.sha256()
-        for row in self._rows:
+        for index in range(len(self)):
+            _, row = self._row(index)
             digest.update(json.dumps([row["key"], row["metadata"]], sort_keys=True).encode())
         return digest.hexdigest()
 
@@ -121,10 +123,19 @@ class Shards:
         for file in getattr(self, "_files", {}).values():
             os.close(file)
 
-    def _row(self, index: int) -> dict[str, Any]:
+    def _row(self, index: int) -> tuple[int, dict[str, Any]]:
+        """The number of an example's shard and its line of the index."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"there are {len(self)} examples in {self.directory}, got index {index}")
-        return self._rows[index]
+        index %= len(self)
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        start = int(self._ends[shard - 1]) if shard else 0
+        rows = self._rows.get(shard)
+        if rows is None:
+            rows = _read_rows(self.directory / self._names[shard], int(self._ends[shard]) - start)
+            kept = list(self._rows.items())[1 - INDEXES_KEPT :]
+            self._rows = dict(kept) | {shard: rows}
+        return shard, rows[index - start]
 
     def _read(self, shard: int, offset: int, size: int) -> bytes:
         if shard not in self._files:
@@ -135,19 +146,35 @@ class Shards:
         return data
 
 
-def _read_index(path: Path) -> list[dict[str, Any]]:
-    """The lines of a shard's index after the first, which is checked against the tar."""
+def _read_count(path: Path) -> int:
+    """How many examples a shard has, by the first line of its index, which is checked against the tar."""
     index = path.with_suffix(".jsonl")
     if not index.is_file():
         raise ValueError(f"shard {path.name} has no index {index.name}; {REMEDY}")
-    try:
-        head, *rows = [json.loads(line) for line in index.read_text().splitlines()]
-        expected, count = head["bytes"], head["count"]
-        rows = [{name: row[name] for name in ("key", "members", "metadata")} for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"the index {index.name} of shard {path.name} is unreadable ({error}); {REMEDY}") from error
-    if len(rows) != count:
-        raise ValueError(f"the index {index.name} should list {count} examples and lists {len(rows)}; {REMEDY}")
+    with _parsing(index), index.open() as file:
+        head = json.loads(file.readline())
+        expected, count = int(head["bytes"]), int(head["count"])
     if (size := path.stat().st_size) != expected:
         raise ValueError(f"shard {path.name} should have {expected} bytes and has {size}; {REMEDY}")
+    return count
+
+
+def _read_rows(path: Path, count: int) -> list[dict[str, Any]]:
+    """The lines of a shard's index after the first, `count` of them."""
+    index = path.with_suffix(".jsonl")
+    with _parsing(index):
+        rows = [json.loads(line) for line in index.read_text().splitlines()[1:]]
+        rows = [{name: row[name] for name in ("key", "members", "metadata")} for row in rows]
+    if len(rows) != count:
+        raise ValueError(f"the index {index.name} should list {count} examples and lists {len(rows)}; {REMEDY}")
     return rows
+
+
+@contextmanager
+def _parsing(index: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"the index {index.name} of shard {index.stem}.tar is unreadable ({error}); {REMEDY}"
+        ) from error

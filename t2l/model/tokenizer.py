@@ -37,13 +37,10 @@ class Tokenizer:
 
     def ids_in(self, prompts: Sequence[str]) -> tuple[int, ...]:
         """Every id that occurs in the prompts, start and end included, rising: a TextEncoderConfig.token_ids."""
-        ids = self.many(prompts).unique().tolist()
-        return tuple(sorted({*ids, START_ID, END_ID}))
-
-    def many(self, prompts: Sequence[str]) -> Tensor:
-        """The same as calling it, for a data set's captions: the backend's lists are kept of some thousands at a time."""
-        parts = [self(prompts[start : start + 4096]) for start in range(0, len(prompts), 4096)]
-        return torch.cat([torch.empty(0, MAX_TOKENS, dtype=torch.long), *parts])
+        ids = {START_ID, END_ID}
+        for start in range(0, len(prompts), 4096):  # a data set's captions: not all their tokens at a time
+            ids.update(self(prompts[start : start + 4096]).unique().tolist())
+        return tuple(sorted(ids))
 
 
 def read_merges() -> list[tuple[str, str]]:

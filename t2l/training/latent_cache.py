@@ -17,7 +17,8 @@ from ..data.texts import EncodeText, cache_texts, check_texts
 from ..model.text2layer import load_autoencoder
 from ..model.text_encoder import TextEncoder, TextEncoderConfig, fingerprint
 from ..model.tokenizer import Tokenizer
-from .loop import bf16_is_fast, latent_encoder
+from .loop import latent_encoder
+from .precision import bf16_is_fast
 from .processes import Processes
 from .start import starting_text_encoder
 

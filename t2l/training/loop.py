@@ -15,12 +15,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.amp import autocast
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..layers import Layers
-
-Precision = Literal["auto", "bf16", "fp16", "fp32"]
+from .precision import Precision, precision_context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,20 +58,6 @@ class TrainingStopped(RuntimeError):
 def pick_device() -> torch.device:
     """CUDA where there is a GPU, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def bf16_is_fast(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 in hardware (CPU: AMX or AVX512-BF16)."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, check, bool)() for check in checks)
-
-
-def precision_context(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """Autocast to bf16 or fp16 when asked for, or by "auto" to bf16 where the device is fast at it."""
-    enabled = precision in ("bf16", "fp16") or (precision == "auto" and bf16_is_fast(device))
-    return autocast(device.type, torch.float16 if precision == "fp16" else torch.bfloat16, enabled=enabled)
 
 
 def attention_context(device: torch.device) -> AbstractContextManager:

@@ -1,8 +1,8 @@
 """The losses of CaT2I-AE as pure functions (Zhang et al. 2023, arXiv 2307.09781, Eq. 3 and 4), each with its source.
 
 Pictures are (N, C, H, W) in [0, 1] (a prediction may leave the range), logits are whatever a discriminator gives.
-Every loss is computed in float32, also from bf16 input and under autocast, and is a scalar: a mean, where the papers
-write sums, so that a weight means the same at every picture size.
+Every loss is computed in float32, also from bf16 input and under autocast, or in float64 from float64. It is a scalar: a
+mean, where the papers write sums, so that a weight means the same at every picture size.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..layers import Layers
 from ..model.autoencoder import Decoded, Posterior
+from .precision import at_least_float32
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]  # prediction, target (N, 3, H, W) in [0, 1] -> distances (N,)
 
@@ -87,8 +88,8 @@ def autoencoder_loss(
 
 def l1(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """mean |p - t|, the pixel part of ldm's L_img. weight (N, 1, H, W): mean of weight |p - t|, unnormalised."""
-    difference = (prediction.float() - target.float()).abs()
-    return (difference if weight is None else weight.float() * difference).mean()
+    difference = _difference(prediction, target).abs()
+    return (difference if weight is None else weight * difference).mean()
 
 
 def gradient_l1(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -96,7 +97,7 @@ def gradient_l1(prediction: Tensor, target: Tensor, weight: Tensor | None = None
 
     weight (N, 1, H, W): a difference counts with the mean weight of its two pixels.
     """
-    difference = prediction.float() - target.float()  # the differences of a difference: both are linear
+    difference = _difference(prediction, target)  # the differences of a difference: both are linear
     total = difference.new_zeros(())
     for dim in (-1, -2):
         if difference.shape[dim] < 2:
@@ -104,7 +105,8 @@ def gradient_l1(prediction: Tensor, target: Tensor, weight: Tensor | None = None
         steps = difference.diff(dim=dim).abs()
         if weight is not None:
             count = weight.shape[dim] - 1
-            steps = steps * (weight.float().narrow(dim, 0, count) + weight.float().narrow(dim, 1, count)) / 2
+            weight = at_least_float32(weight)
+            steps = steps * (weight.narrow(dim, 0, count) + weight.narrow(dim, 1, count)) / 2
         total = total + steps.mean()
     return total
 
@@ -116,8 +118,8 @@ def colour_l1(prediction: Tensor, target: Tensor, weight: Tensor | None = None, 
     learnt last, and meadows stay brown. weight (N, 1, H, W): the differences are weighted before they are averaged. Cells
     at the border may be smaller.
     """
-    difference = prediction.float() - target.float()
-    difference = difference if weight is None else weight.float() * difference
+    difference = _difference(prediction, target)
+    difference = difference if weight is None else weight * difference
     red, green, blue = difference.unbind(dim=1)
     difference = torch.stack([(red + green + blue) / 3, red - blue, 4 * (green - (red + blue) / 2)], dim=1)
     return F.avg_pool2d(difference, min(cell, *difference.shape[-2:]), ceil_mode=True).abs().mean()
@@ -147,7 +149,7 @@ def mask_l1(mask_prediction: Tensor, mask: Tensor) -> Tensor:
 
 def composition_loss(composite_prediction: Tensor, composite: Tensor) -> Tensor:
     """mean sqrt((C - C^)^2 + 1e-6^2) (Xu et al. 2017, Deep Image Matting, section 4; a sum there)."""
-    return torch.sqrt((composite.float() - composite_prediction.float()) ** 2 + 1e-6**2).mean()
+    return torch.sqrt(_difference(composite_prediction, composite) ** 2 + 1e-6**2).mean()
 
 
 def laplacian_loss(mask_prediction: Tensor, mask: Tensor, levels: int = 3) -> Tensor:
@@ -155,7 +157,7 @@ def laplacian_loss(mask_prediction: Tensor, mask: Tensor, levels: int = 3) -> Te
 
     Means per level where the papers sum. The low-pass rest of the pyramid takes no part: a constant offset costs 0.
     """
-    pyramid = laplacian_pyramid(mask_prediction.float() - mask.float(), levels)  # lap is linear: one pyramid does
+    pyramid = laplacian_pyramid(_difference(mask_prediction, mask), levels)  # lap is linear: one pyramid does
     return torch.stack([2**j * band.abs().mean() for j, band in enumerate(pyramid)]).sum()
 
 
@@ -178,7 +180,8 @@ def kl_loss(mean: Tensor, logvar: Tensor, reduction: Literal["mean", "sum"] = "m
 
     mean, logvar: (N, C, h, w). "sum" adds up C, h and w and averages over N, as ldm; "mean" is the mean of all values.
     """
-    kl = 0.5 * (mean.float() ** 2 + logvar.float().exp() - 1 - logvar.float())
+    mean, logvar = at_least_float32(mean), at_least_float32(logvar)
+    kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar)
     return kl.mean() if reduction == "mean" else kl.sum(dim=(1, 2, 3)).mean()
 
 
@@ -193,19 +196,21 @@ def reference_kl_loss(
 
     All (N, C, h, w), reduced as in `kl_loss`. AlphaVAE (arXiv 2507.09308) takes the frozen encoder of ordinary pictures.
     """
-    distance = (mean.float() - reference_mean.float()) ** 2 + logvar.float().exp()
-    kl = 0.5 * (reference_logvar.float() - logvar.float() + distance * (-reference_logvar.float()).exp() - 1)
+    logvar, reference_logvar = at_least_float32(logvar), at_least_float32(reference_logvar)
+    distance = _difference(mean, reference_mean) ** 2 + logvar.exp()
+    kl = 0.5 * (reference_logvar - logvar + distance * (-reference_logvar).exp() - 1)
     return kl.mean() if reduction == "mean" else kl.sum(dim=(1, 2, 3)).mean()
 
 
 def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """(mean relu(1 - D(real)) + mean relu(1 + D(fake))) / 2 (Lim & Ye 2017, as in VQGAN and ldm)."""
-    return 0.5 * (F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean())
+    real, fake = at_least_float32(real_logits), at_least_float32(fake_logits)
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
 def generator_adversarial_loss(fake_logits: Tensor) -> Tensor:
     """-mean D(fake), the generator's side of the hinge loss."""
-    return -fake_logits.float().mean()
+    return -at_least_float32(fake_logits).mean()
 
 
 def adaptive_weight(
@@ -238,8 +243,8 @@ def _image_terms(
 ) -> _Terms:
     """L_img of F, B and I: L1 + lpips LPIPS + gradient + colour, each with the map that says where it counts how much."""
     outside, hidden = weights.foreground_outside, weights.hidden_background
-    foreground_map = None if outside == 1 else outside + (1 - outside) * target.mask.float()
-    background_map = None if hidden == 1 else 1 + (hidden - 1) * target.mask.float()
+    foreground_map = None if outside == 1 else outside + (1 - outside) * at_least_float32(target.mask)
+    background_map = None if hidden == 1 else 1 + (hidden - 1) * at_least_float32(target.mask)
     layers = decoded.layers
     pictures = [
         ("foreground", weights.foreground, layers.foreground, target.foreground, foreground_map),
@@ -258,7 +263,7 @@ def _image_terms(
 
 def _mask_terms(layers: Layers, target: Layers, weights: LossWeights) -> _Terms:
     """The terms of L_mask, and the recomposition."""
-    layers, target = layers.to(torch.float32), target.to(torch.float32)
+    layers, target = (Layers.from_stacked(at_least_float32(x.stacked())) for x in (layers, target))
     colours = target if weights.composition_inputs == "true" else layers
     composite = Layers(colours.foreground, colours.background, layers.mask).composite
     return {
@@ -272,10 +277,10 @@ def _mask_terms(layers: Layers, target: Layers, weights: LossWeights) -> _Terms:
 def _lpips(perceptual: PerceptualDistance | None, prediction: Tensor, target: Tensor, where: Tensor | None) -> Tensor:
     """Mean LPIPS. Where a pixel counts less than 1, the prediction is moved towards the target by what is missing."""
     assert perceptual is not None, "autoencoder_loss checks that a perceptual network came"
-    prediction, target = prediction.float(), target.float()
+    prediction, target = at_least_float32(prediction), at_least_float32(target)
     if where is not None:
         prediction = torch.lerp(target, prediction, where.clamp(max=1))
-    return perceptual(prediction, target).float().mean()
+    return at_least_float32(perceptual(prediction, target)).mean()
 
 
 def _kl(reduced: Callable[..., Tensor], target: Layers, weights: LossWeights) -> Tensor:
@@ -283,6 +288,10 @@ def _kl(reduced: Callable[..., Tensor], target: Layers, weights: LossWeights) ->
     if weights.kl_reduction == "mean":
         return reduced(reduction="mean")
     return reduced(reduction="sum") / target.foreground[0].numel()
+
+
+def _difference(prediction: Tensor, target: Tensor) -> Tensor:
+    return at_least_float32(prediction) - at_least_float32(target)
 
 
 def _halve(x: Tensor) -> Tensor:
@@ -303,4 +312,4 @@ def _double(x: Tensor, size: int) -> Tensor:
 
 def _gradient_norm(loss: Tensor, at: list[Tensor], mean: Callable[[Tensor], Tensor]) -> Tensor:
     gradients = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return mean(torch.cat([gradient.flatten().float() for gradient in gradients])).norm()
+    return mean(torch.cat([at_least_float32(gradient).flatten() for gradient in gradients])).norm()

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .precision import at_least_float32
+
 PACKAGE = "stlpips_pytorch"
 WIDTHS = (64, 192, 384, 256, 256)
 
@@ -23,7 +25,7 @@ class Perceptual(nn.Module):
     """prediction, target (N, 3, H, W) in [0, 1], H and W at least 24 -> distances (N,), 0 for equal pictures.
 
     Frozen: gradients reach the pictures and not the weights. Under autocast the convolutions take its precision, the
-    comparison is float32. Raises ImportError when the package with the weights is missing (`pretrained=False`: random).
+    comparison is float32 (float64 of float64). Raises ImportError when the package with the weights is missing (`pretrained=False`: random).
     """
 
     def __init__(self, pretrained: bool = True, operations: Any = nn) -> None:
@@ -39,7 +41,7 @@ class Perceptual(nn.Module):
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Zhang et al. 2018, Eq. 1: unit-length features, squared difference, weighted channels, mean over places."""
         pairs = zip(*(self.net(self.scaling_layer(2 * x - 1)) for x in (prediction, target)), strict=True)
-        total = prediction.new_zeros(len(prediction), dtype=torch.float32)
+        total = torch.zeros((), device=prediction.device)
         for i, (a, b) in enumerate(pairs):
             total = total + getattr(self, f"lin{i}")((_unit_length(a) - _unit_length(b)) ** 2).mean(dim=(1, 2))
         return total
@@ -135,5 +137,5 @@ def weights_path() -> Path:
 
 
 def _unit_length(x: Tensor) -> Tensor:
-    x = x.float()
+    x = at_least_float32(x)
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)  # its gradient at 0 is 0; sqrt's would be NaN

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .loop import pick_device
+from .precision import at_least_float32
 
 Network = TypeVar("Network", bound=nn.Module)
 PATIENCE = timedelta(hours=2)  # how long the others wait while the first one writes and draws
@@ -130,7 +131,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        x = at_least_float32(input)
         mean = _global_mean(x.mean(dim=(0, 2, 3)))
         centred = x - mean.view(1, -1, 1, 1)
         variance = _global_mean(centred.square().mean(dim=(0, 2, 3)))

@@ -29,13 +29,13 @@ from .loop import (
     learning_rate,
     make_8bit_optimizer,
     make_optimizer,
-    precision_context,
     set_learning_rate,
     step_generator,
     update_ema,
 )
 from .losses import LossWeights, PerceptualDistance, autoencoder_loss
 from .perceptual import Perceptual
+from .precision import at_least_float32, precision_context, weight_dtype
 from .processes import Processes
 from .run import Run
 from .start import starting_autoencoder
@@ -75,7 +75,7 @@ def train_autoencoder(
     """
     torch.manual_seed(config.seed)
     processes = Processes()
-    folder, device = Run(run, config, processes, any_processes), processes.device
+    folder = Run(run, config, processes, any_processes)
     trainer = Trainer(config, processes, init)
     start = trainer.load(folder.load_state())
     shards = Shards(data)
@@ -84,7 +84,7 @@ def train_autoencoder(
     meter = Meter()
     bar = folder.progress(meter.timed(batches), start, config.steps, "autoencoder")
     for step, batch in enumerate(bar, start):
-        layers, done = Layers.from_stacked(batch.to(device)), step + 1
+        layers, done = trainer.layers(batch), step + 1
         meter.add(trainer.step(layers, step))
         if folder.logs(done):
             stats = processes.means(meter.flush()) | {"lr": trainer.lr(step), "skipped": trainer.guard.skipped}
@@ -92,7 +92,7 @@ def train_autoencoder(
             bar.set_postfix(total=f"{stats.get('total', float('nan')):.4f}", wait=f"{stats['data_wait']:.1%}")
         if folder.saves(done):
             if fixed is not None:
-                loss = trainer.validation_loss(Layers.from_stacked(fixed.to(device)))
+                loss = trainer.validation_loss(trainer.layers(fixed))
                 folder.log({"step": done, "validation_loss": loss})
             if (folder.keeps(done) or done == config.steps) and processes.is_main:
                 finished = trainer.finished(crop_batches(shards, config.data, config.seed + 1, 0, 64, config.workers))
@@ -119,9 +119,9 @@ class Reconstruction(nn.Module):
         extra: std of more noise than the posterior's own, (N, 1, 1, 1), as a share of the latents' root mean square.
         """
         posterior = self.autoencoder.encode(Layers.from_stacked(stacked))
-        mean = posterior.mean.float()
+        mean, std = at_least_float32(posterior.mean), at_least_float32(posterior.std)
         size = mean.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()  # no use in growing away from the noise
-        latents = mean + torch.hypot(posterior.std.float(), extra * size) * noise
+        latents = mean + torch.hypot(std, extra * size) * noise
         return posterior, self.autoencoder.decode(_halve(latents) if halved else latents, clamp=False)
 
 
@@ -148,13 +148,14 @@ class Trainer:
         self.config = config
         self.processes = processes
         self.device = device = processes.device
+        self.dtype = dtype = weight_dtype(config.precision)
         self.share = processes.share(config.data.batch_size, config.accumulate)
         self.license = {} if init is None else {"license": license_of(init)}
         model = starting_autoencoder(config.model, init)
-        self.reference = _reference(model, init).to(device) if config.loss.reference_kl else None
+        self.reference = _reference(model, init).to(device, dtype) if config.loss.reference_kl else None
         if config.fold_batchnorm:
             model.fold_batchnorm()
-        self.model = processes.synchronized(model.to(device).to(memory_format=torch.channels_last).train())
+        self.model = processes.synchronized(model.to(device, dtype).to(memory_format=torch.channels_last).train())
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)
             model.quant_conv.requires_grad_(False)
@@ -167,7 +168,7 @@ class Trainer:
         self.discriminator: PatchDiscriminator | None = None
         self.discriminator_update: Updater | None = None
         if config.loss.adversarial:
-            self.discriminator = PatchDiscriminator(config.discriminator).to(device)
+            self.discriminator = PatchDiscriminator(config.discriminator).to(device, dtype)
             processes.synchronized(self.discriminator)
             betas = (0.5, 0.9)  # ldm
             optimizer = make(self.discriminator.parameters(), config.lr, 0.0, betas, config.adam_eps)
@@ -176,6 +177,10 @@ class Trainer:
         optimizer = make(self.model.parameters(), config.lr, config.weight_decay, config.betas, config.adam_eps)
         self.update = Updater(Reconstruction(self.model), optimizer, config, processes, watched)
         self.guard = self.update.guard
+
+    def layers(self, batch: Tensor) -> Layers:
+        """What CropBatches gives, (N, 7, H, W), where and as the networks take it."""
+        return Layers.from_stacked(batch.to(self.device, self.dtype))
 
     def lr(self, step: int) -> float:
         return learning_rate(step, self.config.steps, self.config.lr, self.config.warmup)
@@ -229,7 +234,7 @@ class Trainer:
             if self.discriminator is not None:
                 adversarial = self._adversarial(self.discriminator, decoded, total, step)
                 total, parts = total + adversarial, parts | {"adversarial": adversarial.detach()}
-        return total, parts | {"latent_std": posterior.mean.detach().float().std()}, decoded, target
+        return total, parts | {"latent_std": at_least_float32(posterior.mean.detach()).std()}, decoded, target
 
     def _adversarial(self, discriminator: PatchDiscriminator, decoded: Decoded, total: Tensor, step: int) -> Tensor:
         """The adversarial part of L_img for F, B and I, each balanced at the last layer that makes it (paper, Eq. 4)."""
@@ -303,7 +308,7 @@ class Trainer:
         """The EMA weights for use. probes: pictures on which scaled latents shall have unit variance."""
         if self.config.freeze_encoder or self.config.loss.reference_kl:  # the latents are to stay as they are
             return self.ema
-        return standardized(self.ema, probes, self.device)
+        return standardized(self.ema, probes)
 
     @torch.no_grad()
     def write_sample(self, layers: Layers, path: Path) -> None:
@@ -314,12 +319,12 @@ class Trainer:
 
 
 @torch.no_grad()
-def standardized(model: Autoencoder, batches: Iterator[Tensor], device: torch.device) -> Autoencoder:
+def standardized(model: Autoencoder, batches: Iterator[Tensor]) -> Autoencoder:
     """A copy of the model whose scaled latents have zero mean and unit variance per channel over the batches."""
     model = copy.deepcopy(model).eval()
     means, squares = [], []
     for batch in batches:
-        mean = model.encode(Layers.from_stacked(batch.to(device))).mean.double()
+        mean = model.encode(Layers.from_stacked(batch.to(model.quant_conv.weight))).mean.double()
         means.append(mean.mean(dim=(0, 2, 3)))
         squares.append(mean.square().mean(dim=(0, 2, 3)))
     mean = torch.stack(means).mean(dim=0)
@@ -341,7 +346,7 @@ def _freeze_what_no_loss_reaches(model: Autoencoder, weights: LossWeights) -> No
 
 
 def _perceptual(config: AutoencoderTrainConfig, device: torch.device) -> PerceptualDistance:
-    network = Perceptual().to(device).to(memory_format=torch.channels_last)
+    network = Perceptual().to(device, weight_dtype(config.precision)).to(memory_format=torch.channels_last)
     return torch.compile(network) if config.compile else network
 
 

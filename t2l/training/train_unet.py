@@ -32,12 +32,12 @@ from .loop import (
     learning_rate,
     make_8bit_optimizer,
     make_optimizer,
-    precision_context,
     set_learning_rate,
     step_generator,
     update_ema,
 )
 from .low_rank import add_low_rank, merged
+from .precision import at_least_float32, precision_context, weight_dtype
 from .processes import Processes
 from .run import Run
 from .start import freeze, starting_networks
@@ -91,8 +91,9 @@ class Batch(NamedTuple):
     t: Tensor  # (N,), integers
     text: Tensor  # (N, 77), token ids; (N, 77, width) where the cache has the text encoder's output
 
-    def to(self, device: torch.device) -> Batch:
-        return Batch(*(x.to(device) for x in self))
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
+        """On a device; what is not a whole number in a dtype."""
+        return Batch(*(x.to(device, dtype if x.is_floating_point() else None) for x in self))
 
 
 SampleHook = Callable[[Text2Layer, int, Path], None]  # model with EMA weights, step, where to write a picture
@@ -131,7 +132,7 @@ def train_unet(
     source = (batches[step] for step in range(start, config.steps))
     bar = folder.progress(meter.timed(source), start, config.steps, "unet")
     for step, batch in enumerate(bar, start):
-        meter.add(trainer.step(batch.to(processes.device), step))
+        meter.add(trainer.step(batch.to(trainer.device, trainer.dtype), step))
         done = step + 1
         if folder.logs(done):
             stats = processes.means(meter.flush()) | {"lr": trainer.lr(step), "skipped": trainer.guard.skipped}
@@ -139,7 +140,9 @@ def train_unet(
             bar.set_postfix(loss=f"{stats.get('loss', float('nan')):.4f}", wait=f"{stats['data_wait']:.1%}")
         if folder.saves(done):
             if fixed is not None:
-                folder.log({"step": done, "validation_loss": trainer.validation_loss(fixed.to(processes.device))})
+                folder.log(
+                    {"step": done, "validation_loss": trainer.validation_loss(fixed.to(trainer.device, trainer.dtype))}
+                )
             model = trainer.snapshot(autoencoder, preview, cached.size, done)
             folder.write_snapshot(model.save, done)
             folder.save_state(trainer.state(done), trainer.sharded)
@@ -164,7 +167,7 @@ class LatentBatches:
         self.latent_scale = latent_scale
         self.share = range(config.batch_size) if share is None else share
         self.order = BucketOrder(cached.buckets, config.batch_size, self._permutation)
-        self.tokens = None if cached.embeddings is not None else Tokenizer().many(cached.texts)  # (texts, 77)
+        self.tokenizer = Tokenizer()
 
     def __getitem__(self, step: int) -> Batch:
         """What is small is drawn for the whole batch, latents and noise for the share alone."""
@@ -188,10 +191,9 @@ class LatentBatches:
         unknown = torch.rand((len(index), MAX_TOKENS), generator=generator) < self.config.unknown_word
         dropped = torch.rand(len(index), generator=generator) < self.config.caption_drop
         texts = self.cached.ways[index, ways].masked_fill(dropped, EMPTY)[list(self.share)]
-        if self.tokens is None:
-            assert self.cached.embeddings is not None, "a cache has embeddings, or its captions become tokens"
+        if self.cached.embeddings is not None:
             return self.cached.embeddings[texts]
-        tokens = self.tokens[texts]
+        tokens = self.tokenizer([self.cached.texts[text] for text in texts.tolist()])
         unknown = unknown[list(self.share)] & (tokens >= FIRST_WORD) & (tokens < START_ID)
         return tokens.masked_fill(unknown, 0)
 
@@ -218,6 +220,7 @@ class Trainer:
     def __init__(self, config: UNetTrainConfig, processes: Processes, init: Path | None) -> None:
         self.config = config
         self.device = device = processes.device
+        self.dtype = weight_dtype(config.precision)
         self.processes = processes
         self.sharded = config.sharding == "fsdp" and processes.count > 1
         # FSDP takes contiguous weights only
@@ -227,7 +230,7 @@ class Trainer:
         if config.lora_rank:
             add_low_rank(self.model.unet, config.lora_rank)
         freeze(self.model, config.frozen)
-        self.model.to(device).to(memory_format=layout).train()
+        self.model.to(device, self.dtype).to(memory_format=layout).train()
         if config.checkpointing:
             self.model.unet.enable_gradient_checkpointing()
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
@@ -292,7 +295,7 @@ class Trainer:
         target = training_target(batch.latents, batch.noise, batch.t, self.alphas_cumprod, kind)
         with precision_context(self.device, self.config.precision):
             prediction = network(x_t, batch.t, batch.text)
-        error = F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2, 3))
+        error = F.mse_loss(at_least_float32(prediction), target, reduction="none").mean(dim=(1, 2, 3))
         if self.config.min_snr:
             error = error * min_snr_weight(batch.t, self.alphas_cumprod, self.config.min_snr, kind)
         return error.mean()

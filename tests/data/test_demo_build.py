@@ -47,6 +47,40 @@ def test_test_pairs_never_occur_in_train_and_their_things_and_places_do():
     assert ("teapot", "wooden table") in names[0]
 
 
+def test_a_small_world_shows_the_things_and_places_that_were_named_and_no_others():
+    config = DemoConfig(things=("tiger", "teapot", "koala"), places=("snow", "beach", "forest"))
+    train, test, held_out = (plan(config, split) for split in ("train", "test", "held_out"))
+    assert {place.name for _, place in train + test + held_out} == {"snow", "beach", "forest"}
+    assert {thing.name for thing, _ in train} == {thing.name for thing, _ in test} == {"tiger", "teapot"}
+    assert {thing.name for thing, _ in held_out} == {"koala"}
+    assert not {(t.name, p.name) for t, p in train} & {(t.name, p.name) for t, p in test}
+
+
+def test_a_small_world_goes_on_and_its_ledger_names_only_its_pictures(out):
+    world = replace(TINY, things=("tiger", "koala"), places=("snow", "beach", "forest"))
+    for _ in range(2):
+        build_demo(world, out, progress=lambda line: None)
+    assert list(json.loads((out / "dataset.json").read_text())["things"]) == ["tiger"]
+    assert (
+        len((out / "ledger.csv").read_text().splitlines()) == 1 + 3 + 1 + 1
+    )  # the header, three tigers, a koala, a forest
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"things": ("tiger", "hydra")}, "things must be among dog, .*; got hydra"),
+        ({"places": ("moon",)}, "places must be among forest, .*; got moon"),
+        ({"places": ("snow", "beach")}, "places must be more than test_pairs, .* got 2 and 2"),
+        ({"things": ("tiger",)}, "held_out must be 0: none of the things is drawn there, got 128"),
+        ({"things": ("koala",)}, "train must be 0: none of the things is drawn there, got 12000"),
+    ],
+)
+def test_a_world_that_cannot_be_drawn_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        DemoConfig(**values)
+
+
 def test_every_thing_is_shown_about_equally_often():
     train = plan(DemoConfig(), "train")
     counts = [[thing.name for thing, _ in train].count(name) for name in pairs_for_test(DemoConfig())]

@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import signal
-import time
 import warnings
 import zlib
 from dataclasses import replace
@@ -17,9 +16,8 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from t2l.data import pack as room
 from t2l.data.folder import find_sources, read_layers
-from t2l.data.pack import Job, PackConfig, pack
+from t2l.data.pack import PackConfig, pack
 from t2l.data.shards import Shards
-from t2l.data.workers import run_jobs
 from t2l.io.image import save_layers
 from t2l.io.layer_file import save_layer_file, save_png_set
 from t2l.io.picture_file import read_colours, read_mask
@@ -444,18 +442,6 @@ def test_a_process_that_dies_is_a_sentence_and_the_command_goes_on(seven, tmp_pa
         patch.setattr(room, "_pack_shard", die)
         pack(config, seven, tmp_path / "out", None, str)
     assert pack(replace(config, processes=1), seven, tmp_path / "out", None, str).train == 7
-
-
-def no_room(job):
-    (job.directory / str(job.number)).touch()
-    time.sleep(0.2)
-    raise OSError("no room")
-
-
-def test_after_a_shard_that_cannot_be_written_those_that_wait_are_not_tried(tmp_path):
-    with pytest.raises(OSError, match="no room"):
-        run_jobs(no_room, [Job(tmp_path, number, (), 64) for number in range(40)], 2, lambda job, done: None)
-    assert 1 <= len(os.listdir(tmp_path)) <= 20
 
 
 def test_pictures_kept_back_are_drawn_from_the_seed_and_not_trained_on(seven, tmp_path):

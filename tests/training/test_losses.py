@@ -5,7 +5,6 @@ import torch
 
 from t2l.layers import Layers
 from t2l.model.autoencoder import AutoencoderConfig, Decoded, LayeredAutoencoder, Posterior
-from t2l.training.loop import precision_context
 from t2l.training.losses import (
     LossWeights,
     adaptive_weight,
@@ -24,6 +23,7 @@ from t2l.training.losses import (
     mask_loss,
     reference_kl_loss,
 )
+from t2l.training.precision import precision_context
 
 ONLY_L1 = LossWeights(lpips=0, adversarial=0, mask_l1=0, composition=0, laplacian=0, kl=0)
 

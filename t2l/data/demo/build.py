@@ -44,6 +44,8 @@ class DemoConfig:
     train: int = 12000  # samples
     test: int = 512  # samples of (thing, place) pairs that train never shows
     held_out: int = 128  # samples of things that train never shows
+    things: tuple[str, ...] = ()  # the only ones that are drawn, by their usual names; () = all
+    places: tuple[str, ...] = ()
     test_pairs: int = 2  # places per thing that only test shows
     recoloured: float = 0.4  # share of the samples of a recolourable thing
     faulty: float = 0.0  # share of train with a fault that the paper's filters find (see `with_fault`)
@@ -59,10 +61,24 @@ class DemoConfig:
         for name in ("recoloured", "faulty", "fluent"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        _check_names("things", self.things, [thing.name for thing in load_things()])
+        _check_names("places", self.places, [place.name for place in load_places()])
+        if len(_places(self)) <= self.test_pairs:
+            raise ValueError(
+                f"places must be more than test_pairs, which only test shows, got {len(_places(self))} and {self.test_pairs}"
+            )
+        for split in SPLITS:
+            if self.count(split) and not _things(self, split == "held_out"):
+                raise ValueError(f"{split} must be 0: none of the things is drawn there, got {self.count(split)}")
 
     def count(self, split: str) -> int:
         """Samples of a split."""
         return int(getattr(self, split))
+
+
+def _check_names(what: str, names: tuple[str, ...], known: list[str]) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{what} must be among {', '.join(known)}; got {', '.join(unknown)}")
 
 
 Pair = tuple[Thing, Place]
@@ -76,8 +92,10 @@ def build_demo(config: DemoConfig, out: Path, progress: Callable[[str], None] = 
     out = Path(out)
     _claim(out, config)
     fetch_sources(out / "downloads", progress)
-    pictures = [source for thing in load_things() for source in thing.pictures]
-    plates = [source for place in load_places() for source in place.files]
+    pictures = [
+        source for held_out in (False, True) for thing in _things(config, held_out) for source in thing.pictures
+    ]
+    plates = [source for place in _places(config) for source in place.files]
     write_ledger(out / "ledger.csv", out / "downloads", pictures + plates)
     draw_shards(config, out, progress)
     _describe(config, out)
@@ -91,7 +109,7 @@ def _claim(out: Path, config: DemoConfig) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "config.json"
-    wanted = config_to_dict(replace(config, processes=1))
+    wanted = json.loads(json.dumps(config_to_dict(replace(config, processes=1))))  # tuples become lists
     if not path.is_file():
         path.write_text(json.dumps(wanted, indent=2))
     elif (found := config_to_dict(DemoConfig()) | json.loads(path.read_text())) != wanted:
@@ -135,9 +153,9 @@ def _artist(config: DemoConfig, downloads: Path) -> Artist:
 def pairs_for_test(config: DemoConfig) -> dict[str, tuple[str, ...]]:
     """For every thing the places where only test shows it. The pairs of the README's example stay in train."""
     rng = np.random.default_rng([config.seed, 99])
-    names = [place.name for place in load_places()]
+    names = [place.name for place in _places(config)]
     pairs = {}
-    for thing in _things(held_out=False):
+    for thing in _things(config, held_out=False):
         allowed = [name for name in names if (thing.name, name) != ("teapot", "wooden table")]
         pairs[thing.name] = tuple(str(name) for name in rng.choice(allowed, config.test_pairs, replace=False))
     return pairs
@@ -147,21 +165,25 @@ def pairs_for_test(config: DemoConfig) -> dict[str, tuple[str, ...]]:
 def plan(config: DemoConfig, split: str) -> list[Pair]:
     """Who stands where, for every sample of a split: every thing equally often, places by their weights."""
     rng = np.random.default_rng([config.seed, 100 + SPLITS.index(split)])
-    things, hidden = _things(held_out=split == "held_out"), pairs_for_test(config)
+    things, hidden = _things(config, held_out=split == "held_out"), pairs_for_test(config)
     rounds = -(-config.count(split) // len(things))
     order = np.concatenate([rng.permutation(len(things)) for _ in range(max(rounds, 1))])
     pairs = []
     for number in order[: config.count(split)]:
         thing = things[number]
         only_test = hidden.get(thing.name, ())
-        places = [place for place in load_places() if (place.name in only_test) == (split == "test")]
+        places = [place for place in _places(config) if (place.name in only_test) == (split == "test")]
         weights = np.array([place.weight for place in places])
         pairs.append((thing, places[int(rng.choice(len(places), p=weights / weights.sum()))]))
     return pairs
 
 
-def _things(held_out: bool) -> list[Thing]:
-    return [thing for thing in load_things() if thing.held_out == held_out]
+def _things(config: DemoConfig, held_out: bool) -> list[Thing]:
+    return [t for t in load_things() if t.held_out == held_out and (not config.things or t.name in config.things)]
+
+
+def _places(config: DemoConfig) -> list[Place]:
+    return [place for place in load_places() if not config.places or place.name in config.places]
 
 
 class Artist:
@@ -231,9 +253,9 @@ def _describe(config: DemoConfig, out: Path) -> None:
     summary = {
         "config": config_to_dict(replace(config, processes=1)),
         "counts": counts,
-        "things": {thing.name: len(thing.pictures) for thing in _things(held_out=False)},
-        "held_out_things": {thing.name: len(thing.pictures) for thing in _things(held_out=True)},
-        "places": {place.name: list(place.phrases) for place in load_places()},
+        "things": {thing.name: len(thing.pictures) for thing in _things(config, held_out=False)},
+        "held_out_things": {thing.name: len(thing.pictures) for thing in _things(config, held_out=True)},
+        "places": {place.name: list(place.phrases) for place in _places(config)},
         "test_only_pairs": pairs_for_test(config),
         "words": sorted(words),
     }

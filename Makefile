@@ -113,10 +113,9 @@ TRAIN = $(BIN)/t2l train-unet
 train-systems: $(FULL) ## every system of the paper in a small world, and a table of their figures
 	$(BIN)/t2l build-demo --out $(SYSTEMS)/data $(SYSTEM_WORLD)
 	$(BIN)/t2l build-demo --out $(SYSTEMS)/data-unfiltered $(SYSTEM_WORLD) faulty=0.5 test=0 held_out=0
-	for kind in "" -no-sup -separate; do \
-	    $(BIN)/t2l train-autoencoder configs/demo-autoencoder$$kind.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train \
-	        --run $(AUTOENCODERS)$$kind || exit 1; \
-	done
+	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)
+	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-no-sup.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)-no-sup
+	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-separate.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)-separate
 	$(BIN)/t2l convert-model $(AUTOENCODERS)-separate/snapshot.safetensors layout=composite latent_channels=4 --out $(AUTOENCODERS)-composite.safetensors
 	$(CACHE) --data $(SYSTEMS)/data/train --size $(SYSTEM_SIZE) --checkpoint $(AUTOENCODERS)/snapshot.safetensors --out $(LATENTS)
 	$(CACHE) --data $(SYSTEMS)/data-unfiltered/train --size $(SYSTEM_SIZE) --checkpoint $(AUTOENCODERS)/snapshot.safetensors --out $(LATENTS)-unfiltered

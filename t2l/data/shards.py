@@ -61,9 +61,9 @@ class Shards:
     """A folder of shards as a sequence of examples.
 
     Files are opened lazily and read with a position of their own (pread), so one object serves many threads, forked
-    workers and, pickled, spawned ones; of the indexes it keeps a few. Raises FileNotFoundError for an empty folder and
-    ValueError for shards without a picture and, naming the shard, for one without an index and a truncated one; when they are
-    read, for the rest of an index and, naming the key too, for examples.
+    workers and, pickled, spawned ones. Of the indexes a few are kept in memory. Raises FileNotFoundError for an empty folder,
+    ValueError for shards without a picture and, naming the shard, for one that is truncated or has no index; when something is
+    read, for an index or, naming the key too, an example that cannot be.
     """
 
     def __init__(self, directory: str | Path) -> None:

@@ -18,7 +18,8 @@ def run_jobs(
 ) -> None:
     """work(job) for each job, in `processes` processes or, with 1, in this one; report(job, how many are done) after each.
 
-    After an error no other job is begun, and no process outlives this one. Raises what `work` raises, and RuntimeError with a sentence when a process dies.
+    After an error no other job is begun, and no process outlives this one. Raises what `work` raises, and RuntimeError with
+    a sentence when a process dies.
     """
     if processes == 1 or len(jobs) < 2:
         for done, job in enumerate(jobs, 1):

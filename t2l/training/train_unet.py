@@ -92,7 +92,7 @@ class Batch(NamedTuple):
     text: Tensor  # (N, 77), token ids; (N, 77, width) where the cache has the text encoder's output
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
-        """On a device; what is not a whole number in a dtype."""
+        """On a device, and all but whole numbers in a dtype."""
         return Batch(*(x.to(device, dtype if x.is_floating_point() else None) for x in self))
 
 

@@ -61,17 +61,16 @@ def generate(args: argparse.Namespace) -> None:
     model = Text2Layer.load(checkpoint)
     config = _generate_config(args, model.trained_size)
     _check_words(model, args.prompts, args.any_words)
-    if not model.autoencoder.config.has_layers and args.format != "png":
+    has_layers = model.autoencoder.config.has_layers
+    if not has_layers and args.format != "png":
         raise ValueError("this checkpoint paints whole pictures, it has no layers; leave out --format")
     drawn = text_to_layers(model, prompts, config, partial(_show_progress, "drawing, step"))
-    parts = PARTS if model.autoencoder.config.has_layers else ("composite",)
+    parts = PARTS if has_layers else ("composite",)
     for i, stem in enumerate(_stems(args.prompts)):
         for path in _save(drawn.layers[i * args.count : (i + 1) * args.count], args.out, stem, args.format, parts):
             print(path)
-    if parts != PARTS:
-        return
     sheet = args.out / "contact_sheet.png"
-    save_png(contact_sheet(drawn, prompts), sheet)
+    save_png(contact_sheet(drawn, prompts, has_layers), sheet)
     print(sheet)
 
 

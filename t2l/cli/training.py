@@ -235,7 +235,7 @@ def _draw_samples(latents: Path, model: Text2Layer, step: int, path: Path) -> No
 
     size = json.loads((latents / "cache.json").read_text())["size"]
     drawn = text_to_layers(model, SAMPLE_PROMPTS, GenerateConfig(height=size, width=size))
-    save_png(contact_sheet(drawn, SAMPLE_PROMPTS), path)
+    save_png(contact_sheet(drawn, SAMPLE_PROMPTS, model.autoencoder.config.has_layers), path)
 
 
 def _as_json(text: str) -> Any:

@@ -202,7 +202,7 @@ def draw(task: GenerationTask, indices: Sequence[int]) -> Drawn:
         layers = generate(task.model, prompts, replace(config, seed=config.seed + start)).layers
         check_finite(layers, "the diffusion model")
         if start == 0 and task.samples is not None:
-            save_png(contact_sheet(layers, prompts), task.samples)
+            save_png(contact_sheet(layers, prompts, task.model.autoencoder.config.has_layers), task.samples)
         features.append(task.judges.features(layers))
         kept += [layers[i : i + 1] for i in range(len(layers))][: max(task.config.saliency_count - start, 0)]
         task.tell(f"drew {start + len(batch)} of {len(indices)} pictures")

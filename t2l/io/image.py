@@ -93,13 +93,18 @@ def clean_stem(stem: str) -> str:
     return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-_")[:80] or "picture"
 
 
-def contact_sheet(picture: Layers | HasLayers, captions: Sequence[str] | None = None) -> Image.Image:
-    """Everything on one sheet: a column per picture; its caption, foreground cut out, background, mask and composite."""
-    layers = _layers_of(picture)
-    columns = [_column(layers[i : i + 1]) for i in range(len(layers))]
+def contact_sheet(
+    picture: Layers | HasLayers, captions: Sequence[str] | None = None, has_layers: bool = True
+) -> Image.Image:
+    """Everything on one sheet: a column per picture; its caption, foreground cut out, background, mask and composite.
+
+    has_layers: False for pictures of a model without layers, whose composite alone says something.
+    """
+    layers, rows = _layers_of(picture), ROWS if has_layers else ("composite",)
+    columns = [_column(layers[i : i + 1], rows) for i in range(len(layers))]
     titles = [*(captions or ()), *[""] * len(columns)][: len(columns)]
     bands = [
-        _band(columns[i : i + COLUMNS], titles[i : i + COLUMNS], has_titles=bool(captions))
+        _band(columns[i : i + COLUMNS], titles[i : i + COLUMNS], rows, has_titles=bool(captions))
         for i in range(0, len(columns), COLUMNS)
     ]
     width, height = max(band.width for band in bands), sum(band.height for band in bands)
@@ -117,32 +122,32 @@ def checkerboard(height: int, width: int, square: int = 8) -> Tensor:
     return torch.where((y + x) % 2 == 0, 0.96, 0.84).expand(1, 3, height, width)
 
 
-def _column(layers: Layers) -> list[Image.Image]:
-    """One picture's four cells, in the order of ROWS."""
+def _column(layers: Layers, rows: Sequence[str]) -> list[Image.Image]:
+    """One picture's cells, in the order of the rows."""
     height, width = layers.size
     board = checkerboard(height, width, square=max(4, max(height, width) // 24)).to(layers.foreground)
-    shown = [
-        Layers(layers.foreground, board, layers.mask).composite(),
-        layers.background,
-        layers.mask,
-        layers.composite(),
-    ]
+    shown = {
+        "foreground": Layers(layers.foreground, board, layers.mask).composite(),
+        "background": layers.background,
+        "mask": layers.mask,
+        "composite": layers.composite(),
+    }
     scale = min(320, max(160, max(height, width))) / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    images = [to_image(pixels[0]).convert("RGB") for pixels in shown]
+    images = [to_image(shown[row][0]).convert("RGB") for row in rows]
     return images if scale == 1 else [image.resize(size, Image.Resampling.LANCZOS) for image in images]
 
 
-def _band(columns: list[list[Image.Image]], titles: list[str], has_titles: bool) -> Image.Image:
+def _band(columns: list[list[Image.Image]], titles: list[str], rows: Sequence[str], has_titles: bool) -> Image.Image:
     """Up to COLUMNS pictures side by side, captions above and the rows' names on the left."""
     width, height = columns[0][0].size
     font, small = _font(CAPTION_SIZE), _font(LABEL_SIZE)
     wrapped = [_wrap(title, font, width) for title in titles]
     head = (max(text.count("\n") for text in wrapped) + 1) * (CAPTION_SIZE + 5) + GAP if has_titles else 0
-    size = LABELS + len(columns) * (width + GAP) - GAP, head + len(ROWS) * (height + GAP) - GAP
+    size = LABELS + len(columns) * (width + GAP) - GAP, head + len(rows) * (height + GAP) - GAP
     band = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(band)
-    for row, name in enumerate(ROWS):
+    for row, name in enumerate(rows):
         draw.text((0, head + row * (height + GAP) + height // 2), name, fill=FAINT, font=small, anchor="lm")
     for i, column in enumerate(columns):
         left = LABELS + i * (width + GAP)

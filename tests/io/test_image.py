@@ -112,6 +112,12 @@ def test_the_contact_sheet_shows_every_picture_in_four_rows():
     assert contact_sheet(layers(17, (160, 200))).height > 3 * 4 * 160
 
 
+def test_the_contact_sheet_of_a_model_without_layers_shows_the_composite_alone():
+    flat = Layers.flat(layers(1, (160, 200)).background)
+    assert contact_sheet(flat, has_layers=False).height < 2 * 160
+    assert np.array_equal(np.array(contact_sheet(flat))[-188:], np.array(contact_sheet(flat, has_layers=False))[-188:])
+
+
 def test_the_contact_sheet_shows_the_pixels():
     picture = layers(1, (160, 200))
     sheet = np.array(contact_sheet(picture))

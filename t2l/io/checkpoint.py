@@ -21,15 +21,31 @@ MOST_NAMES = 12  # named in one message
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a .safetensors file, or leave what was there. Raises OSError for a full disk or an unwritable folder."""
+    """Write a .safetensors file, or leave what was there; the same content gives the same bytes.
+
+    Raises OSError for a full disk or an unwritable folder.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_path(path) as partial:
         try:
             save_file(_apart(tensors), partial, dict(metadata))
+            _sort_metadata(partial)
         except SafetensorError as error:
             raise OSError(_reason(error)) from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes metadata in an order that changes from call to call; here the names rise."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # the same characters in another order; else the file stays as it is
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def read_tensors(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -28,6 +28,17 @@ def test_tensors_and_metadata_come_back(tmp_path):
     assert all(found[k].dtype == x.dtype for k, x in tensors.items())
 
 
+def test_the_same_content_gives_the_same_bytes_whatever_the_order_of_its_metadata(tmp_path):
+    """Latents belong to the bytes of their autoencoder's file."""
+    metadata = {f"name {i}": f'{{"a": "\u00e9 {i}\n"}}' for i in range(9)}
+    tensors, files = {"x": torch.arange(3.0)}, set()
+    for names in (list(metadata), list(metadata)[::-1], list(metadata)):
+        write_tensors(tmp_path / "x.safetensors", tensors, {name: metadata[name] for name in names})
+        assert read_metadata(tmp_path / "x.safetensors") == metadata
+        files.add((tmp_path / "x.safetensors").read_bytes())
+    assert len(files) == 1
+
+
 def test_views_tied_and_channels_last_tensors_are_written_as_they_look(tmp_path):
     base = torch.randn(2, 6, 4, 4)
     last = base.to(memory_format=torch.channels_last)

@@ -95,7 +95,7 @@ train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, U
 	$(BIN)/t2l export --run $(UNET)-steady --out $(RUNS)/text2layer-demo.safetensors
 	$(BIN)/t2l evaluate --checkpoint $(RUNS)/text2layer-demo.safetensors --data $(DATA) --json $(RUNS)/demo-evaluation.json
 
-# A small world, in which every system learns something in three hours of one core (LOG.md). In the demo's own: SYSTEM_WORLD=
+# A small world, in which every system learns something in a few hours (LOG.md). In the demo's own: SYSTEM_WORLD=
 # SYSTEM_SIZE=128 SYSTEM_AUTOENCODER= SYSTEM_UNET=. The ordinary autoencoder and the text-to-image model trained here play Stable
 # Diffusion's part in SD-AE-UNet and SD-AE-UNet (ft).
 SYSTEMS := $(RUNS)/systems

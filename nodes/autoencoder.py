@@ -99,7 +99,8 @@ class ManagedAutoencoder:
         vae.downscale_ratio = vae.upscale_ratio = self.downscale
         vae.output_channels = 3
         vae.process_input = lambda image: image * 2.0 - 1.0
-        vae.process_output = lambda image: torch.clamp((image + 1.0) / 2.0, min=0.0, max=1.0)
+        # In place, and returned: older cores take what it returns, newer ones its effect alone.
+        vae.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
         vae.memory_used_encode = lambda shape, dtype: self._encode_memory(shape)
         vae.memory_used_decode = lambda shape, dtype: self._decode_memory(shape)
         vae.size = mm.module_size(self.model)

@@ -2,7 +2,8 @@
 
 b is the backdrop's colour, s the source's, both (..., 3, H, W) in [0, 1]. Separable modes and the four of hue, saturation,
 color and luminosity follow W3C Compositing and Blending Level 1, sections 9.1 and 9.2; the modes that it leaves out follow
-the descriptions in Photoshop's own manual.
+the descriptions in Photoshop's own manual, the two of grain GIMP's. Soft light is there twice: the
+standard's, which is Photoshop's too (measured, LOG.md 2026-11-26), and Krita's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ BlendMode = Literal[
     "lighten",
     "add",
     "soft light",
+    "soft light krita",
     "hard light",
     "color dodge",
     "color burn",
@@ -34,6 +36,8 @@ BlendMode = Literal[
     "exclusion",
     "subtract",
     "divide",
+    "grain extract",
+    "grain merge",
     "darker color",
     "lighter color",
     "hue",
@@ -57,7 +61,16 @@ def _overlay(b: Tensor, s: Tensor) -> Tensor:
 
 
 def _soft_light(b: Tensor, s: Tensor) -> Tensor:
-    lifted = torch.where(b <= 0.25, ((16 * b - 12) * b + 4) * b, b.sqrt())
+    """The standard's and PDF's, in which a polynomial stands for the root's steep beginning; OpenRaster's svg:soft-light."""
+    return _softened(b, s, torch.where(b <= 0.25, ((16 * b - 12) * b + 4) * b, b.sqrt()))
+
+
+def _soft_light_krita(b: Tensor, s: Tensor) -> Tensor:
+    """The square root throughout: what Krita makes of a PSD's soft light, krita:soft_light."""
+    return _softened(b, s, b.sqrt())
+
+
+def _softened(b: Tensor, s: Tensor, lifted: Tensor) -> Tensor:
     return torch.where(s <= 0.5, b - (1 - 2 * s) * b * (1 - b), b + (2 * s - 1) * (lifted - b))
 
 
@@ -129,6 +142,7 @@ _BLENDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "lighten": torch.maximum,
     "add": torch.add,  # not in the standard's section 9.1; Photoshop calls it linear dodge
     "soft light": _soft_light,
+    "soft light krita": _soft_light_krita,
     "hard light": lambda b, s: _overlay(s, b),
     "color dodge": _color_dodge,
     "color burn": _color_burn,
@@ -141,6 +155,8 @@ _BLENDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "exclusion": lambda b, s: b + s - 2 * b * s,
     "subtract": torch.sub,
     "divide": _divide,
+    "grain extract": lambda b, s: b - s + 0.5,
+    "grain merge": lambda b, s: b + s - 0.5,
     "darker color": lambda b, s: torch.where(luminosity(s) < luminosity(b), s, b),
     "lighter color": lambda b, s: torch.where(luminosity(s) > luminosity(b), s, b),
     "hue": _hue,

@@ -257,8 +257,11 @@ def test_half_the_opacity_is_half_the_way_from_the_background():
         ("add", 0.2, 0.6, 0.8),
         ("add", 0.7, 0.6, 1.0),
         ("soft light", 0.2, 0.3, 0.136),  # 0.2 - 0.4 * 0.2 * 0.8
-        ("soft light", 0.2, 0.6, 0.2496),  # 0.2 + 0.2 * (0.448 - 0.2)
+        ("soft light", 0.2, 0.6, 0.2496),  # 0.2 + 0.2 * (0.448 - 0.2), the polynomial
+        ("soft light krita", 0.16, 0.6, 0.208),  # 0.16 + 0.2 * (0.4 - 0.16), the root
         ("soft light", 0.64, 0.6, 0.672),  # 0.64 + 0.2 * (0.8 - 0.64)
+        ("grain extract", 0.2, 0.6, 0.1),  # 0.2 - 0.6 + 0.5
+        ("grain merge", 0.2, 0.6, 0.3),  # 0.2 + 0.6 - 0.5
     ],
 )
 def test_blend_modes_give_the_colours_computed_by_hand(blend_mode, background, foreground, expected):

@@ -64,6 +64,14 @@ class Server:
         texts = {node: list(out.get("text", [])) for node, out in entry["outputs"].items()}
         return Result(errors[0] if errors else None, queued["node_errors"], pictures, texts)
 
+    def wait_until_idle(self, timeout: float = 300) -> None:
+        """Until nothing runs or waits in the queue."""
+        until = time.monotonic() + timeout
+        while any(json.loads(self.get("/queue")).values()):
+            if time.monotonic() > until:
+                raise TimeoutError(f"the queue was not empty after {timeout} s; see {self.log}")
+            time.sleep(0.1)
+
     def _finished(self, prompt: str, timeout: float) -> dict:
         until = time.monotonic() + timeout
         while time.monotonic() < until:

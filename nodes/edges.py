@@ -337,6 +337,7 @@ def for_each(items: list[Tensor], count: int, source: str) -> list[Tensor]:
 
 def corrected(stack: Stack, picture: Tensor, node: str) -> Stack:
     """Two layers that make the picture. Raises ValueError for a stack where others would have to change."""
+    stack = stack.drawn
     whole = [layer.size == (stack.height, stack.width) and plain(layer) for layer in stack.layers]
     if whole != [True, True] or not bool((stack.layers[0].mask == 1).all()):
         raise ValueError(

@@ -26,6 +26,7 @@ from .types import (
     pixels_to_mask,
     stack_to_document,
     stack_to_layers,
+    unknown_to_core,
 )
 
 FORMATS = ["psd", "ora", "png set"]
@@ -157,7 +158,7 @@ class LoadLayers(io.ComfyNode):
             pixels_to_image(parts.background),
             pixels_to_mask(parts.mask),
             pixels_to_image(stack.composite()[None]),
-            "\n".join(opened.notes),
+            "\n".join([*opened.notes, *unknown_to_core(stack)]),
         )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+import torch
 from comfy_api.v0_0_2 import io
+from torch import Tensor
 
 from ..t2l.blend import BlendMode
+from ..t2l.comfyui_compositor import composite_as_comfyui
 from ..t2l.placement import ColourSpace, Placement, compose, place
-from ..t2l.stack import TOP
+from ..t2l.stack import TOP, Stack
 from .types import (
     LAYER_INPUT,
     LAYERS,
@@ -21,6 +24,9 @@ from .types import (
     to_documents,
     to_layers,
 )
+
+COMPOSITING = ["srgb", "comfyui"]
+OPAQUE = 1e-3  # core's: alpha so near to 1 is no transparency
 
 
 class JoinLayers(io.ComfyNode):
@@ -60,7 +66,16 @@ class SplitLayers(io.ComfyNode):
             display_name="Split Layers",
             category="text2layer",
             description="Takes a layer document apart into a foreground, a background, their mask and the composite.",
-            inputs=[LAYERS.Input("layers", tooltip="From Join, Decode or Load Layers."), LAYER_INPUT],
+            inputs=[
+                LAYERS.Input("layers", tooltip="From Join, Decode or Load Layers."),
+                LAYER_INPUT,
+                io.Combo.Input(
+                    "compositing",
+                    options=COMPOSITING,
+                    optional=True,
+                    tooltip="How the composite is made: srgb as Photoshop, comfyui as Create Layered Image, in its light.",
+                ),
+            ],
             outputs=[
                 io.Image.Output(display_name="foreground", tooltip="The chosen layer, at the size of the canvas."),
                 io.Image.Output(display_name="background", tooltip="All other visible layers, stacked."),
@@ -70,15 +85,24 @@ class SplitLayers(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, layers: Any, layer: str = TOP) -> io.NodeOutput:
+    def execute(cls, layers: Any, layer: str = TOP, compositing: str = "srgb") -> io.NodeOutput:
+        if compositing not in COMPOSITING:
+            raise ValueError(f"Split Layers: compositing must be one of {', '.join(COMPOSITING)}, got {compositing!r}")
         stack = document_to_stack(layers, "Split Layers: layers")
         parts = stack_to_layers(stack, layer, "Split Layers")
         return io.NodeOutput(
             pixels_to_image(parts.foreground),
             pixels_to_image(parts.background),
             pixels_to_mask(parts.mask),
-            pixels_to_image(stack.composite()[None]),
+            core_composite(stack) if compositing == "comfyui" else pixels_to_image(stack.composite()[None]),
         )
+
+
+def core_composite(stack: Stack) -> Tensor:
+    """The IMAGE of core's Create Layered Image: with an alpha channel where the layers leave something transparent."""
+    colour, alpha = composite_as_comfyui(stack)
+    opaque = bool((alpha >= 1 - OPAQUE).all())
+    return pixels_to_image((colour if opaque else torch.cat([colour, alpha]))[None])
 
 
 class CompositeLayers(io.ComfyNode):
@@ -115,7 +139,7 @@ class CompositeLayers(io.ComfyNode):
                 io.Combo.Input(
                     "colour_space",
                     options=list(get_args(ColourSpace)),
-                    tooltip="srgb blends as Photoshop does; linear blends light, as ComfyUI's own layer compositor does.",
+                    tooltip="srgb blends as Photoshop does, linear blends light, comfyui does what Create Layered Image does.",
                 ),
             ],
             outputs=[

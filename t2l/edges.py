@@ -60,11 +60,13 @@ def clean_layer(stack: Stack, config: EdgeConfig, picture: Tensor | None = None,
     """The stack with the edge of one layer cleaned, within the layer's own rectangle.
 
     picture: (3, H, W) on the canvas, as `clean_edges` takes it. rule: "top" or a layer's name, as in Stack.to_layers.
+    A layer that is shown larger, smaller, turned or mirrored keeps its own pixels, and the config counts those of the
+    canvas; beside a picture it is drawn before.
     """
     index = stack.index(rule)
-    layer = stack.layers[index]
+    layer = stack.layers[index] if picture is None else stack.layers[index].drawn
     own = None if picture is None else _under(layer, picture)[None]
-    colours, mask = clean_edges(layer.image[None], layer.mask[None], config, own)
+    colours, mask = clean_edges(layer.image[None], layer.mask[None], _in_pixels_of(layer, config), own)
     layers = list(stack.layers)
     layers[index] = replace(layer, image=colours[0], mask=mask[0])
     return replace(stack, layers=tuple(layers))
@@ -137,6 +139,16 @@ def shrunk(mask: Tensor, pixels: float) -> Tensor:
     whole = math.floor(-pixels)
     grown = _dilated(mask, whole)
     return grown if whole == -pixels else torch.lerp(grown, _dilated(mask, whole + 1), -pixels - whole)
+
+
+def _in_pixels_of(layer: Layer, config: EdgeConfig) -> EdgeConfig:
+    """A config that counts pixels of the canvas as one that counts the layer's own."""
+    if layer.shown_size == layer.size:
+        return config
+    scale = math.sqrt(layer.mask[0].numel() / math.prod(layer.shown_size))
+    refine = min(round(config.refine * scale), 64)
+    shrink, feather = (min(max(x * scale, -256), 256) for x in (config.shrink, config.feather))
+    return replace(config, refine=refine, shrink=shrink, feather=feather)
 
 
 def _under(layer: Layer, picture: Tensor) -> Tensor:

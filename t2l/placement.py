@@ -11,7 +11,7 @@ What must be resampled is resampled with each colour counting as much as it show
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blend import BlendMode, blend
+from .comfyui_blend import blend_over, to_light, to_srgb
 from .layers import Layers
 
-ColourSpace = Literal["srgb", "linear"]
+ColourSpace = Literal["srgb", "linear", "comfyui"]
 UNSEEN = 1e-4  # of a resampled mask: below it there is no colour to be told
 
 
@@ -42,9 +43,8 @@ class Placement:
     opacity: float = 1.0  # in [0, 1], multiplies the mask
     blend_mode: BlendMode = "normal"
     feather: float = 0.0  # pixels, >= 0: standard deviation of the blur of the mask
-    colour_space: ColourSpace = (
-        "srgb"  # srgb: as the paper and Photoshop mix; linear: in light, as ComfyUI's compositor
-    )
+    # srgb: as the paper and Photoshop mix; linear: everything in light; comfyui: mixed in light, blended by core's formulas
+    colour_space: ColourSpace = "srgb"
 
     def __post_init__(self) -> None:
         for name in ("x", "y", "scale", "rotation", "opacity", "feather"):
@@ -87,9 +87,11 @@ def place(layers: Layers, placement: Placement, background: Tensor | None = None
 def compose(layers: Layers, placement: Placement, background: Tensor | None = None) -> Tensor:
     """The picture seen when the layers are placed, (N, 3, H, W): C = m blend(B, F) + (1 - m) B.
 
-    Blend and mix happen in the placement's colour space; the picture is sRGB-encoded in either case. Takes and raises
+    Blend and mix happen in the placement's colour space; the picture is sRGB-encoded in any case. Takes and raises
     what `place` does.
     """
+    if placement.colour_space == "comfyui":
+        return _composed_as_comfyui(place(layers, replace(placement, blend_mode="normal"), background), placement)
     placed = place(layers, placement, background)
     if placement.colour_space == "srgb":
         return placed.composite()
@@ -97,6 +99,15 @@ def compose(layers: Layers, placement: Placement, background: Tensor | None = No
     # At the ends of the mask nothing is mixed, so nothing is changed by going to light and back.
     mixed = torch.where(placed.mask == 0, placed.background, linear_to_srgb(light))
     return torch.where(placed.mask == 1, placed.foreground, mixed)
+
+
+def _composed_as_comfyui(placed: Layers, placement: Placement) -> Tensor:
+    """The picture that core's compositor makes of a foreground over an opaque background, both not blended yet."""
+    below = torch.ones_like(placed.mask)
+    light = blend_over(
+        to_light(placed.background), below, to_light(placed.foreground), placed.mask, placement.blend_mode
+    )[0]
+    return torch.where(placed.mask == 0, placed.background, to_srgb(light.clamp(0, 1)))
 
 
 def srgb_to_linear(colour: Tensor) -> Tensor:
@@ -227,4 +238,6 @@ def _blended(foreground: Tensor, background: Tensor, placement: Placement) -> Te
     """The foreground's colours after the blend mode, sRGB-encoded: blend(B, F)."""
     if placement.blend_mode == "normal" or placement.colour_space == "srgb":
         return blend(background, foreground, placement.blend_mode)
+    if placement.colour_space == "comfyui":
+        return _composed_as_comfyui(Layers(foreground, background, torch.ones_like(foreground[:, :1])), placement)
     return linear_to_srgb(blend(srgb_to_linear(background), srgb_to_linear(foreground), placement.blend_mode))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from functools import cached_property
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -26,8 +27,10 @@ TOP = "top"  # the rule of to_layers that takes the top visible layer
 class Layer:
     """One picture of a stack. Colours are straight, not premultiplied: there is a colour also where the mask is 0.
 
+    A layer may be shown larger, turned or mirrored without its pixels being touched: the flips come first, then the size,
+    then the rotation about the middle of the box that x, y and the shown size make. `drawn` resamples it.
     Raises ValueError when image and mask do not fit together, for an opacity outside [0, 1], for a position that is no
-    whole number and for a blend mode that does not exist.
+    whole number, for a shown size without pixels and for a blend mode that does not exist.
     """
 
     image: Tensor  # (3, H, W), RGB in [0, 1]
@@ -38,6 +41,12 @@ class Layer:
     opacity: float = 1.0  # in [0, 1], multiplies the mask
     blend_mode: BlendMode = "normal"
     visible: bool = True
+    shown_height: int | None = None  # pixels of the canvas; None = those of the image
+    shown_width: int | None = None
+    rotation: float = 0.0  # radians clockwise, as a LAYERS document has it
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    source: Any = None  # what the layer was read from, for whoever writes it back; nothing here looks into it
 
     def __post_init__(self) -> None:
         image, mask = tuple(self.image.shape), tuple(self.mask.shape)
@@ -47,14 +56,43 @@ class Layer:
             raise ValueError(f"the opacity of layer {self.name!r} must be from 0 to 1, got {self.opacity!r}")
         if not (isinstance(self.x, int) and isinstance(self.y, int)):
             raise ValueError(f"layer {self.name!r} must lie on whole pixels, got x {self.x!r}, y {self.y!r}")
+        if min(self.shown_size) < 1 or not math.isfinite(self.rotation):
+            height, width = self.shown_size
+            raise ValueError(
+                f"layer {self.name!r} needs a shown size of at least one pixel and a finite rotation, got {width} x {height} "
+                f"and {self.rotation!r}"
+            )
         if self.blend_mode not in get_args(BlendMode):
             known = ", ".join(get_args(BlendMode))
             raise ValueError(f"the blend mode of layer {self.name!r} must be one of {known}, got {self.blend_mode!r}")
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """Height and width of the image in pixels."""
         return self.mask.shape[-2], self.mask.shape[-1]
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Height and width on the canvas, before the rotation."""
+        return self.shown_height or self.size[0], self.shown_width or self.size[1]
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the pixels lie on the canvas' as they are: at their own size, neither turned nor mirrored."""
+        return self.shown_size == self.size and not (self.rotation or self.flip_horizontal or self.flip_vertical)
+
+    @cached_property
+    def drawn(self) -> Layer:
+        """The same layer on the canvas' pixels; itself where nothing has to be resampled."""
+        if self.is_drawn:
+            return self
+        height, width = self.shown_size
+        flips = self.flip_horizontal, self.flip_vertical
+        box = Box(self.x, self.y, width, height, math.degrees(self.rotation), *flips)
+        plain = replace(
+            self, shown_height=None, shown_width=None, rotation=0.0, flip_horizontal=False, flip_vertical=False
+        )
+        return transformed(plain, box)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +102,7 @@ class Stack:
     height: int  # of the canvas, pixels
     width: int
     layers: tuple[Layer, ...]  # from the bottom up
+    source: Any = None  # as Layer.source
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -71,6 +110,11 @@ class Stack:
             raise ValueError(f"a canvas needs at least one pixel, got {self.width} x {self.height}")
         if not self.layers:
             raise ValueError("a stack needs at least one layer, got none")
+
+    @property
+    def drawn(self) -> Stack:
+        """The same stack with every layer on the canvas' pixels, for files and networks."""
+        return replace(self, layers=tuple(layer.drawn for layer in self.layers))
 
     def composite(self) -> Tensor:
         """The picture seen, (3, H, W): the layers stacked in sRGB, over white where all of them are transparent."""
@@ -167,6 +211,7 @@ def placed(layer: Layer, height: int, width: int) -> tuple[Tensor, Tensor]:
 
     Outside the layer's rectangle the mask is 0 and the colour that of its nearest edge pixel.
     """
+    layer = layer.drawn
     mask = layer.mask * layer.opacity
     if (layer.x, layer.y) == (0, 0) and layer.size == (height, width):
         return layer.image, mask
@@ -178,7 +223,8 @@ def placed(layer: Layer, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def cropped(layer: Layer, height: int, width: int) -> Layer | None:
-    """The part of a layer on a canvas of this size, at its place; None for a layer that lies outside."""
+    """The part of a layer on a canvas of this size, drawn, at its place; None for a layer that lies outside."""
+    layer = layer.drawn
     top, left = max(0, layer.y), max(0, layer.x)
     bottom, right = min(height, layer.y + layer.size[0]), min(width, layer.x + layer.size[1])
     if top >= bottom or left >= right:

@@ -35,7 +35,8 @@ def upscaled(
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
     scale = height / stack.height, width / stack.width
-    return Stack(height, width, tuple(_upscaled_layer(layer, scale, method, enlarge) for layer in stack.layers))
+    layers = tuple(_upscaled_layer(layer, scale, method, enlarge) for layer in stack.layers)
+    return replace(stack, height=height, width=width, layers=layers)
 
 
 def resized(pixels: Tensor, size: tuple[int, int], method: Method) -> Tensor:
@@ -48,11 +49,32 @@ def resized(pixels: Tensor, size: tuple[int, int], method: Method) -> Tensor:
 
 
 def _upscaled_layer(layer: Layer, scale: tuple[float, float], method: Method, enlarge: Enlarge | None) -> Layer:
-    top, height = _scaled_edge(layer.y, layer.size[0], scale[0])
-    left, width = _scaled_edge(layer.x, layer.size[1], scale[1])
+    """A layer at its place on the new canvas, its own pixels resampled once, from as many as it has.
+
+    A layer that has more pixels than it will show keeps them. One that is turned is drawn before where the canvas is
+    stretched, which would shear it.
+    """
+    if layer.rotation and scale[0] != scale[1]:
+        layer = layer.drawn
+    left, width = _scaled_edge(layer.x, layer.shown_size[1], scale[1])
+    top, height = _scaled_edge(layer.y, layer.shown_size[0], scale[0])
     size = height, width
-    if size == layer.size and enlarge is None:
-        return replace(layer, x=left, y=top)
+    if _has_enough(layer, size) or (size == layer.size and enlarge is None):
+        shown = (None, None) if size == layer.size else size
+        return replace(layer, x=left, y=top, shown_height=shown[0], shown_width=shown[1])
+    image, mask = _resampled_pixels(layer, size, method, enlarge)
+    return replace(layer, image=image, mask=mask, x=left, y=top, shown_height=None, shown_width=None)
+
+
+def _has_enough(layer: Layer, size: tuple[int, int]) -> bool:
+    """Whether a layer that is shown at another size than its own has all the pixels that it will show."""
+    return layer.shown_size != layer.size and layer.size[0] >= size[0] and layer.size[1] >= size[1]
+
+
+def _resampled_pixels(
+    layer: Layer, size: tuple[int, int], method: Method, enlarge: Enlarge | None
+) -> tuple[Tensor, Tensor]:
+    """Colours (3, H, W) and mask (1, H, W) at a size, one without the other."""
     image, mask = bled(layer.image[None], layer.mask[None]), layer.mask[None]
     if enlarge is not None:
         image, grey = enlarge(image), enlarge(mask.expand(-1, 3, -1, -1))
@@ -60,7 +82,7 @@ def _upscaled_layer(layer: Layer, scale: tuple[float, float], method: Method, en
         grey = mask
     image = resized(image.clamp(0, 1), size, method)
     alone = resized(grey.mean(dim=1, keepdim=True).clamp(0, 1), size, method)
-    return replace(layer, image=image[0], mask=_kept_flat(alone, mask)[0], x=left, y=top)
+    return image[0], _kept_flat(alone, mask)[0]
 
 
 def _scaled_edge(start: int, length: int, scale: float) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from t2l.edges import (
 )
 from t2l.layers import Layers
 from t2l.placement import gaussian_blur
-from t2l.stack import Stack
+from t2l.stack import Layer, Stack
 
 NINE_BACKGROUNDS = {
     "black": (0, 0, 0),
@@ -215,3 +215,16 @@ def test_only_the_chosen_layer_of_a_stack_is_cleaned_and_it_sees_the_picture_at_
 def test_a_number_out_of_its_range_is_answered(values, sentence):
     with pytest.raises(ValueError, match=sentence):
         EdgeConfig(**values)
+
+
+def test_a_layer_that_is_shown_smaller_keeps_its_pixels_and_shrinks_by_those_of_the_canvas():
+    """Shown at half its size, a pixel of the canvas is two of its own."""
+    mask = torch.zeros(1, 32, 32)
+    mask[:, 8:24, 8:24] = 1
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    under = Layer(image=torch.ones(3, 16, 16), mask=torch.ones(1, 16, 16))
+    stack = Stack(16, 16, (under, Layer(image=image, mask=mask, shown_height=16, shown_width=16)))
+    cleaned = clean_layer(stack, EdgeConfig(decontaminate=False, shrink=1))
+    expected = torch.zeros(1, 32, 32)
+    expected[:, 10:22, 10:22] = 1
+    assert torch.equal(cleaned.layers[1].mask, expected) and cleaned.layers[0] is under

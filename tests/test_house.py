@@ -15,6 +15,8 @@ EVERYWHERE = {"layers", "config"}
 ROOMS = {
     "layers",
     "blend",
+    "comfyui_blend",
+    "comfyui_compositor",
     "placement",
     "stack",
     "edges",
@@ -35,7 +37,9 @@ ROOMS = {
 ARROWS = {
     "layers": set(),
     "blend": set(),
-    "placement": {"blend"},
+    "comfyui_blend": {"blend"},
+    "comfyui_compositor": {"comfyui_blend", "stack"},
+    "placement": {"blend", "comfyui_blend"},
     "stack": {"blend", "placement"},
     "edges": {"placement", "stack"},
     "recompose": set(),

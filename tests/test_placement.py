@@ -359,7 +359,10 @@ def test_feathered_edges_at_the_border_of_the_picture_stay_full():
         ({"opacity": 50}, r"opacity must be from 0 \(unseen\) to 1 \(full\), got 50; for 50 % give 0.5"),
         ({"feather": -1.0}, r"feather must be 0 or more pixels, got -1.0; 0 \(a sharp edge\) is the default"),
         ({"blend_mode": "softlight"}, "blend_mode must be one of normal, .*soft light, .*, got 'softlight'; normal is"),
-        ({"colour_space": "sRGB"}, "colour_space must be one of srgb, linear, got 'sRGB'; srgb is the default"),
+        (
+            {"colour_space": "sRGB"},
+            "colour_space must be one of srgb, linear, comfyui, got 'sRGB'; srgb is the default",
+        ),
     ],
 )
 def test_a_placement_that_cannot_be_is_refused_with_what_would_work(values, message):

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -134,3 +135,34 @@ def test_a_white_cut_out_that_is_scaled_has_no_fringe_of_what_it_hides(size):
     mask[:, 3:9, 3:9] = 1
     layer = transformed(Layer(image=mask.expand(3, -1, -1), mask=mask), Box(0, 0, *size))
     assert layer.size == size and layer.image[:, layer.mask[0] > 0.01].min() > 0.9999
+
+
+# ---- layers that are shown otherwise than their pixels lie
+
+
+def test_a_layer_that_is_shown_as_it_is_is_drawn_as_itself():
+    plain = layer(size=(4, 5))
+    assert plain.drawn is plain and plain.shown_size == (4, 5)
+
+
+def test_flips_and_quarter_turns_copy_every_pixel():
+    image = random_layers(height=4, width=6).foreground[0]
+    base = Layer(image=image, mask=torch.ones(1, 4, 6), x=3, y=5)
+    assert torch.equal(replace(base, flip_horizontal=True).drawn.image, image.flip(-1))
+    turned = replace(base, rotation=math.pi / 2).drawn
+    assert torch.equal(turned.image, torch.rot90(image, -1, (-2, -1)))
+    assert (turned.x, turned.y) == (4, 4)  # about the middle, (6, 7)
+
+
+def test_a_layer_shown_at_another_size_composites_as_the_drawn_one():
+    base = layer(0.3, 0.7, x=1, y=2, shown_height=9, shown_width=4, rotation=0.4, opacity=0.6, blend_mode="multiply")
+    stack = Stack(14, 13, (layer(0.8, size=(14, 13)), base))
+    assert torch.equal(stack.composite(), stack.drawn.composite())
+    assert torch.equal(stack.to_layers().stacked(), stack.drawn.to_layers().stacked())
+    assert all(x.is_drawn for x in stack.drawn.layers)
+
+
+@pytest.mark.parametrize("wrong", [{"shown_height": -1}, {"rotation": float("nan")}])
+def test_a_layer_that_cannot_be_shown_is_refused(wrong):
+    with pytest.raises(ValueError, match="needs a shown size of at least one pixel and a finite rotation, got"):
+        layer(**wrong)

@@ -135,3 +135,38 @@ def test_two_layers_upscaled_compose_to_nearly_the_upscaled_composite():
 def test_what_cannot_be_made_is_answered(height, width, method, sentence):
     with pytest.raises(ValueError, match=sentence):
         upscaled(random_stack(), height, width, method)
+
+
+# ---- layers that are shown otherwise than their pixels lie
+
+
+def shown(height, width, **other):
+    """Noise of 16 x 12 pixels that is shown at another size."""
+    image = torch.rand(3, 16, 12, generator=torch.Generator().manual_seed(1))
+    front = Layer(image=image, mask=torch.ones(1, 16, 12), x=2, shown_height=height, shown_width=width, **other)
+    return Stack(20, 18, (front,))
+
+
+def test_a_layer_shown_at_a_quarter_comes_back_whole_when_it_is_enlarged_four_times():
+    stack = shown(4, 3)
+    (large,) = upscaled(stack, 80, 72).layers
+    assert large.image is stack.layers[0].image and large.is_drawn and (large.x, large.y) == (8, 0)
+
+
+def test_a_layer_keeps_pixels_that_it_does_not_show_yet():
+    stack = shown(4, 3)
+    (large,) = upscaled(stack, 40, 36).layers
+    assert large.image is stack.layers[0].image and large.shown_size == (8, 6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_shown_larger_is_resampled_from_its_own_pixels(method):
+    stack = shown(24, 18, flip_horizontal=True, rotation=0.3)
+    (large,) = upscaled(stack, 40, 36, method).layers
+    assert large.size == (48, 36) and (large.flip_horizontal, large.rotation) == (True, 0.3)
+    assert torch.equal(large.image, resized(stack.layers[0].image[None], (48, 36), method)[0])
+
+
+def test_a_turned_layer_is_drawn_before_its_canvas_is_stretched():
+    (stretched,) = upscaled(shown(None, None, rotation=0.3), 40, 18).layers
+    assert stretched.is_drawn

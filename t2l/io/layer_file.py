@@ -60,6 +60,7 @@ def save_layer_file(
     """Write a stack as the file that the ending of the path says, whole or not at all. Takes and raises what save_psd does."""
     ending = Path(path).suffix.lower()
     check_format(ending, depth)
+    stack = stack.drawn
     if ending == ".psd":
         from .psd import save_psd
 
@@ -78,6 +79,7 @@ def save_png_set(stack: Stack, folder: str | Path, stem: str, texts: Mapping[str
     chunks of every file. In RGBA the visible colours go on under alpha 0, so that no edge turns grey when the picture is
     scaled. Raises OSError with a sentence when one cannot be written, and then leaves none of them.
     """
+    stack = stack.drawn
     split = stack.to_layers()
     images = layer_images(split) | {"cutout": _cutout(split.foreground[0], split.mask[0])}
     if len(stack.layers) > 2:

@@ -7,7 +7,7 @@ import torch
 
 class ForeignDocument:
     """JSON -> a LAYERS document; in an item `color` [r, g, b] or [r, g, b, a] of 0 to 1 and `size` [h, w] stand for the image,
-    `frames` for how many of it, a number for a mask."""
+    `frames` for how many of it, a number for a mask, `masks` for how many of those."""
 
     RETURN_TYPES = ("LAYERS",)
     FUNCTION = "make"
@@ -19,13 +19,30 @@ class ForeignDocument:
 
     def make(self, document):
         made = json.loads(document)
-        for item in made.get("layers", []):
+        for item in (item for item in made.get("layers", []) if isinstance(item, dict)):
             if "color" in item:
                 size = (item.pop("frames", 1), *item.pop("size"))
                 item["image"] = torch.tensor(item.pop("color")).expand(*size, -1).clone()
-            if "mask" in item:
-                item["mask"] = torch.full(item["image"].shape[:3], item["mask"])
+            if "mask" in item or "masks" in item:
+                shape = item["image"].shape[:3]
+                item["mask"] = torch.full((item.pop("masks", shape[0]), *shape[1:]), float(item.get("mask", 0)))
         return (made,)
 
 
-NODE_CLASS_MAPPINGS = {"ForeignDocument": ForeignDocument}
+class DescribeDocument:
+    """A LAYERS document -> what it says, as JSON on the node: of a tensor its shape and the sum of its values."""
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "describe"
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"layers": ("LAYERS",)}}
+
+    def describe(self, layers):
+        return {"ui": {"text": [json.dumps(layers, default=lambda x: [*x.shape, round(float(x.double().sum()), 3)])]}}
+
+
+NODE_CLASS_MAPPINGS = {"ForeignDocument": ForeignDocument, "DescribeDocument": DescribeDocument}

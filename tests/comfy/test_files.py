@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from t2l.io.layer_file import open_layer_file, save_layer_file
+from t2l.io.layer_file import save_layer_file
 from t2l.stack import Layer, Stack
 
 
@@ -169,65 +169,3 @@ def test_the_notes_of_a_file_are_on_the_wire(server):
 
 def test_the_upload_button_s_script_is_served(server):
     assert b"text2layer.load_layers" in server.get("/extensions/text2layer/js/load_layers.js")
-
-
-# ---- documents that other nodes make
-
-
-def document(*layers, **top):
-    made = {"version": 1, "canvas": [8, 6], "layers": [{"type": "raster", "size": [6, 8], **layer} for layer in layers]}
-    return {"made": node("ForeignDocument", document=json.dumps(made | top)), **split("made")}
-
-
-GREY, WHITE, RED = [0.4, 0.4, 0.4], [1.0, 1.0, 1.0], [1.0, 0.0, 0.0]
-
-
-def test_a_moved_faded_turned_layer_lies_where_its_document_says(server):
-    """A strip of 4 x 2 pixels at half opacity, turned by a quarter about its middle (4, 3)."""
-    strip = {"color": RED, "size": [2, 4], "x": 2, "y": 2, "opacity": 0.5, "rotation": np.pi / 2}
-    result = server.run(document({"color": GREY}, strip))
-    mask = result.pictures["mask"][0][..., 0]
-    expected = np.zeros((6, 8), np.uint8)
-    expected[1:5, 3:5] = 127
-    assert np.abs(mask.astype(int) - expected).max() <= 1
-    assert np.abs(result.pictures["composite"][0][2, 3, :3].astype(int) - [178, 51, 51]).max() <= 1
-
-
-def test_hidden_layers_order_masks_and_batches_count(server):
-    result = server.run(
-        document(
-            {"color": RED, "z_index": 9, "visible": False},
-            {"color": [*WHITE, 0.5], "z_index": 5, "mask": 0.5, "name": "top"},
-            {"color": GREY, "z_index": 1, "frames": 3, "blend_mode": "multiply"},
-        )
-    )
-    assert (result.pictures["mask"][0] // 2 == 31).all()  # alpha 0.5, half transparent by the mask: 0.25
-    assert (result.pictures["background"][0] == round(255 * 0.4**3)).all()
-
-
-@pytest.mark.parametrize(
-    ("layers", "top", "sentence"),
-    [
-        ([], {}, "Split Layers: layers needs a document with at least one layer, got an empty one"),
-        ([{"color": GREY}], {"version": 2}, "needs a LAYERS document of version 1, got version 2"),
-        ([{"color": GREY, "frames": 51}], {}, "takes at most 50 layers, got 51"),
-        ([{"color": GREY, "blend_mode": "dissolve"}], {}, "the blend mode of layer 'layer 1' must be one of normal, "),
-        ([{"color": GREY, "opacity": 2}], {}, "layer 'layer 1': opacity must be a number from 0 to 1, got 2"),
-        ([{"color": GREY, "w": 99999}], {}, "w must be a number from 1 to 16384, got 99999"),
-        ([{"type": "text"}], {}, "layer 'layer 1' must be of type raster, got 'text'"),
-        ([{"color": GREY}], {"canvas": [8]}, "canvas must be (width, height), got [8]"),
-        ([{"color": GREY, "visible": False}], {}, "Split Layers: layer: all 1 layers are hidden"),
-    ],
-)
-def test_documents_that_cannot_be_shown_are_refused_in_one_sentence(server, layers, top, sentence):
-    assert sentence in server.run(document(*layers, **top)).error
-
-
-def test_a_document_of_many_layers_is_saved_and_read_whole(server):
-    layers = [{"color": [i / 5, 0.0, 0.0], "size": [3, 3], "x": i, "y": 1, "name": f"dot {i}"} for i in range(5)]
-    graph = document({"color": WHITE}, *layers)
-    options = {"filename_prefix": "dots", "format": "psd", "bits": "16", "mask_as": "transparency"}
-    graph["save"] = node("T2L_SaveLayers", layers=["made", 0], **options)
-    assert server.run(graph).error is None
-    found = open_layer_file(server.folder / "output" / "dots_00001_.psd").stack.layers
-    assert [(x.name, x.x, x.y, x.size) for x in found[1:]] == [(f"dot {i}", i, 1, (3, 3)) for i in range(5)]

@@ -275,3 +275,10 @@ def test_pack_says_what_it_packed_and_why_not_the_rest(tmp_path, capsys):
     said, printed = capsys.readouterr().err.splitlines(), tmp_path / "out" / "skipped.txt"
     assert said[-2:] == ["1 pictures to train on, 0 for validation, 1 skipped", f"t2l: note: {printed} says why"]
     assert printed.read_text() == "a_02: has no caption: there is no a_02.txt and no a_02.json\n"
+
+
+def test_an_old_torch_is_named_and_not_a_package_called_torch_nn_attention():
+    from t2l.cli import _sentence
+
+    error = ModuleNotFoundError("No module named 'torch.nn.attention'", name="torch.nn.attention")
+    assert _sentence(error).startswith("this command needs torch 2.3 or newer")

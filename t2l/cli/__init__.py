@@ -63,6 +63,8 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = " ".join(str(error).split())
+    if isinstance(error, ImportError) and (error.name or "").startswith("torch."):
+        return f"this command needs torch 2.3 or newer, which has {error.name}: run `pip install --upgrade torch`"
     if isinstance(error, ImportError) and error.name and text.startswith("No module named"):
         return f"this command needs the package {error.name}: run `pip install 'text2layer[train,data,eval]'`"
     if isinstance(error, MemoryError):

@@ -54,6 +54,7 @@ def add_commands(command: Command) -> None:
         metavar="N",
         help="pixels of the shorter side, at most (default: 1024)",
     )
+    add("--follow-links", action="store_true", help="read also what links lead to outside of FOLDER")
     add("--validation", type=whole("validation", 0, 10**9), metavar="N", help="pictures to keep back (default: 0)")
     add(
         "--captions",
@@ -136,7 +137,7 @@ def pack(args: argparse.Namespace) -> None:
     from ..data.pack import pack as run
 
     config = config_of(PackConfig, args, size=args.size, validation=args.validation)
-    packed = run(config, args.folder, args.out, args.captions, say)
+    packed = run(config, args.folder, args.out, args.captions, say, args.follow_links)
     say(f"{packed.train} pictures to train on, {packed.validation} for validation, {packed.skipped} skipped")
     if packed.skipped:
         note(f"{args.out / 'skipped.txt'} says why")

@@ -11,6 +11,7 @@ Whatever cannot be used has a reason, a sentence without a subject: "a: has no b
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -62,17 +63,21 @@ class Source:
     texts: dict[str, str]  # TEXTS; "" for those that were not given
 
 
-def find_sources(folder: Path, captions: Path | None = None) -> tuple[list[Source], list[str]]:
-    """The layered pictures under a folder, by name, and "name: reason" for every other picture.
+def find_sources(
+    folder: Path, captions: Path | None = None, follow_links: bool = False
+) -> tuple[list[Source], list[str]]:
+    """The layered pictures under a folder, by name, and "name: reason" for every other picture and every link not followed.
 
-    captions: a metadata.jsonl as Hugging Face's imagefolder has, whose file names are relative to the folder; then no other
+    Links within the folder are followed, those that lead out of it only with follow_links: a data set is shared, and must not
+    take along what was not meant. captions: a metadata.jsonl as Hugging Face's imagefolder has, whose file names are relative to the folder; then no other
     captions are looked for. Raises FileNotFoundError, or ValueError for a captions file that cannot be read.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; name the one that holds your layered pictures")
     said = None if captions is None else read_captions(captions)
-    sources, skipped = [], []
-    for name, found in _groups(folder).items():
+    paths, skipped = _files(folder, follow_links)
+    sources: list[Source] = []
+    for name, found in _groups(folder, paths).items():
         try:
             files, beside = _chosen(found)
             skipped += [f"{_relative(path, folder)}: {reason}" for path, reason in beside]
@@ -84,14 +89,51 @@ def find_sources(folder: Path, captions: Path | None = None) -> tuple[list[Sourc
     return sources, skipped
 
 
-def _groups(folder: Path) -> dict[str, dict[str, list[Path]]]:
+def _files(folder: Path, follow_links: bool) -> tuple[list[Path], list[str]]:
+    """Every file below a folder that is not hidden, each folder once, and a reason for what was left out."""
+    root = folder.resolve()
+    files, skipped, waiting, seen = [], [], [folder], {root}
+    while waiting:
+        here = waiting.pop()
+        try:
+            entries = sorted(here.iterdir(), key=lambda path: (path.is_symlink(), path.name))
+        except OSError as error:
+            skipped.append(f"{_relative(here, folder)}: cannot be read ({error.strerror})")
+            continue
+        for path in entries:
+            if path.name.startswith((".", "__MACOSX")):
+                continue
+            if reason := _not_followed(path, root, seen, follow_links):
+                skipped.append(f"{_relative(path, folder)}: {reason}")
+            elif path.is_dir():
+                seen.add(path.resolve())
+                waiting.append(path)
+            elif path.is_file():
+                files.append(path)
+    return files, skipped
+
+
+def _not_followed(path: Path, root: Path, seen: set[Path], follow_links: bool) -> str:
+    """Why a link is left out; "" for what is none, and for one that is followed."""
+    if not path.is_symlink():
+        return ""
+    target = Path(os.path.realpath(path))
+    if not target.exists():
+        return "is a link to what is not there"
+    if not follow_links and not target.is_relative_to(root):
+        return "is a link that leads out of the folder; put the files themselves there, or give --follow-links"
+    if target.is_dir() and (target in seen or root.is_relative_to(target)):
+        return "is a link to a folder that is read already"
+    return ""
+
+
+def _groups(folder: Path, files: list[Path]) -> dict[str, dict[str, list[Path]]]:
     """The picture files that share a folder and a key, by what they are of it, in an order that every system gives."""
     groups: dict[str, dict[str, list[Path]]] = {}
-    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    paths = {_relative(path, folder): path for path in files}
     for name in sorted(paths):
-        hidden = any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
         key, part = _key_and_part(PurePosixPath(name))
-        if part and not hidden:
+        if part:
             groups.setdefault(key, {}).setdefault(part, []).append(paths[name])
     return dict(sorted(groups.items()))
 

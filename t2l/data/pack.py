@@ -72,17 +72,46 @@ class Job:
     def is_finished(self) -> bool:
         return shard_is_finished(self.directory, self.number) and self.report.is_file()
 
+    def is_stale(self) -> bool:
+        """Whether a picture was repainted since the shard was finished, also when its file kept its size.
+
+        Files are read again only where their times differ. The first version wrote no digests: what it packed is taken as it is.
+        """
+        report = json.loads(self.report.read_text())
+        if "content" not in report or report["times"] == self.digest(_times):
+            return False
+        return report["content"] != self.digest(Path.read_bytes)
+
+    def digest(self, of: Callable[[Path], bytes]) -> str:
+        """A hash of something of every file of the shard."""
+        digest = hashlib.sha256()
+        for key, source in self.sources:
+            for part, path in sorted(source.files.items()):
+                digest.update(f"{key} {part} ".encode() + hashlib.sha256(of(path)).digest())
+        return digest.hexdigest()
+
+
+def _times(path: Path) -> bytes:
+    """What changes when a file is written: its size and time."""
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}".encode()
+
 
 def pack(
-    config: PackConfig, folder: Path, out: Path, captions: Path | None = None, progress: Callable[[str], None] = print
+    config: PackConfig,
+    folder: Path,
+    out: Path,
+    captions: Path | None = None,
+    progress: Callable[[str], None] = print,
+    follow_links: bool = False,
 ) -> Packed:
     """Pack every layered picture under `folder` into shards under `out`, or what is missing of them.
 
-    captions: as `find_sources` takes it. progress: gets lines for people. Raises ValueError when nothing can be used and when
+    captions, follow_links: as `find_sources` takes them. progress: gets lines for people. Raises ValueError when nothing can be used and when
     `out` holds other pictures or was packed with other options, OSError with a sentence for a disk that is full, and what
     `find_sources` raises.
     """
-    sources, skipped = find_sources(folder, captions)
+    sources, skipped = find_sources(folder, captions, follow_links)
     if not sources:
         where = ""
         if not (out / "config.json").is_file():  # else the lines there are those of an earlier packing
@@ -94,6 +123,8 @@ def pack(
     _claim(out, config, sources)
     jobs = _jobs(config, out, sources)
     unfinished = [job for job in jobs if not job.is_finished]
+    if any(job.is_finished and job.is_stale() for job in jobs):
+        raise _other_pictures(out, ["digest"])
 
     def say(job: Job, done: int) -> None:
         progress(f"{job.directory.name}/{job.number:06d}.tar is packed ({done} of {len(unfinished)})")
@@ -119,12 +150,16 @@ def _claim(out: Path, config: PackConfig, sources: Sequence[Source]) -> None:
     path = out / "config.json"
     found = json.loads(path.read_text()) if path.is_file() else wanted
     if other := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
-        raise ValueError(
-            f"{out} was begun with other pictures, captions or options ({', '.join(other)} differ); "
-            "choose another folder or delete it"
-        )
+        raise _other_pictures(out, other)
     with atomic_path(path) as partial:
         partial.write_text(json.dumps(wanted, indent=2))
+
+
+def _other_pictures(out: Path, differing: Sequence[str]) -> ValueError:
+    return ValueError(
+        f"{out} was begun with other pictures, captions or options ({', '.join(differing)} differ); "
+        "choose another folder or delete it"
+    )
 
 
 def _jobs(config: PackConfig, out: Path, sources: Sequence[Source]) -> list[Job]:
@@ -144,6 +179,7 @@ def _jobs(config: PackConfig, out: Path, sources: Sequence[Source]) -> list[Job]
 def _pack_shard(job: Job) -> None:
     torch.set_num_threads(1)  # the processes share the machine, and sums keep their order
     report: dict[str, Any] = {"packed": 0, "skipped": [], "notes": []}
+    report |= {"times": job.digest(_times), "content": job.digest(Path.read_bytes)}
     try:
         write_shard(job.directory, job.number, _examples(job, report))
         with atomic_path(job.report) as partial:  # last: a shard with a report is finished

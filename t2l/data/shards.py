@@ -23,6 +23,7 @@ import numpy as np
 from .example import Example, decode_example, encode_example
 
 REMEDY = "delete this shard and its index, and run the command that made them again"
+ROW = ("key", "members", "metadata", "sha256")  # of an index; the last is missing in those of the first version
 INDEXES_KEPT = 16  # 2.8 MB each in memory, at 1,000 examples a shard
 
 
@@ -48,13 +49,15 @@ def write_shard(directory: Path, number: int, examples: Iterable[Example]) -> No
 
 def _add(tar: tarfile.TarFile, example: Example) -> dict[str, Any]:
     """Append one example's files; returns its line of the index."""
-    files, members = encode_example(example), {}
+    files, members, digest = encode_example(example), {}, hashlib.sha256()
     for suffix, data in files.items():
         entry = tarfile.TarInfo(f"{example.key}.{suffix}")
         entry.size = len(data)
         members[suffix] = (tar.offset + tarfile.BLOCKSIZE, len(data))  # one header block stands before the data
         tar.addfile(entry, io.BytesIO(data))
-    return {"key": example.key, "members": members, "metadata": json.loads(files["json"])}
+        digest.update(data)
+    metadata = json.loads(files["json"])
+    return {"key": example.key, "members": members, "metadata": metadata, "sha256": digest.hexdigest()}
 
 
 class Shards:
@@ -99,11 +102,15 @@ class Shards:
         return self._row(index)[1]["key"]
 
     def digest(self) -> str:
-        """A hash of every key and of what is said of its picture, without reading pictures."""
+        """A hash of every key, of its picture and of what is said of it, without reading pictures.
+
+        Indexes of the first version hold no hash of the picture; theirs is one of keys and captions alone.
+        """
         digest = hashlib.sha256()
         for index in range(len(self)):
             _, row = self._row(index)
-            digest.update(json.dumps([row["key"], row["metadata"]], sort_keys=True).encode())
+            known = [row[name] for name in ("key", "metadata", "sha256") if name in row]
+            digest.update(json.dumps(known, sort_keys=True).encode())
         return digest.hexdigest()
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
@@ -164,7 +171,7 @@ def _read_rows(path: Path, count: int) -> list[dict[str, Any]]:
     index = path.with_suffix(".jsonl")
     with _parsing(index):
         rows = [json.loads(line) for line in index.read_text().splitlines()[1:]]
-        rows = [{name: row[name] for name in ("key", "members", "metadata")} for row in rows]
+        rows = [{name: row[name] for name in ROW if name in row or name != "sha256"} for row in rows]
     if len(rows) != count:
         raise ValueError(f"the index {index.name} should list {count} examples and lists {len(rows)}; {REMEDY}")
     return rows

@@ -487,6 +487,59 @@ def test_other_pictures_captions_or_options_in_the_same_folder_are_refused(seven
     assert contents(out) == before
 
 
+def test_a_picture_repainted_at_the_same_size_is_refused_and_one_only_touched_is_not(tmp_path):
+    """Names, sizes and captions were compared, so that the shard went on holding the picture from before."""
+    colours = {
+        part: as_bytes(picture(colour), "bmp") for part, colour in (("foreground", "red"), ("background", "blue"))
+    }
+    (tmp_path / "in").mkdir()
+    for part, content in colours.items():
+        (tmp_path / "in" / f"x.{part}.bmp").write_bytes(content)
+    picture(255, mode="L").save(tmp_path / "in" / "x.mask.bmp")
+    (tmp_path / "in" / "x.txt").write_text("a thing")
+    out = tmp_path / "out"
+    pack(ONE, tmp_path / "in", out, None, str)
+    os.utime(tmp_path / "in" / "x.foreground.bmp", (1, 1))
+    pack(ONE, tmp_path / "in", out, None, str)
+    (tmp_path / "in" / "x.foreground.bmp").write_bytes(as_bytes(picture("lime"), "bmp"))
+    with pytest.raises(ValueError, match=r"captions or options \(digest differ\)"):
+        pack(ONE, tmp_path / "in", out, None, str)
+
+
+def test_the_digest_of_shards_is_also_that_of_their_pictures(tmp_path):
+    digests = set()
+    for colour in ("red", "lime"):
+        write_set(tmp_path / colour, foreground=picture(colour))
+        pack(ONE, tmp_path / colour, tmp_path / f"{colour}-out", None, str)
+        digests.add(Shards(tmp_path / f"{colour}-out" / "train").digest())
+    assert len(digests) == 2
+
+
+def test_links_are_followed_within_the_folder_and_named_where_they_are_not(tmp_path):
+    write_set(tmp_path / "real", "r")
+    write_set(tmp_path / "a", "x")
+    write_set(tmp_path / "a" / "sub", "y")
+    for name, target in (("out", "../real"), ("in.link", "sub"), ("loop", "."), ("dead.png", "nowhere.png")):
+        (tmp_path / "a" / name).symlink_to(target)
+    for part in ("foreground", "background", "mask"):
+        (tmp_path / "a" / f"z.{part}.png").symlink_to(f"x.{part}.png")
+    (tmp_path / "a" / "z.txt").symlink_to("x.txt")
+    sources, skipped = find_sources(tmp_path / "a")
+    assert [source.name for source in sources] == ["sub/y", "x", "z"]
+    assert sorted(skipped) == [
+        "dead.png: is a link to what is not there",
+        "in.link: is a link to a folder that is read already",
+        "loop: is a link to a folder that is read already",
+        "out: is a link that leads out of the folder; put the files themselves there, or give --follow-links",
+    ]
+    assert [source.name for source in find_sources(tmp_path / "a", follow_links=True)[0]] == [
+        "out/r",
+        "sub/y",
+        "x",
+        "z",
+    ]
+
+
 @pytest.mark.parametrize("empty", [True, False])
 def test_a_wrong_folder_leaves_what_an_earlier_packing_said_of_its_pictures(empty, tmp_path):
     write_set(tmp_path / "in", "good")

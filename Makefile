@@ -18,7 +18,7 @@ PSD_FILES := $(COMFY)/psd-files
 PORT ?= 8188
 
 .DEFAULT_GOAL := help
-.PHONY: help demo comfy test lint format bench train-demo train-systems clean
+.PHONY: help demo comfy test test-comfy lint format bench train-demo train-systems clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,15 @@ comfy: $(COMFYUI) ## start a real ComfyUI with the node pack and say where it li
 
 test: $(COMFYUI) $(BROWSER) $(EDITORS) $(PSD_FILES) ## install everything and run the test suite (continuous integration runs the same)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+
+# An environment of its own: another ComfyUI brings another frontend.
+OTHER := .venv-other
+test-comfy: ## the nodes' tests on another ComfyUI (COMFYUI_PATH=FOLDER)
+	@test -f "$(COMFYUI_PATH)/main.py" || { echo "COMFYUI_PATH must name the folder of a ComfyUI, got '$(COMFYUI_PATH)'"; exit 1; }
+	$(MAKE) VENV=$(OTHER) $(OTHER)/.installed-full $(OTHER)/.installed-browser
+	$(OTHER)/bin/python -m pip install --disable-pip-version-check -r "$(COMFYUI_PATH)/requirements.txt" requests
+	COMFYUI_PATH="$(COMFYUI_PATH)" OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
+	    $(OTHER)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/comfy $(PYTEST)
 
 lint: $(FULL) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -136,7 +145,7 @@ train-systems: $(FULL) ## every system of the paper in a small world, and a tabl
 	$(BIN)/python docs/systems_table.py $(SYSTEMS)/unet-*
 
 clean: ## remove the environment, ComfyUI and what the demo wrote; keeps data and training runs
-	rm -rf $(VENV) $(COMFY) $(OUT) *.egg-info build dist
+	rm -rf $(VENV) $(OTHER) $(COMFY) $(OUT) *.egg-info build dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

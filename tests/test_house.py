@@ -14,6 +14,7 @@ MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__
 EVERYWHERE = {"layers", "config"}
 ROOMS = {
     "layers",
+    "bleed",
     "blend",
     "placement",
     "stack",
@@ -34,17 +35,18 @@ ROOMS = {
 # From a room, or one file of it, to what it may import besides itself, layers and config. Nothing else is allowed.
 ARROWS = {
     "layers": set(),
+    "bleed": set(),
     "blend": set(),
-    "placement": {"blend"},
+    "placement": {"bleed", "blend"},
     "stack": {"blend", "placement"},
-    "edges": {"placement", "stack"},
+    "edges": {"bleed", "placement", "stack"},
     "recompose": set(),
-    "upscale": {"edges", "stack"},
+    "upscale": {"bleed", "edges", "stack"},
     "config": set(),
     "diffusion": set(),
-    "io": {"blend", "edges", "placement", "stack"},
+    "io": {"bleed", "blend", "placement", "stack"},
     "model": {"io.checkpoint"},
-    "data": {"edges", "io", "placement"},
+    "data": {"bleed", "io", "placement"},
     "generate": {"model", "diffusion", "io"},
     "training": {"model", "data", "diffusion", "evaluation.metrics", "io"},
     "evaluation": set(),

@@ -9,11 +9,12 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..t2l.layers import Layers
-from ..t2l.model.autoencoder import Decoded, latent_size
+from ..t2l.model.autoencoder import Decoded
+from ..t2l.window import Window, followed
 from .autoencoder import ManagedAutoencoder
 from .types import AUTOENCODER, LAYERS, POLARITY, pixels_to_image, pixels_to_mask, to_documents, to_layers
 
-SIZE = "t2l_size"  # in a LATENT: height and width of the pictures, which the latent grid rounds up
+SIZE = "t2l_size"  # in a LATENT: where the pictures lie on the latent grid, which rounds their size up; None = unknown
 AUTOENCODER_INPUT = AUTOENCODER.Input(
     "autoencoder", tooltip="From Load Text2Layer Checkpoint or Load Layered Autoencoder."
 )
@@ -63,7 +64,8 @@ class EncodeLayers(io.ComfyNode):
     @classmethod
     def execute(cls, autoencoder: Any, foreground: Any, background: Any, mask: Any) -> io.NodeOutput:
         layers = to_layers(foreground, background, mask, "Encode Layers")
-        return io.NodeOutput(to_latent(checked(autoencoder, "Encode Layers").encode(layers), layers))
+        managed = checked(autoencoder, "Encode Layers")
+        return io.NodeOutput(to_latent(managed.encode(layers), layers, managed))
 
 
 class EncodeLayersTiled(io.ComfyNode):
@@ -87,7 +89,9 @@ class EncodeLayersTiled(io.ComfyNode):
         node = "Encode Layers (Tiled)"
         layers = to_layers(foreground, background, mask, node)
         managed = checked(autoencoder, node)
-        return io.NodeOutput(to_latent(managed.encode_tiled(layers, *tiling(tile_size, overlap, node)), layers))
+        return io.NodeOutput(
+            to_latent(managed.encode_tiled(layers, *tiling(tile_size, overlap, node)), layers, managed)
+        )
 
 
 class DecodeLayers(io.ComfyNode):
@@ -153,9 +157,24 @@ def tiling(tile_size: int, overlap: int, node: str) -> tuple[int, int]:
     return tile_size, overlap
 
 
-def to_latent(samples: Tensor, layers: Layers) -> dict[str, Any]:
+class FollowedLatent(dict[str, Any]):
+    """A LATENT that knows where its pictures lie after a node has flipped, turned, cropped or enlarged the samples.
+
+    Core's nodes copy a LATENT and put other samples in; both are seen here, and the note in it follows.
+    """
+
+    def copy(self) -> FollowedLatent:
+        return FollowedLatent(self)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "samples" and self.get(SIZE) is not None and "samples" in self:
+            super().__setitem__(SIZE, followed(self[SIZE], self["samples"], value) if torch.is_tensor(value) else None)
+        super().__setitem__(key, value)
+
+
+def to_latent(samples: Tensor, layers: Layers, managed: ManagedAutoencoder) -> dict[str, Any]:
     """LATENT that remembers the size of its pictures."""
-    return {"samples": samples, SIZE: layers.size}
+    return FollowedLatent({"samples": samples, SIZE: Window.of(layers.size, managed.downscale)})
 
 
 def samples_of(latent: Any, managed: ManagedAutoencoder, node: str) -> Tensor:
@@ -174,12 +193,12 @@ def samples_of(latent: Any, managed: ManagedAutoencoder, node: str) -> Tensor:
 
 
 def cropped(decoded: Decoded, latent: dict[str, Any], managed: ManagedAutoencoder) -> Decoded:
-    """Pictures at the size that Encode Layers noted, when the latents still have that size."""
-    height, width = latent.get(SIZE) or decoded.layers.size
-    if latent_size(height, width, managed.downscale) != tuple(latent["samples"].shape[-2:]):
+    """The pictures without the padding of their grid, as far as the latent says where they lie."""
+    window = latent.get(SIZE)
+    if not isinstance(window, Window) or window.grid != tuple(latent["samples"].shape[-2:]):
         return decoded
-    layers = Layers.from_stacked(decoded.layers.stacked()[..., :height, :width])
-    return Decoded(layers, decoded.auxiliary[..., :height, :width])
+    layers = Layers.from_stacked(window.of_decoded(decoded.layers.stacked(), managed.downscale))
+    return Decoded(layers, window.of_decoded(decoded.auxiliary, managed.downscale))
 
 
 def outputs(decoded: Decoded) -> tuple[Any, ...]:

@@ -1,7 +1,8 @@
 """The only door between ComfyUI's sockets and t2l's pixels.
 
-IMAGE is (N, H, W, 3 or 4), MASK (N, H, W) or (H, W), both in [0, 1]; pixels are (N, C, H, W). Our masks are 1 where the
-foreground shows; inside a LAYERS document a mask is 1 where the layer is transparent. It is turned here and nowhere else.
+IMAGE is (N, H, W, 3 or 4), MASK (N, H, W) or (H, W), both in [0, 1]; pixels are (N, C, H, W). Shapes that other node packs
+hand on are read where they have one meaning, and named where they have none. Our masks are 1 where the foreground shows;
+inside a LAYERS document a mask is 1 where the layer is transparent. It is turned here and nowhere else.
 """
 
 from __future__ import annotations
@@ -55,19 +56,51 @@ LAYER_INPUT = io.String.Input(
 
 
 def image_to_pixels(image: Any, source: str) -> Tensor:
-    """IMAGE -> (N, 3, H, W); an alpha channel is left out, grey is repeated. `source` names node and input in errors."""
-    if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
-        raise ValueError(f"{source} needs an IMAGE of shape (N, H, W, 3), got {_shape(image)}; connect a picture")
-    pixels = image[..., :3].movedim(-1, 1).float()
-    return _finite(pixels.expand(-1, 3, -1, -1), source)
+    """IMAGE -> (N, 3, H, W) in [0, 1]; an alpha channel is left out, grey is repeated. `source` names node and input in errors.
+
+    (H, W, 1, 3 or 4) and (H, W) are one picture. Raises ValueError for everything else.
+    """
+    needs = "an IMAGE of shape (N, H, W, 3)"
+    pixels = _values(image, needs, source)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    pixels = pixels[None] if pixels.ndim == 3 else pixels
+    if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"{source} needs {needs}, got {_shape(image)}; connect a picture of 1, 3 or 4 channels")
+    return pixels[..., :3].movedim(-1, 1).expand(-1, 3, -1, -1)
 
 
 def mask_to_pixels(mask: Any, size: tuple[int, int], source: str) -> Tensor:
-    """MASK of any size -> (N, 1, height, width), resized to `size` when needed."""
-    if not isinstance(mask, Tensor) or mask.ndim not in (2, 3, 4):
-        raise ValueError(f"{source} needs a MASK of shape (N, H, W), got {_shape(mask)}; connect a mask")
-    pixels = _finite(mask.reshape(-1, 1, *mask.shape[-2:]).float(), source)
+    """MASK of any size -> (N, 1, height, width) in [0, 1], resized to `size` when needed.
+
+    (H, W) is one mask; of four axes the last or the second one may have length 1. (H, W, 1) is one mask as well, unless
+    read as (N, H, W) it has just the size of the pictures. Raises ValueError for everything else.
+    """
+    needs = "a MASK of shape (N, H, W)"
+    values = _values(mask, needs, source)
+    readings = _readings(values)
+    if not readings:
+        raise ValueError(f"{source} needs {needs}, got {_shape(mask)}; Convert Image to Mask makes one of a picture")
+    pixels = next((x for x in readings if x.shape[-2:] == size), readings[0])[:, None]
     return pixels if pixels.shape[-2:] == size else resized(pixels, size, crop="disabled")
+
+
+def _readings(mask: Tensor) -> list[Tensor]:
+    """What a mask may mean as (N, H, W), the likeliest first."""
+    if mask.ndim == 2:
+        return [mask[None]]
+    if mask.ndim == 3:
+        return [mask.movedim(-1, 0), mask] if mask.shape[-1] == 1 else [mask]
+    return [mask.squeeze(axis) for axis in (-1, 1) if mask.ndim == 4 and mask.shape[axis] == 1]
+
+
+def _values(value: Any, needs: str, source: str) -> Tensor:
+    """A tensor of any number type as floats in [0, 1]: whole numbers count to 255 where one of them is above 1."""
+    strange = not isinstance(value, Tensor) or value.is_meta or value.is_complex() or value.layout != torch.strided
+    if strange or value.numel() == 0:
+        raise ValueError(f"{source} needs {needs}, got {_shape(value)}; connect one that holds pixels")
+    values = _finite(value.float(), source)
+    whole = not value.is_floating_point() and bool((values > 1).any())
+    return (values / 255 if whole else values).clamp(0, 1)
 
 
 def pixels_to_image(pixels: Tensor) -> Tensor:
@@ -91,11 +124,12 @@ def to_layers(foreground: Any, background: Any, mask: Any, node: str) -> Layers:
     back = image_to_pixels(background, f"{node}: background")
     back = back if back.shape[-2:] == size else resized(back, size, crop="center")
     joint = mask_to_pixels(mask, size, f"{node}: mask")
+    back, joint = back.to(front.device), joint.to(front.device)
     counts = {"foreground": len(front), "background": len(back), "mask": len(joint)}
     count = max(counts.values())
     if wrong := {name: n for name, n in counts.items() if n not in (1, count)}:
         raise ValueError(f"{node}: batches must hold {count} pictures, as the largest does, or one, got {wrong}")
-    return Layers(*(x.expand(count, -1, -1, -1).clamp(0, 1) for x in (front, back, joint)))
+    return Layers(*(x.expand(count, -1, -1, -1) for x in (front, back, joint)))
 
 
 def resized(pixels: Tensor, size: tuple[int, int], crop: str) -> Tensor:
@@ -392,4 +426,9 @@ def _finite(pixels: Tensor, source: str) -> Tensor:
 
 
 def _shape(value: Any) -> str:
-    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    """What came, in words: the shape of a tensor, and what is strange about it."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    strange = [str(value.device)] * value.is_meta + [str(value.layout)] * (value.layout != torch.strided)
+    strange += [str(value.dtype)] * value.is_complex()
+    return f"{tuple(value.shape)}" + (f" ({', '.join(strange)})" if strange else "")

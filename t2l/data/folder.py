@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..edges import bled
+from ..bleed import bled
 from ..io.image import to_image
 from ..io.layer_file import READ as LAYERED
 from ..io.layer_file import open_layer_file

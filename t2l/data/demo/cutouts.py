@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ...edges import push_pull
+from ...bleed import push_pull
 
 COLOURS = {  # hue in degrees, saturation, value of a fully lit surface
     "red": (2, 0.90, 0.90),

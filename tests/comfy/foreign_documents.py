@@ -1,4 +1,4 @@
-"""A node pack of its own for the test server: LAYERS documents as nodes of other people make them."""
+"""A node pack of its own for the test server: LAYERS documents and tensors as nodes of other people make them."""
 
 import json
 
@@ -28,4 +28,23 @@ class ForeignDocument:
         return (made,)
 
 
-NODE_CLASS_MAPPINGS = {"ForeignDocument": ForeignDocument}
+class ForeignTensor:
+    """JSON -> an IMAGE and a MASK of any `shape` and `dtype`, filled with `value`; `kind` meta, sparse or list is a stranger one."""
+
+    RETURN_TYPES = ("IMAGE", "MASK")
+    FUNCTION = "make"
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"tensor": ("STRING", {})}}
+
+    def make(self, tensor):
+        wanted = json.loads(tensor)
+        made = torch.full(wanted["shape"], wanted.get("value", 1.0)).to(getattr(torch, wanted.get("dtype", "float32")))
+        strange = {"meta": lambda: made.to("meta"), "sparse": made.to_sparse, "list": lambda: [made]}
+        made = strange.get(wanted.get("kind"), lambda: made)()
+        return (made, made)
+
+
+NODE_CLASS_MAPPINGS = {"ForeignDocument": ForeignDocument, "ForeignTensor": ForeignTensor}

@@ -12,6 +12,7 @@ from ..t2l.layers import Layers
 from ..t2l.model.autoencoder import Decoded
 from ..t2l.window import Window, followed
 from .autoencoder import ManagedAutoencoder
+from .pairing import paired
 from .types import AUTOENCODER, LAYERS, POLARITY, pixels_to_image, pixels_to_mask, to_documents, to_layers
 
 SIZE = "t2l_size"  # in a LATENT: where the pictures lie on the latent grid, which rounds their size up; None = unknown
@@ -27,6 +28,7 @@ LAYER_INPUTS = [
 LATENT_INPUTS = [AUTOENCODER_INPUT, io.Latent.Input("latent", tooltip="From KSampler or Encode Layers.")]
 LATENT_OUTPUT = io.Latent.Output(
     display_name="latent",
+    is_output_list=True,
     tooltip="All layers in one: for KSampler (denoise below 1 keeps some of them) or Decode Layers.",
 )
 TILE_INPUTS = [
@@ -57,11 +59,13 @@ class EncodeLayers(io.ComfyNode):
             display_name="Encode Layers",
             category="text2layer",
             description="Takes a foreground, a background and their mask into one latent.",
+            is_input_list=True,
             inputs=LAYER_INPUTS,
             outputs=[LATENT_OUTPUT],
         )
 
     @classmethod
+    @paired("Encode Layers")
     def execute(cls, autoencoder: Any, foreground: Any, background: Any, mask: Any) -> io.NodeOutput:
         layers = to_layers(foreground, background, mask, "Encode Layers")
         managed = checked(autoencoder, "Encode Layers")
@@ -78,11 +82,13 @@ class EncodeLayersTiled(io.ComfyNode):
             display_name="Encode Layers (Tiled)",
             category="text2layer",
             description="Encode Layers for large pictures: one tile at a time, in little memory.",
+            is_input_list=True,
             inputs=[*LAYER_INPUTS, *TILE_INPUTS],
             outputs=[LATENT_OUTPUT],
         )
 
     @classmethod
+    @paired("Encode Layers (Tiled)")
     def execute(
         cls, autoencoder: Any, foreground: Any, background: Any, mask: Any, tile_size: int, overlap: int
     ) -> io.NodeOutput:

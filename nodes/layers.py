@@ -12,6 +12,7 @@ from ..t2l.blend import BlendMode
 from ..t2l.comfyui_compositor import composite_as_comfyui
 from ..t2l.placement import ColourSpace, Placement, compose, place
 from ..t2l.stack import TOP, Stack
+from .pairing import paired
 from .types import (
     LAYER_INPUT,
     LAYERS,
@@ -39,6 +40,7 @@ class JoinLayers(io.ComfyNode):
             display_name="Join Layers",
             category="text2layer",
             description="Makes a layer document of a foreground, a background and a mask.",
+            is_input_list=True,
             inputs=[
                 io.Image.Input("foreground", tooltip="Its size is the size of the document."),
                 io.Image.Input(
@@ -52,6 +54,7 @@ class JoinLayers(io.ComfyNode):
         )
 
     @classmethod
+    @paired("Join Layers")
     def execute(cls, foreground: Any, background: Any, mask: Any) -> io.NodeOutput:
         return io.NodeOutput(to_documents(to_layers(foreground, background, mask, "Join Layers")))
 
@@ -115,6 +118,7 @@ class CompositeLayers(io.ComfyNode):
             display_name="Composite Layers",
             category="text2layer",
             description="Lays the foreground over any background: moved, scaled, turned, mirrored, blended.",
+            is_input_list=True,
             inputs=[
                 io.Image.Input("foreground", tooltip="The picture to lay over the background."),
                 io.Image.Input("background", tooltip="Any size: the result has this size."),
@@ -143,12 +147,19 @@ class CompositeLayers(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="composite", tooltip="The picture, at the background's size."),
-                io.Mask.Output(display_name="mask", tooltip=f"The mask where the foreground lies now. {POLARITY}."),
+                io.Image.Output(
+                    display_name="composite", is_output_list=True, tooltip="The picture, at the background's size."
+                ),
+                io.Mask.Output(
+                    display_name="mask",
+                    is_output_list=True,
+                    tooltip=f"The mask where the foreground lies now. {POLARITY}.",
+                ),
             ],
         )
 
     @classmethod
+    @paired("Composite Layers")
     def execute(cls, foreground: Any, background: Any, mask: Any, **placement: Any) -> io.NodeOutput:
         node = "Composite Layers"
         try:

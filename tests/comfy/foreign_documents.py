@@ -45,4 +45,27 @@ class DescribeDocument:
         return {"ui": {"text": [json.dumps(layers, default=lambda x: [*x.shape, round(float(x.double().sum()), 3)])]}}
 
 
-NODE_CLASS_MAPPINGS = {"ForeignDocument": ForeignDocument, "DescribeDocument": DescribeDocument}
+class ForeignTensor:
+    """JSON -> an IMAGE and a MASK of any `shape` and `dtype`, filled with `value`; `kind` meta, sparse or list is a stranger one."""
+
+    RETURN_TYPES = ("IMAGE", "MASK")
+    FUNCTION = "make"
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"tensor": ("STRING", {})}}
+
+    def make(self, tensor):
+        wanted = json.loads(tensor)
+        made = torch.full(wanted["shape"], wanted.get("value", 1.0)).to(getattr(torch, wanted.get("dtype", "float32")))
+        strange = {"meta": lambda: made.to("meta"), "sparse": made.to_sparse, "list": lambda: [made]}
+        made = strange.get(wanted.get("kind"), lambda: made)()
+        return (made, made)
+
+
+NODE_CLASS_MAPPINGS = {
+    "ForeignDocument": ForeignDocument,
+    "DescribeDocument": DescribeDocument,
+    "ForeignTensor": ForeignTensor,
+}

@@ -11,7 +11,16 @@ from torch import Tensor
 from ..t2l.layers import Layers
 from ..t2l.model.autoencoder import Decoded, latent_size
 from .autoencoder import ManagedAutoencoder
-from .types import AUTOENCODER, LAYERS, POLARITY, pixels_to_image, pixels_to_mask, to_documents, to_layers
+from .types import (
+    AUTOENCODER,
+    LAYERS,
+    POLARITY,
+    layers_to_cutout,
+    pixels_to_image,
+    pixels_to_mask,
+    to_documents,
+    to_layers,
+)
 
 SIZE = "t2l_size"  # in a LATENT: height and width of the pictures, which the latent grid rounds up
 AUTOENCODER_INPUT = AUTOENCODER.Input(
@@ -43,6 +52,10 @@ LAYER_OUTPUTS = [
         display_name="layers", is_output_list=True, tooltip="The same as a layer document, one for each picture."
     ),
     io.Image.Output(display_name="auxiliary", tooltip="What the autoencoder predicts the composite to be."),
+    io.Image.Output(
+        display_name="cutout",
+        tooltip="The foreground with transparency, ready for Save Image as PNG; alpha is the mask.",
+    ),
 ]
 
 
@@ -192,4 +205,5 @@ def outputs(decoded: Decoded) -> tuple[Any, ...]:
         pixels_to_image(layers.composite()),
         to_documents(layers),
         pixels_to_image(decoded.auxiliary),
+        layers_to_cutout(layers),
     )

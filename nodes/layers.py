@@ -15,6 +15,7 @@ from .types import (
     POLARITY,
     document_to_stack,
     image_to_pixels,
+    layers_to_cutout,
     pixels_to_image,
     pixels_to_mask,
     stack_to_layers,
@@ -66,6 +67,10 @@ class SplitLayers(io.ComfyNode):
                 io.Image.Output(display_name="background", tooltip="All other visible layers, stacked."),
                 io.Mask.Output(display_name="mask", tooltip=POLARITY),
                 io.Image.Output(display_name="composite", tooltip="The layers stacked: what a viewer sees."),
+                io.Image.Output(
+                    display_name="cutout",
+                    tooltip="The chosen layer with transparency, ready for Save Image as PNG; alpha is the mask.",
+                ),
             ],
         )
 
@@ -78,6 +83,7 @@ class SplitLayers(io.ComfyNode):
             pixels_to_image(parts.background),
             pixels_to_mask(parts.mask),
             pixels_to_image(stack.composite()[None]),
+            layers_to_cutout(parts),
         )
 
 

@@ -15,6 +15,7 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
+from ..t2l.edges import bled
 from ..t2l.layers import Layers
 from ..t2l.stack import TOP, Box, Layer, Stack, transformed
 
@@ -56,6 +57,11 @@ def pixels_to_image(pixels: Tensor) -> Tensor:
 def pixels_to_mask(pixels: Tensor) -> Tensor:
     """(N, 1, H, W) -> MASK."""
     return pixels[:, 0].contiguous()
+
+
+def layers_to_cutout(layers: Layers) -> Tensor:
+    """The foreground with the mask as its alpha -> IMAGE, (N, H, W, 4); its colours go on where the alpha is 0."""
+    return pixels_to_image(torch.cat([bled(layers.foreground, layers.mask), layers.mask], dim=1))
 
 
 def to_layers(foreground: Any, background: Any, mask: Any, node: str) -> Layers:

@@ -41,6 +41,12 @@ def image_to_pixels(image: Any, source: str) -> Tensor:
     return _finite(pixels.expand(-1, 3, -1, -1), source)
 
 
+def image_to_alpha(image: Tensor, source: str) -> Tensor:
+    """The alpha channel of an IMAGE that image_to_pixels takes -> (N, 1, H, W), 1 = shows; 1 everywhere without one."""
+    alpha = image[..., 3:] if image.shape[-1] == 4 else torch.ones_like(image[..., :1])
+    return _finite(alpha.movedim(-1, 1).float(), source).clamp(0, 1)
+
+
 def mask_to_pixels(mask: Any, size: tuple[int, int], source: str) -> Tensor:
     """MASK of any size -> (N, 1, height, width), resized to `size` when needed."""
     if not isinstance(mask, Tensor) or mask.ndim not in (2, 3, 4):

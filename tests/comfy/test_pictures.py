@@ -62,3 +62,93 @@ def test_decode_layers_gives_a_cutout_for_every_picture(server, disc, suffix, ti
     pictures = server.run(graph).pictures
     assert [x.shape for x in pictures["seen"]] == [(64, 64, 4)] * 2
     assert all(np.array_equal(a[..., 3], b[..., 0]) for a, b in zip(pictures["seen"], pictures["mask"], strict=True))
+
+
+# --- Images to Layers ------------------------------------------------------------------------------------------------
+
+PILE = {"names": "", "offsets": "", "x": 0, "y": 0, "opacity": 1.0, "blend_mode": "normal", "visible": True}
+PILE |= {"invert_masks": False, "width": 0, "height": 0}
+
+
+def piled(**inputs):
+    return node("T2L_ImagesToLayers", **PILE | inputs)
+
+
+def test_pictures_of_any_size_are_stacked_by_name_and_place(server):
+    graph = {
+        "blue": flat(40, 30, 0x0000FF),
+        "red": flat(10, 8, 0xFF0000, batch=2),
+        "pile": piled(image=["blue", 0], image_2=["red", 0], names="sky\nleft\n\n", offsets="\n-4, 2\n28, 20", x=1),
+        "composite": seen("pile", 1),
+        "one": node("T2L_SplitLayers", layers=["pile", 0], layer="left"),
+        "mask": node("MaskToImage", mask=["one", 2]),
+        "left": seen("mask"),
+        "two": node("T2L_SplitLayers", layers=["pile", 0], layer="layer 3"),
+        "third": node("MaskToImage", mask=["two", 2]),
+        "right": seen("third"),
+    }
+    pictures = server.run(graph).pictures
+    (left,), (right,), (composite,) = ([p[..., 0] for p in pictures[x]] for x in ("left", "right", "composite"))
+    assert composite.shape == (30, 40)
+    assert left[2:10, :7].all() and (left > 0).sum() == 8 * 7
+    assert right[20:28, 29:39].all() and (right > 0).sum() == 8 * 10
+
+
+def test_masks_of_load_image_are_turned_and_alpha_counts(server, disc):
+    graph = disc | {
+        "green": flat(64, 64, 0x00FF00),
+        "with alpha": node("JoinImageWithAlpha", image=["disc", 0], alpha=["disc", 1]),
+        "a": piled(image=["green", 0], image_2=["disc", 0], mask_2=["disc", 1], invert_masks=True),
+        "b": piled(image=["green", 0], image_2=["with alpha", 0]),
+        "c": piled(image=["green", 0], image_2=["disc", 0], mask_2=["shows", 0]),
+        "seen a": seen("a", 1), "seen b": seen("b", 1), "seen c": seen("c", 1),
+    }  # fmt: skip
+    pictures = server.run(graph).pictures
+    (a,), (b,), (c,) = (pictures[f"seen {x}"] for x in "abc")
+    assert np.array_equal(a, c) and np.array_equal(a, b)
+    assert a[32, 32].tolist() == [255, 0, 0] and a[0, 0].tolist() == [0, 255, 0]
+
+
+def test_a_chain_holds_any_number_up_to_fifty(server):
+    graph = {"one": flat(8, 8, 0xFF0000, batch=25), "a": piled(image=["one", 0])}
+    graph |= {"b": piled(image=["one", 0], layers=["a", 0], opacity=0.5), "seen": seen("b", 1)}
+    assert server.run(graph).error is None
+    graph["last"] = piled(image=["one", 0], layers=["b", 0])
+    graph["seen"] = seen("last", 1)
+    assert "Images to Layers: a document holds at most 50 layers, got 75; merge some" in server.run(graph).error
+
+
+def test_every_document_gets_its_own_picture_or_the_one_there_is(server):
+    graph = {
+        "back": flat(16, 16, 0x0000FF, batch=2),
+        "mask": node("SolidMask", value=0.0, width=16, height=16),
+        "two": node("T2L_JoinLayers", foreground=["back", 0], background=["back", 0], mask=["mask", 0]),
+        "red": flat(4, 4, 0xFF0000),
+        "pile": piled(image=["red", 0], image_2=["back", 0], layers=["two", 0], opacity=1.0, x=20),
+        "seen": seen("pile", 1),
+    }
+    assert len(server.run(graph).pictures["seen"]) == 2
+    graph["red"] = flat(4, 4, 0xFF0000, batch=3)
+    assert re.search("image must hold one picture, or one for each of the 2 documents", server.run(graph).error)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"offsets": "1, 2\nthree"}, "Images to Layers: offsets: line 2 must hold two whole numbers.* got 'three'"),
+        ({"mask_3": ["shows", 0]}, "Images to Layers: mask_3 needs a picture, got none; connect image_3"),
+        ({"mask": ["shows", 0]}, "Images to Layers: mask must hold one mask, or one for each of the 2 pictures, got 3"),
+        ({"blend_mode": "burn"}, "blend mode of layer 'layer 1' must be one of|not in list"),
+        ({"layers": ["shows", 0]}, "return_type_mismatch"),
+    ],
+)
+def test_a_pile_that_cannot_be_is_refused_in_a_sentence(server, change, sentence):
+    graph = {
+        "red": flat(8, 8, 0xFF0000, batch=2),
+        "three": flat(8, 8, 0, batch=3),
+        "shows": node("ImageToMask", image=["three", 0], channel="red"),
+        "pile": piled(image=["red", 0], **change),
+        "seen": seen("pile", 1),
+    }
+    result = server.run(graph)
+    assert re.search(sentence, f"{result.error} {result.node_errors}")

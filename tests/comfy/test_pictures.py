@@ -152,3 +152,30 @@ def test_a_pile_that_cannot_be_is_refused_in_a_sentence(server, change, sentence
     }
     result = server.run(graph)
     assert re.search(sentence, f"{result.error} {result.node_errors}")
+
+
+# --- Contact shadow --------------------------------------------------------------------------------------------------
+
+PLACED = {"x": 0, "y": 0, "scale": 1.0, "rotation": 0.0, "flip_horizontal": False, "flip_vertical": False}
+PLACED |= {"opacity": 1.0, "blend_mode": "normal", "feather": 0.0, "colour_space": "srgb"}
+
+
+def composited(**inputs):
+    layers = {"foreground": ["disc", 0], "background": ["white", 0], "mask": ["shows", 0]}
+    return node("T2L_CompositeLayers", **layers, **PLACED | inputs)
+
+
+def test_a_shadow_lies_under_the_thing_and_without_one_nothing_changes(server, disc):
+    graph = disc | {
+        "old": composited(), "none": composited(shadow=0.0), "cast": composited(shadow=0.8, colour_space="linear"),
+        "seen old": seen("old"), "seen none": seen("none"), "seen cast": seen("cast"),
+    }  # fmt: skip
+    pictures = server.run(graph).pictures
+    (old,), (none,), (cast,) = (pictures[f"seen {x}"] for x in ("old", "none", "cast"))
+    assert np.array_equal(old, none)
+    assert (cast <= old).all() and cast[49, 32].max() < 200 and np.array_equal(cast[:24], old[:24])
+
+
+def test_a_shadow_that_cannot_be_is_refused_in_a_sentence(server, disc):
+    result = server.run(disc | {"cast": composited(shadow=2.0), "seen": seen("cast")})
+    assert re.search("shadow must be from 0 to 1|bigger than max", f"{result.error} {result.node_errors}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any, get_args
 
-from comfy_api.v0_0_2 import io, ui
+from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..t2l.blend import BlendMode
 from ..t2l.stack import Layer, Stack
-from .edges import checked, for_each, stacks_of
+from .edges import checked, for_each, preview, stacks_of
 from .types import (
     LAYERS,
     MAX_FRAMES,
@@ -18,6 +18,7 @@ from .types import (
     POLARITY,
     image_to_alpha,
     image_to_pixels,
+    known,
     mask_to_pixels,
     pixels_to_image,
     stack_to_document,
@@ -47,6 +48,7 @@ class ImagesToLayers(io.ComfyNode):
             category="text2layer",
             description="Stacks any number of pictures, with masks, names and places, into one layer document.",
             is_input_list=True,
+            **known(has_intermediate_output=True),
             inputs=[
                 io.Image.Input(
                     "image",
@@ -115,9 +117,9 @@ class ImagesToLayers(io.ComfyNode):
         for i, stack in enumerate(below):
             pictures = [picture for socket in sockets for picture in shared(socket, i, len(below))]
             stacks.append(piled(stack, pictures, (height[0], width[0]), inputs))
-        composites = [pixels_to_image(stack.composite()[None]) for stack in stacks]
-        shown = ui.PreviewImage([composite[0] for composite in composites], cls=cls)
-        return io.NodeOutput([stack_to_document(stack) for stack in stacks], composites, ui=shown)
+        pictures = [stack.composite() for stack in stacks]
+        composites = [pixels_to_image(picture[None]) for picture in pictures]
+        return io.NodeOutput([stack_to_document(stack) for stack in stacks], composites, ui=preview(pictures, cls))
 
 
 def pictures_of(inputs: dict[str, Any], suffix: str, invert: bool) -> list[Picture]:

@@ -6,6 +6,7 @@ foreground shows; inside a LAYERS document a mask is 1 where the layer is transp
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +32,12 @@ LAYER_INPUT = io.String.Input(
     optional=True,
     tooltip="The foreground: top = the highest visible layer, or the name of one. All others are the background.",
 )
+
+
+def known(**keywords: Any) -> dict[str, Any]:
+    """Those of some keywords of io.Schema that this ComfyUI has: the older ones refuse what came later."""
+    names = {field.name for field in dataclasses.fields(io.Schema)}
+    return {name: value for name, value in keywords.items() if name in names}
 
 
 def image_to_pixels(image: Any, source: str) -> Tensor:

@@ -179,3 +179,23 @@ def test_a_shadow_lies_under_the_thing_and_without_one_nothing_changes(server, d
 def test_a_shadow_that_cannot_be_is_refused_in_a_sentence(server, disc):
     result = server.run(disc | {"cast": composited(shadow=2.0), "seen": seen("cast")})
     assert re.search("shadow must be from 0 to 1|bigger than max", f"{result.error} {result.node_errors}")
+
+
+# --- Before and after ------------------------------------------------------------------------------------------------
+
+
+def test_clean_edges_and_upscale_layers_show_before_and_after_only_where_they_are_asked_for(server, disc):
+    clean = {"refine": 0, "decontaminate": True, "shrink": 2.0, "feather": 0.0}
+    larger = {"factor": 2.0, "width": 0, "height": 0, "method": "lanczos"}
+    graph = disc | {
+        "clean": node("T2L_CleanEdges", layers=["joined", 0], **clean),
+        "larger": node("T2L_UpscaleLayers", layers=["clean", 0], **larger),
+        "unused": node("T2L_CleanEdges", layers=["joined", 0], **clean),
+        "split": node("T2L_SplitLayers", layers=["larger", 0]),
+        "seen": seen("split", 3),
+    }
+    pictures = server.run(graph).pictures
+    assert "unused" not in pictures
+    for name in ("clean", "larger"):
+        (shown,) = pictures[name]
+        assert shown.shape == (648, 648, 3) and not np.array_equal(shown[:, :320], shown[:, 328:])

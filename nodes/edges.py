@@ -11,6 +11,7 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
+from ..t2l.compare import before_and_after
 from ..t2l.edges import EdgeConfig, clean_layer
 from ..t2l.evaluation.metrics import mask_iou
 from ..t2l.evaluation.ranking import best_first, edge_contrast
@@ -24,6 +25,7 @@ from .types import (
     POLARITY,
     document_to_stack,
     image_to_pixels,
+    known,
     mask_to_pixels,
     pixels_to_image,
     stack_to_document,
@@ -47,6 +49,7 @@ class CleanEdges(io.ComfyNode):
             category="text2layer",
             description="Frees the foreground's edge of the old background's colours, and moves or softens the edge.",
             is_input_list=True,
+            **known(has_intermediate_output=True),
             inputs=[
                 LAYERS_INPUT,
                 io.Int.Input(
@@ -99,9 +102,9 @@ class CleanEdges(io.ComfyNode):
             checked(f"{node}: layer", clean_layer, stack, config, picture, layer[0])
             for stack, picture in zip(stacks, pictures, strict=True)
         ]
-        return io.NodeOutput(
-            [stack_to_document(stack) for stack in cleaned], [cutout(stack, layer[0], node) for stack in cleaned]
-        )
+        before, after = ([cutout(stack, layer[0], node) for stack in kind] for kind in (stacks, cleaned))
+        shown = [before_and_after(*(x[0].movedim(-1, 0) for x in pair)) for pair in zip(before, after, strict=True)]
+        return io.NodeOutput([stack_to_document(stack) for stack in cleaned], after, ui=preview(shown, cls))
 
 
 class RecomposeCheck(io.ComfyNode):
@@ -192,6 +195,7 @@ class UpscaleLayers(io.ComfyNode):
             display_name="Upscale Layers",
             category="text2layer",
             description="Enlarges every layer with its mask and its place, without a fringe.",
+            **known(has_intermediate_output=True),
             inputs=[
                 LAYERS_INPUT,
                 io.Float.Input(
@@ -238,7 +242,9 @@ class UpscaleLayers(io.ComfyNode):
         stack = document_to_stack(layers, f"{node}: layers")
         size = target_size(stack, factor, width, height, node)
         enlarge = None if upscale_model is None else enlarger(upscale_model, node)
-        return io.NodeOutput(stack_to_document(checked(node, upscaled, stack, *size, method, enlarge)))
+        larger = checked(node, upscaled, stack, *size, method, enlarge)
+        shown = before_and_after(*(torch.cat(x.flattened()) for x in (stack, larger)))
+        return io.NodeOutput(stack_to_document(larger), ui=preview([shown], cls))
 
 
 class BestLayers(io.ComfyNode):
@@ -304,6 +310,11 @@ def checked(node: str, call: Callable[..., Any], *arguments: Any, **named: Any) 
         return call(*arguments, **named)
     except ValueError as error:
         raise ValueError(f"{node}: {error}") from error
+
+
+def preview(pictures: list[Tensor], cls: type[io.ComfyNode]) -> ui.PreviewImage:
+    """Pictures (3, H, W), each of its size, for the node to show."""
+    return ui.PreviewImage([picture.movedim(0, -1) for picture in pictures], cls=cls)
 
 
 def stacks_of(documents: list[Any], node: str) -> list[Stack]:

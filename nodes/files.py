@@ -22,6 +22,7 @@ from .types import (
     MAX_FRAMES,
     POLARITY,
     document_to_stack,
+    layers_to_cutout,
     pixels_to_image,
     pixels_to_mask,
     stack_to_document,
@@ -123,6 +124,10 @@ class LoadLayers(io.ComfyNode):
                     display_name="notes",
                     tooltip="What could not be shown as the editor shows it; empty when all could.",
                 ),
+                io.Image.Output(
+                    display_name="cutout",
+                    tooltip="The chosen layer with transparency, ready for Save Image as PNG; alpha is the mask.",
+                ),
             ],
         )
 
@@ -159,6 +164,7 @@ class LoadLayers(io.ComfyNode):
             pixels_to_mask(parts.mask),
             pixels_to_image(stack.composite()[None]),
             "\n".join([*opened.notes, *unknown_to_core(stack)]),
+            layers_to_cutout(parts),
         )
 
 

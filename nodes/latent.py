@@ -13,7 +13,16 @@ from ..t2l.model.autoencoder import Decoded
 from ..t2l.window import Window, followed
 from .autoencoder import ManagedAutoencoder
 from .pairing import paired
-from .types import AUTOENCODER, LAYERS, POLARITY, pixels_to_image, pixels_to_mask, to_documents, to_layers
+from .types import (
+    AUTOENCODER,
+    LAYERS,
+    POLARITY,
+    layers_to_cutout,
+    pixels_to_image,
+    pixels_to_mask,
+    to_documents,
+    to_layers,
+)
 
 SIZE = "t2l_size"  # in a LATENT: where the pictures lie on the latent grid, which rounds their size up; None = unknown
 AUTOENCODER_INPUT = AUTOENCODER.Input(
@@ -46,6 +55,10 @@ LAYER_OUTPUTS = [
         display_name="layers", is_output_list=True, tooltip="The same as a layer document, one for each picture."
     ),
     io.Image.Output(display_name="auxiliary", tooltip="What the autoencoder predicts the composite to be."),
+    io.Image.Output(
+        display_name="cutout",
+        tooltip="The foreground with transparency, ready for Save Image as PNG; alpha is the mask.",
+    ),
 ]
 
 
@@ -217,4 +230,5 @@ def outputs(decoded: Decoded) -> tuple[Any, ...]:
         pixels_to_image(layers.composite()),
         to_documents(layers),
         pixels_to_image(decoded.auxiliary),
+        layers_to_cutout(layers),
     )

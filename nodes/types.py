@@ -17,6 +17,7 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
+from ..t2l.bleed import bled
 from ..t2l.blend import BlendMode
 from ..t2l.comfyui_blend import NAMES, WITHOUT_NAME
 from ..t2l.comfyui_compositor import placed_bounds
@@ -55,6 +56,12 @@ LAYER_INPUT = io.String.Input(
 )
 
 
+def known(**keywords: Any) -> dict[str, Any]:
+    """Those of some keywords of io.Schema that this ComfyUI has: the older ones refuse what came later."""
+    names = {field.name for field in fields(io.Schema)}
+    return {name: value for name, value in keywords.items() if name in names}
+
+
 def image_to_pixels(image: Any, source: str) -> Tensor:
     """IMAGE -> (N, 3, H, W) in [0, 1]; an alpha channel is left out, grey is repeated. `source` names node and input in errors.
 
@@ -67,6 +74,12 @@ def image_to_pixels(image: Any, source: str) -> Tensor:
     if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3, 4):
         raise ValueError(f"{source} needs {needs}, got {_shape(image)}; connect a picture of 1, 3 or 4 channels")
     return pixels[..., :3].movedim(-1, 1).expand(-1, 3, -1, -1)
+
+
+def image_to_alpha(image: Tensor, source: str) -> Tensor:
+    """The alpha channel of an IMAGE that image_to_pixels takes -> (N, 1, H, W), 1 = shows; 1 everywhere without one."""
+    alpha = image[..., 3:] if image.shape[-1] == 4 else torch.ones_like(image[..., :1])
+    return _finite(alpha.movedim(-1, 1).float(), source).clamp(0, 1)
 
 
 def mask_to_pixels(mask: Any, size: tuple[int, int], source: str) -> Tensor:
@@ -111,6 +124,11 @@ def pixels_to_image(pixels: Tensor) -> Tensor:
 def pixels_to_mask(pixels: Tensor) -> Tensor:
     """(N, 1, H, W) -> MASK."""
     return pixels[:, 0].contiguous()
+
+
+def layers_to_cutout(layers: Layers) -> Tensor:
+    """The foreground with the mask as its alpha -> IMAGE, (N, H, W, 4); its colours go on where the alpha is 0."""
+    return pixels_to_image(torch.cat([bled(layers.foreground, layers.mask), layers.mask], dim=1))
 
 
 def to_layers(foreground: Any, background: Any, mask: Any, node: str) -> Layers:

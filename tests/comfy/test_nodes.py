@@ -21,6 +21,7 @@ NODES = {
     "T2L_RecomposeCheck",
     "T2L_UpscaleLayers",
     "T2L_BestLayers",
+    "T2L_ImagesToLayers",
     "T2L_SaveLayers",
     "T2L_LoadLayers",
 }

@@ -374,7 +374,7 @@ def _layers_to_items(layers: Sequence[Layer]) -> list[dict[str, Any]]:
 
 def _layer_to_item(layer: Layer) -> dict[str, Any]:
     """A layer as a raster item; what it has from another item and did not change stays as it is there."""
-    values, origin = _values(layer), layer.source
+    values, origin = _layer_values(layer), layer.source
     if origin is None or origin.item is None:
         return {"type": "raster", **values}
     changed = {key for name, keys in KEYS.items() if not origin.is_same(layer, name) for key in keys}
@@ -383,7 +383,7 @@ def _layer_to_item(layer: Layer) -> dict[str, Any]:
     return kept | {key: values[key] for key in changed if key in values}
 
 
-def _values(layer: Layer) -> dict[str, Any]:
+def _layer_values(layer: Layer) -> dict[str, Any]:
     """Everything that an item says of a layer, by its keys."""
     values = {
         "name": layer.name,

@@ -64,12 +64,17 @@ class ImagesToLayers(io.ComfyNode):
                     "layers", optional=True, tooltip="A document to stack on, such as that of another Images to Layers."
                 ),
                 io.String.Input(
-                    "names", default="", multiline=True, tooltip="One line for each layer, the lowest first."
+                    "names",
+                    default="",
+                    multiline=True,
+                    placeholder="names: one line for each layer, the lowest first",
+                    tooltip="One line for each layer, the lowest first.",
                 ),
                 io.String.Input(
                     "offsets",
                     default="",
                     multiline=True,
+                    placeholder="offsets: one line for each layer, such as 40, -10",
                     tooltip="One line for each layer, the lowest first: pixels to the right and down, such as 40, -10.",
                 ),
                 io.Int.Input(

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..t2l.layers import Layers
 from ..t2l.model.autoencoder import Decoded, latent_size
 from .autoencoder import ManagedAutoencoder
+from .hints import mind_size
 from .types import AUTOENCODER, LAYERS, POLARITY, pixels_to_image, pixels_to_mask, to_documents, to_layers
 
 SIZE = "t2l_size"  # in a LATENT: height and width of the pictures, which the latent grid rounds up
@@ -27,6 +28,14 @@ LATENT_INPUTS = [AUTOENCODER_INPUT, io.Latent.Input("latent", tooltip="From KSam
 LATENT_OUTPUT = io.Latent.Output(
     display_name="latent",
     tooltip="All layers in one: for KSampler (denoise below 1 keeps some of them) or Decode Layers.",
+)
+FIT_LAYERS = (
+    "pixels. To encode and decode is right at any size, but a KSampler between tears the layers: put Fit Layers before this "
+    "node, and Upscale Layers behind Decode Layers"
+)
+NEW_SIZE = (
+    "pixels, and paints several things, or torn ones, far from that; set Empty Latent Image to {trained}, and enlarge with "
+    "Upscale Layers"
 )
 TILE_INPUTS = [
     io.Int.Input("tile_size", default=512, min=64, max=4096, step=32, tooltip="Pixels along a side of a tile."),
@@ -63,7 +72,9 @@ class EncodeLayers(io.ComfyNode):
     @classmethod
     def execute(cls, autoencoder: Any, foreground: Any, background: Any, mask: Any) -> io.NodeOutput:
         layers = to_layers(foreground, background, mask, "Encode Layers")
-        return io.NodeOutput(to_latent(checked(autoencoder, "Encode Layers").encode(layers), layers))
+        managed = checked(autoencoder, "Encode Layers")
+        mind_size("Encode Layers", managed, layers.size, FIT_LAYERS)
+        return io.NodeOutput(to_latent(managed.encode(layers), layers))
 
 
 class EncodeLayersTiled(io.ComfyNode):
@@ -87,6 +98,7 @@ class EncodeLayersTiled(io.ComfyNode):
         node = "Encode Layers (Tiled)"
         layers = to_layers(foreground, background, mask, node)
         managed = checked(autoencoder, node)
+        mind_size(node, managed, layers.size, FIT_LAYERS)
         return io.NodeOutput(to_latent(managed.encode_tiled(layers, *tiling(tile_size, overlap, node)), layers))
 
 
@@ -108,6 +120,7 @@ class DecodeLayers(io.ComfyNode):
     def execute(cls, autoencoder: Any, latent: Any) -> io.NodeOutput:
         managed = checked(autoencoder, "Decode Layers")
         samples = samples_of(latent, managed, "Decode Layers")
+        mind_latent("Decode Layers", managed, latent)
         return io.NodeOutput(*outputs(cropped(managed.decode(samples), latent, managed)))
 
 
@@ -130,6 +143,7 @@ class DecodeLayersTiled(io.ComfyNode):
         node = "Decode Layers (Tiled)"
         managed = checked(autoencoder, node)
         samples = samples_of(latent, managed, node)
+        mind_latent(node, managed, latent)
         decoded = managed.decode_tiled(samples, *tiling(tile_size, overlap, node))
         return io.NodeOutput(*outputs(cropped(decoded, latent, managed)))
 
@@ -171,6 +185,13 @@ def samples_of(latent: Any, managed: ManagedAutoencoder, node: str) -> Tensor:
     if not torch.isfinite(samples).all():
         raise ValueError(f"{node}: latent holds NaN or infinite values; lower cfg or change the sampler before it")
     return samples
+
+
+def mind_latent(node: str, managed: ManagedAutoencoder, latent: dict[str, Any]) -> None:
+    """Hint at a size that the checkpoint was not trained on, unless Encode Layers has said so of these layers."""
+    grid = tuple(latent["samples"].shape[-2:])
+    if SIZE not in latent or latent_size(*latent[SIZE], managed.downscale) != grid:
+        mind_size(node, managed, (grid[0] * managed.downscale, grid[1] * managed.downscale), NEW_SIZE)
 
 
 def cropped(decoded: Decoded, latent: dict[str, Any], managed: ManagedAutoencoder) -> Decoded:

@@ -23,6 +23,7 @@ NODES = {
     "T2L_BestLayers",
     "T2L_SaveLayers",
     "T2L_LoadLayers",
+    "T2L_FitLayers",
 }
 
 

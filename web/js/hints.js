@@ -38,6 +38,7 @@ function remove(node) {
     widget.onRemove?.();
     node.widgets.splice(node.widgets.indexOf(widget), 1);
   }
+  if (node.size[1] === widget.grown) node.setSize([node.size[0], widget.before]); // unless somebody has resized it since
   node.setDirtyCanvas(true, true);
 }
 
@@ -54,8 +55,9 @@ function show(node, text) {
   const options = { serialize: false, hideOnZoom: false, getMinHeight: height, getHeight: height };
   const widget = node.addDOMWidget(WIDGET, "text2layer_hint", element, options);
   widget.serialize = false; // no value of the workflow
-  const [width, needed] = node.computeSize();
-  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], needed)]);
+  widget.before = node.size[1];
+  node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
+  widget.grown = node.size[1];
   node.setDirtyCanvas(true, true);
 }
 

@@ -4,6 +4,7 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .edges import BestLayers, CleanEdges, RecomposeCheck, UpscaleLayers
 from .files import LoadLayers, SaveLayers
+from .fit import FitLayers
 from .images import ImagesToLayers
 from .latent import DecodeLayers, DecodeLayersTiled, EncodeLayers, EncodeLayersTiled
 from .layers import CompositeLayers, JoinLayers, SplitLayers
@@ -21,6 +22,7 @@ NODES: list[type[io.ComfyNode]] = [
     CompositeLayers,
     SaveLayers,
     LoadLayers,
+    FitLayers,
     CleanEdges,
     RecomposeCheck,
     UpscaleLayers,

@@ -12,6 +12,7 @@ from ..t2l.layers import Layers
 from ..t2l.model.autoencoder import Decoded
 from ..t2l.window import Window, followed
 from .autoencoder import ManagedAutoencoder
+from .hints import mind_size
 from .pairing import paired
 from .types import (
     AUTOENCODER,
@@ -39,6 +40,14 @@ LATENT_OUTPUT = io.Latent.Output(
     display_name="latent",
     is_output_list=True,
     tooltip="All layers in one: for KSampler (denoise below 1 keeps some of them) or Decode Layers.",
+)
+FIT_LAYERS = (
+    "pixels. To encode and decode is right at any size, but a KSampler between tears the layers: put Fit Layers before this "
+    "node, and Upscale Layers behind Decode Layers"
+)
+NEW_SIZE = (
+    "pixels, and paints several things, or torn ones, far from that; set Empty Latent Image to {trained}, and enlarge with "
+    "Upscale Layers"
 )
 TILE_INPUTS = [
     io.Int.Input("tile_size", default=512, min=64, max=4096, step=32, tooltip="Pixels along a side of a tile."),
@@ -82,6 +91,7 @@ class EncodeLayers(io.ComfyNode):
     def execute(cls, autoencoder: Any, foreground: Any, background: Any, mask: Any) -> io.NodeOutput:
         layers = to_layers(foreground, background, mask, "Encode Layers")
         managed = checked(autoencoder, "Encode Layers")
+        mind_size("Encode Layers", managed, layers.size, FIT_LAYERS)
         return io.NodeOutput(to_latent(managed.encode(layers), layers, managed))
 
 
@@ -108,6 +118,7 @@ class EncodeLayersTiled(io.ComfyNode):
         node = "Encode Layers (Tiled)"
         layers = to_layers(foreground, background, mask, node)
         managed = checked(autoencoder, node)
+        mind_size(node, managed, layers.size, FIT_LAYERS)
         return io.NodeOutput(
             to_latent(managed.encode_tiled(layers, *tiling(tile_size, overlap, node)), layers, managed)
         )
@@ -131,6 +142,7 @@ class DecodeLayers(io.ComfyNode):
     def execute(cls, autoencoder: Any, latent: Any) -> io.NodeOutput:
         managed = checked(autoencoder, "Decode Layers")
         samples = samples_of(latent, managed, "Decode Layers")
+        mind_latent("Decode Layers", managed, latent)
         return io.NodeOutput(*outputs(cropped(managed.decode(samples), latent, managed)))
 
 
@@ -153,6 +165,7 @@ class DecodeLayersTiled(io.ComfyNode):
         node = "Decode Layers (Tiled)"
         managed = checked(autoencoder, node)
         samples = samples_of(latent, managed, node)
+        mind_latent(node, managed, latent)
         decoded = managed.decode_tiled(samples, *tiling(tile_size, overlap, node))
         return io.NodeOutput(*outputs(cropped(decoded, latent, managed)))
 
@@ -209,6 +222,13 @@ def samples_of(latent: Any, managed: ManagedAutoencoder, node: str) -> Tensor:
     if not torch.isfinite(samples).all():
         raise ValueError(f"{node}: latent holds NaN or infinite values; lower cfg or change the sampler before it")
     return samples
+
+
+def mind_latent(node: str, managed: ManagedAutoencoder, latent: dict[str, Any]) -> None:
+    """Hint at a size that the checkpoint was not trained on, unless Encode Layers has said so of these layers."""
+    grid, window = tuple(latent["samples"].shape[-2:]), latent.get(SIZE)
+    if not isinstance(window, Window) or window.grid != grid:
+        mind_size(node, managed, (grid[0] * managed.downscale, grid[1] * managed.downscale), NEW_SIZE)
 
 
 def cropped(decoded: Decoded, latent: dict[str, Any], managed: ManagedAutoencoder) -> Decoded:

@@ -19,6 +19,17 @@ RED_WIRES = """() => [...app.graph.links.values()].filter(link => {
     const from = app.graph.getNodeById(link.origin_id), to = app.graph.getNodeById(link.target_id);
     return !from || !to || !LiteGraph.isValidConnection(from.outputs[link.origin_slot].type, to.inputs[link.target_slot].type);
 }).map(link => link.id)"""
+PROMPT_ALONE = """() => {
+    app.graph.clear();
+    for (const type of ["T2L_LoadCheckpoint", "CLIPTextEncode", "PreviewAny"]) app.graph.add(LiteGraph.createNode(type));
+    const [load, prompt, seen] = app.graph._nodes;
+    load.connect(1, prompt, prompt.findInputSlot("clip"));
+    prompt.connect(0, seen, 0);
+    prompt.widgets[0].value = "a zeppelin";
+}"""
+HINT = (
+    """() => app.graph._nodes[1].widgets.find(({ name }) => name === "text2layer_hint")?.element.textContent ?? '' """
+)
 MISSING_NODES = "() => app.graph._nodes.map(n => n.type).filter(type => !LiteGraph.registered_node_types[type])"
 
 
@@ -66,6 +77,21 @@ def test_text_to_layers_runs_to_its_end_in_the_frontend(page, server):
     shown = "() => app.graph._nodes.filter(n => n.type == 'PreviewImage').every(n => n.imgs && n.imgs.length)"
     page.wait_for_function(shown)
     server.wait_until_idle()  # the last picture is shown a moment before the run has ended
+
+
+def test_a_hint_stays_on_the_node_until_it_runs_again_and_is_no_part_of_the_workflow(page, server):
+    page.evaluate(PROMPT_ALONE)
+    height = page.evaluate("app.graph._nodes[1].size[1]")
+    page.evaluate("app.queuePrompt(0, 1)")
+    page.wait_for_function(f"() => ({HINT})().includes(\"'zeppelin' (near: balloon)\")")
+    server.wait_until_idle()
+    page.wait_for_timeout(500)
+    assert "'zeppelin'" in page.evaluate(HINT)
+    assert page.evaluate("app.graph.serialize().nodes[1].widgets_values") == ["a zeppelin"]
+    page.evaluate("() => { app.graph._nodes[1].widgets[0].value = 'a balloon'; app.queuePrompt(0, 1); }")
+    page.wait_for_function(f"() => ({HINT})() === ''")
+    assert page.evaluate("app.graph._nodes[1].size[1]") == height
+    server.wait_until_idle()
 
 
 def test_a_layer_file_is_uploaded_from_the_node(page, server, tmp_path):

@@ -112,6 +112,11 @@ def test_other_latents_on_the_same_grid_show_a_picture_in_the_same_place(after):
         latents((20, 31), seed=1),
         latents()[None],
         torch.zeros(2, 3, 24, 26),
+        torch.full((2, 4, 24, 26), torch.nan),
+        torch.zeros(2, 4, 0, 13),
+        latents().to("meta"),
+        latents().to_sparse(),
+        None,
     ],
 )
 def test_what_cannot_be_followed_is_not_guessed(after):

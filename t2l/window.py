@@ -71,13 +71,20 @@ class Window:
 
     def of_decoded(self, pixels: Tensor, downscale: int) -> Tensor:
         """The picture out of the whole decoded grid, (N, C, H, W)."""
-        top, left = round(self.top * downscale), round(self.left * downscale)
-        bottom, right = (round(end * downscale) for end in (self.top + self.height, self.left + self.width))
+        top, bottom = _span(self.top * downscale, self.height * downscale, pixels.shape[-2])
+        left, right = _span(self.left * downscale, self.width * downscale, pixels.shape[-1])
         picture = pixels[..., top:bottom, left:right]
-        size = [round(x * downscale * s) for x, s in zip((self.height, self.width), self.stretch, strict=True)]
+        lengths = zip((self.height, self.width), self.stretch, strict=True)
+        size = [max(1, round(length * downscale * stretch)) for length, stretch in lengths]
         if size == list(picture.shape[-2:]):
             return picture
         return F.interpolate(picture, size=size, mode="bilinear", antialias=True)
+
+
+def _span(start: float, length: float, limit: int) -> tuple[int, int]:
+    """First pixel and the one behind the last, at least one of `limit` pixels."""
+    first = min(round(start), limit - 1)
+    return first, max(first + 1, round(start + length))
 
 
 def followed(window: Window, before: Any, after: Any) -> Window | None:

@@ -199,8 +199,8 @@ class FollowedLatent(dict[str, Any]):
         return FollowedLatent(self)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if key == "samples" and self.get(SIZE) is not None and "samples" in self:
-            super().__setitem__(SIZE, followed(self[SIZE], self["samples"], value) if torch.is_tensor(value) else None)
+        if key == "samples" and isinstance(self.get(SIZE), Window) and "samples" in self:
+            super().__setitem__(SIZE, followed(self[SIZE], self["samples"], value))
         super().__setitem__(key, value)
 
 

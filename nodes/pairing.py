@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import comfy.model_management as mm
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
@@ -19,7 +20,10 @@ def paired(node: str) -> Callable[[Callable[..., io.NodeOutput]], Callable[..., 
     def over_lists(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
         @wraps(execute)
         def execute_lists(cls: Any, **inputs: list[Any]) -> io.NodeOutput:
-            runs = [execute(cls, **run).args for run in runs_of(inputs, node)]
+            runs = []
+            for run in runs_of(inputs, node):
+                mm.throw_exception_if_processing_interrupted()  # as core does before every run of its own
+                runs.append(execute(cls, **run).args)
             return io.NodeOutput(*(_joined(values) for values in zip(*runs, strict=True)))
 
         return execute_lists

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -70,22 +71,29 @@ class Window:
 
     def of_decoded(self, pixels: Tensor, downscale: int) -> Tensor:
         """The picture out of the whole decoded grid, (N, C, H, W)."""
-        top, left = round(self.top * downscale), round(self.left * downscale)
-        bottom, right = (round(end * downscale) for end in (self.top + self.height, self.left + self.width))
+        top, bottom = _span(self.top * downscale, self.height * downscale, pixels.shape[-2])
+        left, right = _span(self.left * downscale, self.width * downscale, pixels.shape[-1])
         picture = pixels[..., top:bottom, left:right]
-        size = [round(x * downscale * s) for x, s in zip((self.height, self.width), self.stretch, strict=True)]
+        lengths = zip((self.height, self.width), self.stretch, strict=True)
+        size = [max(1, round(length * downscale * stretch)) for length, stretch in lengths]
         if size == list(picture.shape[-2:]):
             return picture
         return F.interpolate(picture, size=size, mode="bilinear", antialias=True)
 
 
-def followed(window: Window, before: Tensor, after: Tensor) -> Window | None:
+def _span(start: float, length: float, limit: int) -> tuple[int, int]:
+    """First pixel and the one behind the last, at least one of `limit` pixels."""
+    first = min(round(start), limit - 1)
+    return first, max(first + 1, round(start + length))
+
+
+def followed(window: Window, before: Any, after: Any) -> Window | None:
     """Where the picture is once latents (N, C, h, w) were replaced by others; None when nothing says where.
 
     Latents of the same grid that are neither mirrored nor turned are a picture in the same place, whatever they show. The
     first of a batch speaks for all.
     """
-    if after.ndim != 4 or before.ndim != 4 or window.grid != tuple(before.shape[-2:]):
+    if not (_is_latents(before) and _is_latents(after)) or window.grid != tuple(before.shape[-2:]):
         return None
     grid = (after.shape[-2], after.shape[-1])
     before, after = before[:1], after[:1].to(before)
@@ -99,6 +107,12 @@ def followed(window: Window, before: Tensor, after: Tensor) -> Window | None:
         return None
     place = _position(before, after)
     return window.cropped(*place, grid) if place else _scaled(window, before, after)
+
+
+def _is_latents(x: Any) -> bool:
+    """Whether x can be compared: anything may be put into a LATENT, and nobody's node should fail for our curiosity."""
+    usual = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_meta
+    return usual and x.is_floating_point() and x.ndim == 4 and x.numel() > 0
 
 
 def _symmetries(window: Window, latents: Tensor) -> Iterator[tuple[Window, Tensor]]:

@@ -98,6 +98,10 @@ def test_a_picture_without_padding_is_never_resampled():
     assert window.is_whole and torch.equal(window.of_decoded(decoded, 8), decoded)
 
 
+def test_the_least_of_a_picture_is_a_pixel():
+    assert Window((1, 1), 0.99, 0.5, 0.01, 0.01, (0.1, 1)).of_decoded(torch.ones(1, 7, 8, 8), 8).shape == (1, 7, 1, 1)
+
+
 @pytest.mark.parametrize("after", [latents(seed=1), latents(n=1), torch.zeros(2, 4, 12, 13)])
 def test_other_latents_on_the_same_grid_show_a_picture_in_the_same_place(after):
     window = Window.of(SIZE, 8)
@@ -112,6 +116,11 @@ def test_other_latents_on_the_same_grid_show_a_picture_in_the_same_place(after):
         latents((20, 31), seed=1),
         latents()[None],
         torch.zeros(2, 3, 24, 26),
+        torch.full((2, 4, 24, 26), torch.nan),
+        torch.zeros(2, 4, 0, 13),
+        latents().to("meta"),
+        latents().to_sparse(),
+        None,
     ],
 )
 def test_what_cannot_be_followed_is_not_guessed(after):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Hashable
+from typing import Any
 
 from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
 from ..t2l.fit import paints_well
 from .autoencoder import ManagedAutoencoder
@@ -24,9 +25,16 @@ def hint(sentence: str, key: Hashable = None) -> None:
             _said.clear()
         _said.add(key)
         logging.warning("Text2Layer: %s", sentence)
-    running, server = get_executing_context(), PromptServer.instance
-    if running is not None and server.client_id is not None:  # a prompt without a browser has nobody to show it to
+    running, server = get_executing_context(), running_server()
+    if (
+        running is not None and server is not None and server.client_id is not None
+    ):  # a prompt without a browser has nobody to show it to
         server.send_sync(EVENT, {"node": running.node_id, "text": sentence}, server.client_id)
+
+
+def running_server() -> Any:
+    """ComfyUI's server; None where the nodes are loaded without one."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
 def mind_size(node: str, managed: ManagedAutoencoder, size: tuple[int, int], advice: str) -> None:

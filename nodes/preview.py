@@ -20,9 +20,10 @@ LONGEST_SIDE = 512  # pixels of the picture shown
 
 
 def register_route() -> None:
-    """GET /text2layer/layers?file=NAME: JSON with what `about` gives; 400 and {"error": a sentence} for what cannot be read.
+    """GET /text2layer/layers?file=NAME: JSON with what `about` gives, or {"error": a sentence} about what cannot be read.
 
-    Nothing is written, and only names that the node itself takes are answered.
+    Nothing is written, and only names that the node itself takes are answered. A sentence is an answer, too: with another
+    status than 200 a broken file would stand in the browser's console as a fault of the pack.
     """
     turn = asyncio.Lock()
 
@@ -32,7 +33,7 @@ def register_route() -> None:
             try:
                 return web.json_response(await asyncio.to_thread(about, request.query.get("file", "")))
             except ValueError as error:
-                return web.json_response({"error": str(error)}, status=400)
+                return web.json_response({"error": str(error)})
 
 
 def about(file: str) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def wait_for_files(page, *files):
 
 def test_a_chosen_file_shows_its_picture_and_its_names_and_a_name_can_be_chosen(canvas, server):
     layer_file(server.folder / "input" / "chosen.psd", ["ground", HTML])
-    canvas.evaluate("() => app.graph.add(LiteGraph.createNode('T2L_LoadLayers'))")
+    canvas.evaluate("() => { app.graph.add(LiteGraph.createNode('T2L_LoadLayers')); }")
     choose = "([i, value]) => { const w = app.graph._nodes[0].widgets[i]; w.value = value; w.callback?.(value); }"
     canvas.evaluate(choose, [0, "chosen.psd"])
     (shown,) = wait_for_files(canvas, "chosen.psd")
@@ -151,7 +151,7 @@ def test_a_chosen_file_shows_its_picture_and_its_names_and_a_name_can_be_chosen(
 
 def test_what_cannot_be_read_is_said_in_the_node_before_it_runs(canvas, server):
     (server.folder / "input" / "torn.psd").write_bytes(b"8BPS\0\1")
-    canvas.evaluate("() => app.graph.add(LiteGraph.createNode('T2L_LoadLayers'))")
+    canvas.evaluate("() => { app.graph.add(LiteGraph.createNode('T2L_LoadLayers')); }")
     canvas.evaluate("() => { const w = app.graph._nodes[0].widgets[0]; w.value = 'torn.psd'; w.callback?.(w.value); }")
     canvas.wait_for_function(f"() => ({SHOWN})()[0].size.includes('torn.psd cannot be read as a PSD')")
 
@@ -177,7 +177,7 @@ def test_a_file_of_ours_brings_its_workflow_and_with_the_shift_key_it_does_not(c
     drop(canvas, path, shift=True)
     wait_for_files(canvas, path.name)
     assert canvas.evaluate("() => app.graph._nodes.length") == 1
-    drop(canvas, path)
+    drop(canvas, path, at=(400, 600))
     canvas.wait_for_function("count => app.graph._nodes.length === count", arg=len(graph["nodes"]) + 1)
     wait_for_files(canvas, path.name)
     assert canvas.evaluate(MISSING_NODES) == [] and not canvas.evaluate("() => window.ran")
@@ -232,7 +232,13 @@ def test_a_template_whose_checkpoint_is_missing_says_what_to_do(page):
     loader["widgets_values"] = ["elsewhere.safetensors"]
     page.evaluate("graph => app.loadGraphData(graph)", graph)
     page.evaluate("() => { app.queuePrompt(0, 1); }")
-    page.get_by_text("Load Text2Layer Checkpoint: checkpoint must be one of the files in").first.wait_for()
+    sentence = page.get_by_text("Load Text2Layer Checkpoint: checkpoint must be one of the files in")
+    details = page.get_by_role("button", name="View details")  # newer frontends list node and input at the side
+    sentence.or_(details).first.wait_for()
+    if details.count():
+        details.click()
+        sentence = page.get_by_text("Load Text2Layer Checkpoint - checkpoint")
+    sentence.first.wait_for()
     page.keyboard.press("Escape")
 
 

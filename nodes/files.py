@@ -114,7 +114,7 @@ class LoadLayers(io.ComfyNode):
                 io.Combo.Input(
                     "file",
                     options=_listed_files(),
-                    tooltip="A .psd, .psb or .ora file in ComfyUI's input folder; the button below puts one there.",
+                    tooltip="A .psd, .psb or .ora file in ComfyUI's input folder or a folder in it; the button below puts one there.",
                 ),
                 LAYER_INPUT,
             ],

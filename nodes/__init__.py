@@ -9,6 +9,7 @@ from .images import ImagesToLayers
 from .latent import DecodeLayers, DecodeLayersTiled, EncodeLayers, EncodeLayersTiled
 from .layers import CompositeLayers, JoinLayers, SplitLayers
 from .load import LoadAutoencoder, LoadCheckpoint, register_folders
+from .preview import register_route
 
 NODES: list[type[io.ComfyNode]] = [
     LoadCheckpoint,
@@ -31,6 +32,7 @@ NODES: list[type[io.ComfyNode]] = [
 ]
 
 register_folders()
+register_route()
 
 
 class Text2LayerExtension(ComfyExtension):

@@ -13,6 +13,7 @@ from comfy_api.v0_0_2 import io
 from ..t2l.model.text2layer import read_parts
 from .autoencoder import ManagedAutoencoder
 from .diffusion_model import build_clip, build_model
+from .file_names import is_offered, meant, shortened
 from .types import AUTOENCODER
 
 FOLDER = "text2layer"
@@ -31,27 +32,28 @@ def register_folders() -> None:
 
 
 def listed_files() -> list[str]:
-    """The names a loader offers."""
-    return folder_paths.get_filename_list(FOLDER)
+    """The names a loader offers, in ComfyUI's order."""
+    return [name for name in folder_paths.get_filename_list(FOLDER) if is_offered(name)]
 
 
-def path_of(name: str, source: str) -> str:
-    """The path of a listed file. Raises ValueError for every other name, and for a link that leads out of the model
+def path_of(name: Any, source: str) -> str:
+    """The path of a listed file, named with either separator. Raises ValueError for every other name, and for a link that leads out of the model
     folders: workflows are shared by strangers.
 
     source: node and input, for the sentence.
     """
-    if name not in listed_files():
+    listed = meant(name, listed_files())
+    if listed is None:
         raise ValueError(
-            f"{source} must be one of the files in models/{FOLDER}, got {name!r}; put the file there, press R "
+            f"{source} must be one of the files in models/{FOLDER}, got {shortened(name)}; put the file there, press R "
             "to refresh, and choose it in the node"
         )
-    path = folder_paths.get_full_path_or_raise(FOLDER, name)
+    path = folder_paths.get_full_path_or_raise(FOLDER, listed)
     folders = [folder for folders, _ in folder_paths.folder_names_and_paths.values() for folder in folders]
     real = Path(path).resolve()
     if not any(real.is_relative_to(Path(folder).resolve()) for folder in folders):
         raise ValueError(
-            f"{source} must lie in ComfyUI's model folders, got {name!r}, a link that leads out of them; put the file itself "
+            f"{source} must lie in ComfyUI's model folders, got {listed!r}, a link that leads out of them; put the file itself "
             "there, or name the folder it lies in in extra_model_paths.yaml"
         )
     return path
@@ -66,9 +68,22 @@ def speaking_for(source: str) -> Iterator[None]:
         raise ValueError(f"{source}: {error}") from error
 
 
-def changed(name: str) -> Any:
+def refusal(name: Any, source: str) -> bool | str:
+    """What `validate_inputs` of a loader answers: True, or the sentence about a name that is not listed.
+
+    ComfyUI then leaves its own check of the list out, whose words differ from version to version. A name that comes through
+    a wire is None here, and is looked at when the node runs.
+    """
+    try:
+        return name is None or bool(path_of(name, source))
+    except ValueError as error:
+        return str(error)
+
+
+def changed(name: Any) -> Any:
     """What changes when the file does, so that a replaced file is loaded anew."""
-    path = folder_paths.get_full_path(FOLDER, name)
+    listed = meant(name, listed_files())
+    path = folder_paths.get_full_path(FOLDER, listed) if listed else None
     stat = Path(path).stat() if path else None
     return (stat.st_mtime_ns, stat.st_size) if stat else name
 
@@ -99,7 +114,11 @@ class LoadCheckpoint(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str) -> Any:
+    def validate_inputs(cls, checkpoint: Any) -> bool | str:
+        return refusal(checkpoint, "Load Text2Layer Checkpoint: checkpoint")
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: Any) -> Any:
         return changed(checkpoint)
 
     @classmethod
@@ -134,7 +153,11 @@ class LoadAutoencoder(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, autoencoder: str) -> Any:
+    def validate_inputs(cls, autoencoder: Any) -> bool | str:
+        return refusal(autoencoder, "Load Layered Autoencoder: autoencoder")
+
+    @classmethod
+    def fingerprint_inputs(cls, autoencoder: Any) -> Any:
         return changed(autoencoder)
 
     @classmethod

@@ -22,6 +22,7 @@ from .types import (
     MAX_FRAMES,
     POLARITY,
     document_to_stack,
+    known,
     layers_to_cutout,
     pixels_to_image,
     pixels_to_mask,
@@ -47,7 +48,8 @@ class SaveLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_SaveLayers",
             display_name="Save Layers",
-            category="text2layer",
+            category="text2layer/files",
+            **known(search_aliases=["psd", "photoshop", "krita", "gimp", "openraster", "export layer", "transparent"]),
             description="Saves layers as a file for Photoshop, Krita or GIMP, or as a set of PNG files.",
             inputs=[
                 LAYERS.Input("layers", tooltip="From Join, Decode or Load Layers."),
@@ -74,9 +76,9 @@ class SaveLayers(io.ComfyNode):
 
     @classmethod
     def execute(cls, layers: Any, filename_prefix: str, format: str, bits: str, mask_as: str) -> io.NodeOutput:
-        for name, value, known in (("format", format, FORMATS), ("bits", bits, BITS), ("mask_as", mask_as, _MASKS)):
-            if value not in known:
-                raise ValueError(f"Save Layers: {name} must be one of {', '.join(known)}, got {value!r}")
+        for name, value, offered in (("format", format, FORMATS), ("bits", bits, BITS), ("mask_as", mask_as, _MASKS)):
+            if value not in offered:
+                raise ValueError(f"Save Layers: {name} must be one of {', '.join(offered)}, got {value!r}")
         stack = document_to_stack(layers, "Save Layers: layers")
         if format != "png set":
             with speaking_for("Save Layers"):  # before a folder is made for what cannot be written
@@ -104,7 +106,8 @@ class LoadLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_LoadLayers",
             display_name="Load Layers",
-            category="text2layer",
+            category="text2layer/files",
+            **known(search_aliases=["psd", "psb", "photoshop", "krita", "gimp", "openraster", "import layer"]),
             description="Loads the layers of a Photoshop or OpenRaster file.",
             inputs=[
                 io.Combo.Input(

@@ -46,10 +46,13 @@ class CleanEdges(io.ComfyNode):
         return io.Schema(
             node_id="T2L_CleanEdges",
             display_name="Clean Edges",
-            category="text2layer",
+            category="text2layer/edges",
+            **known(
+                search_aliases=["defringe", "decontaminate", "halo", "matte", "cutout", "alpha", "sticker", "feather"],
+                has_intermediate_output=True,
+            ),
             description="Frees the foreground's edge of the old background's colours, and moves or softens the edge.",
             is_input_list=True,
-            **known(has_intermediate_output=True),
             inputs=[
                 LAYERS_INPUT,
                 io.Int.Input(
@@ -115,7 +118,8 @@ class RecomposeCheck(io.ComfyNode):
         return io.Schema(
             node_id="T2L_RecomposeCheck",
             display_name="Recompose Check",
-            category="text2layer",
+            category="text2layer/layers",
+            **known(search_aliases=["check layers", "flatten layer", "compare layers", "difference", "alpha"]),
             description="Says how far the stacked layers are from a picture, and makes them agree if you wish.",
             is_input_list=True,
             is_output_node=True,
@@ -193,9 +197,12 @@ class UpscaleLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_UpscaleLayers",
             display_name="Upscale Layers",
-            category="text2layer",
+            category="text2layer/layers",
+            **known(
+                search_aliases=["resize layer", "enlarge layers", "scale psd", "upscale transparent", "alpha"],
+                has_intermediate_output=True,
+            ),
             description="Enlarges every layer with its mask and its place, without a fringe.",
-            **known(has_intermediate_output=True),
             inputs=[
                 LAYERS_INPUT,
                 io.Float.Input(
@@ -255,7 +262,8 @@ class BestLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_BestLayers",
             display_name="Best of Layers",
-            category="text2layer",
+            category="text2layer/layers",
+            **known(search_aliases=["pick best", "rank layers", "choose cutout", "best of batch"]),
             description="Ranks several layer documents and keeps the best.",
             is_input_list=True,
             inputs=[

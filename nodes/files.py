@@ -23,6 +23,7 @@ from .types import (
     MAX_FRAMES,
     POLARITY,
     document_to_stack,
+    known,
     layers_to_cutout,
     pixels_to_image,
     pixels_to_mask,
@@ -49,7 +50,8 @@ class SaveLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_SaveLayers",
             display_name="Save Layers",
-            category="text2layer",
+            category="text2layer/files",
+            **known(search_aliases=["psd", "photoshop", "krita", "gimp", "openraster", "export layer", "transparent"]),
             description="Saves layers as a file for Photoshop, Krita or GIMP, or as a set of PNG files.",
             inputs=[
                 LAYERS.Input("layers", tooltip="From Join, Decode or Load Layers."),
@@ -110,7 +112,8 @@ class LoadLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_LoadLayers",
             display_name="Load Layers",
-            category="text2layer",
+            category="text2layer/files",
+            **known(search_aliases=["psd", "psb", "photoshop", "krita", "gimp", "openraster", "import layer"]),
             description="Loads the layers of a Photoshop or OpenRaster file.",
             inputs=[
                 io.Combo.Input(

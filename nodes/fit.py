@@ -10,7 +10,7 @@ from ..t2l.fit import Fit, fitted
 from ..t2l.upscale import Method
 from .autoencoder import ManagedAutoencoder
 from .latent import AUTOENCODER_INPUT, checked
-from .types import LAYERS, MAX_SIDE, document_to_stack, stack_to_document
+from .types import LAYERS, MAX_SIDE, document_to_stack, known, stack_to_document
 
 SMALLEST = 64  # pixels a side that `size` may ask for
 
@@ -23,7 +23,8 @@ class FitLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_FitLayers",
             display_name="Fit Layers",
-            category="text2layer",
+            category="text2layer/layers",
+            **known(search_aliases=["resize layers", "fit psd", "model size", "scale layers", "photograph"]),
             description="Brings a layer document to the size that the checkpoint was trained on; Upscale Layers brings it back.",
             inputs=[
                 LAYERS.Input("layers", tooltip="From Load, Join or Decode Layers; any size, any number of layers."),

@@ -45,10 +45,13 @@ class ImagesToLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_ImagesToLayers",
             display_name="Images to Layers",
-            category="text2layer",
+            category="text2layer/layers",
+            **known(
+                search_aliases=["stack images", "layers from images", "psd", "alpha", "cutout", "sticker"],
+                has_intermediate_output=True,
+            ),
             description="Stacks any number of pictures, with masks, names and places, into one layer document.",
             is_input_list=True,
-            **known(has_intermediate_output=True),
             inputs=[
                 io.Image.Input(
                     "image",

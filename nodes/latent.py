@@ -18,6 +18,7 @@ from .types import (
     AUTOENCODER,
     LAYERS,
     POLARITY,
+    known,
     layers_to_cutout,
     pixels_to_image,
     pixels_to_mask,
@@ -79,7 +80,8 @@ class EncodeLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_EncodeLayers",
             display_name="Encode Layers",
-            category="text2layer",
+            category="text2layer/latent",
+            **known(search_aliases=["vae encode layers", "layer to latent", "alpha encode", "matte", "transparent"]),
             description="Takes a foreground, a background and their mask into one latent.",
             is_input_list=True,
             inputs=LAYER_INPUTS,
@@ -103,7 +105,10 @@ class EncodeLayersTiled(io.ComfyNode):
         return io.Schema(
             node_id="T2L_EncodeLayersTiled",
             display_name="Encode Layers (Tiled)",
-            category="text2layer",
+            category="text2layer/latent",
+            **known(
+                search_aliases=["vae encode layers tiled", "layer to latent", "alpha encode", "matte", "transparent"]
+            ),
             description="Encode Layers for large pictures: one tile at a time, in little memory.",
             is_input_list=True,
             inputs=[*LAYER_INPUTS, *TILE_INPUTS],
@@ -132,7 +137,8 @@ class DecodeLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_DecodeLayers",
             display_name="Decode Layers",
-            category="text2layer",
+            category="text2layer/latent",
+            **known(search_aliases=["vae decode layers", "latent to layer", "cutout", "alpha", "matte", "transparent"]),
             description="Turns a latent into foreground, background, mask and composite.",
             inputs=LATENT_INPUTS,
             outputs=LAYER_OUTPUTS,
@@ -154,7 +160,8 @@ class DecodeLayersTiled(io.ComfyNode):
         return io.Schema(
             node_id="T2L_DecodeLayersTiled",
             display_name="Decode Layers (Tiled)",
-            category="text2layer",
+            category="text2layer/latent",
+            **known(search_aliases=["vae decode layers tiled", "latent to layer", "cutout", "alpha", "matte"]),
             description="Decode Layers for large pictures: one tile at a time, in little memory.",
             inputs=[*LATENT_INPUTS, *TILE_INPUTS],
             outputs=LAYER_OUTPUTS,

@@ -20,6 +20,7 @@ from .types import (
     POLARITY,
     document_to_stack,
     image_to_pixels,
+    known,
     layers_to_cutout,
     pixels_to_image,
     pixels_to_mask,
@@ -40,7 +41,8 @@ class JoinLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_JoinLayers",
             display_name="Join Layers",
-            category="text2layer",
+            category="text2layer/layers",
+            **known(search_aliases=["merge layers", "make psd layers", "layer document", "alpha", "matte"]),
             description="Makes a layer document of a foreground, a background and a mask.",
             is_input_list=True,
             inputs=[
@@ -69,7 +71,8 @@ class SplitLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_SplitLayers",
             display_name="Split Layers",
-            category="text2layer",
+            category="text2layer/layers",
+            **known(search_aliases=["separate layers", "extract layer", "psd layers", "alpha", "matte"]),
             description="Takes a layer document apart into a foreground, a background, their mask and the composite.",
             inputs=[
                 LAYERS.Input("layers", tooltip="From Join, Decode or Load Layers."),
@@ -123,7 +126,10 @@ class CompositeLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_CompositeLayers",
             display_name="Composite Layers",
-            category="text2layer",
+            category="text2layer/layers",
+            **known(
+                search_aliases=["paste", "overlay", "replace background", "move layer", "porter-duff", "drop shadow"]
+            ),
             description="Lays the foreground over any background: moved, scaled, turned, mirrored, blended.",
             is_input_list=True,
             inputs=[

@@ -14,7 +14,7 @@ from ..t2l.model.text2layer import read_parts
 from .autoencoder import ManagedAutoencoder
 from .diffusion_model import build_clip, build_model
 from .file_names import is_offered, meant, shortened
-from .types import AUTOENCODER
+from .types import AUTOENCODER, known
 
 FOLDER = "text2layer"
 SHIPPED = Path(__file__).resolve().parent.parent / "models"  # of the pack: the demo checkpoint
@@ -96,7 +96,8 @@ class LoadCheckpoint(io.ComfyNode):
         return io.Schema(
             node_id="T2L_LoadCheckpoint",
             display_name="Load Text2Layer Checkpoint",
-            category="text2layer",
+            category="text2layer/loaders",
+            **known(search_aliases=["text to layers", "layered diffusion", "transparent", "cutout", "sticker"]),
             description="Loads a Text2Layer checkpoint from models/text2layer, or the small one that comes with the pack.",
             inputs=[
                 io.Combo.Input(
@@ -140,7 +141,8 @@ class LoadAutoencoder(io.ComfyNode):
         return io.Schema(
             node_id="T2L_LoadAutoencoder",
             display_name="Load Layered Autoencoder",
-            category="text2layer",
+            category="text2layer/loaders",
+            **known(search_aliases=["text2layer vae", "layered vae", "layer", "alpha", "matte"]),
             description="Loads only the autoencoder of a Text2Layer file: enough to take layers into latents and back.",
             inputs=[
                 io.Combo.Input(

@@ -106,10 +106,19 @@ def test_every_node_is_there_and_says_what_its_sockets_are(server):
     assert listed.keys() >= NODES
     for name in NODES:
         info = listed[name]
-        assert info["description"] and info["category"] == "text2layer"
+        assert info["description"] and info["category"].startswith("text2layer/")
         for kind, options in info["input"]["required"].values():
             assert options["tooltip"], f"{name}: an input of type {kind} has no tooltip"
         assert all(info["output_tooltips"])
+
+
+def test_a_node_is_found_by_other_words_than_its_name_where_comfyui_knows_such_words(server):
+    listed = json.loads(server.get("/object_info"))
+    if "search_aliases" not in listed["KSampler"]:
+        pytest.skip("this ComfyUI finds nodes by their names alone")
+    assert all(len(listed[name]["search_aliases"]) >= 3 for name in NODES)
+    for word in ("psd", "photoshop", "krita", "cutout", "matte", "alpha", "transparent", "sticker", "layer"):
+        assert any(word in alias for name in NODES for alias in listed[name]["search_aliases"]), word
 
 
 def test_the_shipped_checkpoint_is_offered_without_a_download(server):

@@ -18,19 +18,8 @@ from ..t2l.evaluation.ranking import best_first, edge_contrast
 from ..t2l.recompose import Agreement, agreement, difference_picture, made_to_agree
 from ..t2l.stack import TOP, Stack
 from ..t2l.upscale import Enlarge, Method, upscaled
-from .types import (
-    LAYER_INPUT,
-    LAYERS,
-    MAX_SIDE,
-    POLARITY,
-    document_to_stack,
-    image_to_pixels,
-    known,
-    mask_to_pixels,
-    pixels_to_image,
-    stack_to_document,
-    stack_to_layers,
-)
+from .documents import document_to_stack, stack_to_document, stack_to_layers
+from .types import LAYER_INPUT, LAYERS, MAX_SIDE, POLARITY, image_to_pixels, known, mask_to_pixels, pixels_to_image
 
 TILE, SMALLEST_TILE, OVERLAP = 512, 128, 32  # pixels of a tile before an upscale model, as core takes them
 BYTES_PER_PIXEL = 384 * 3  # core's estimate of an upscale model's memory, per pixel of a tile and byte of its dtype

@@ -15,22 +15,10 @@ from ..t2l.io.file_name import clean_prefix
 from ..t2l.io.layer_file import READ, check_format, open_layer_file, save_layer_file, save_png_set
 from ..t2l.io.layer_tree import LayerFile, MaskAs
 from ..t2l.stack import TOP, Stack
+from .documents import MAX_FRAMES, document_to_stack, stack_to_document, stack_to_layers, unknown_to_core
 from .file_names import LONGEST, files_below, path_below, shortened
 from .load import speaking_for
-from .types import (
-    LAYER_INPUT,
-    LAYERS,
-    MAX_FRAMES,
-    POLARITY,
-    document_to_stack,
-    known,
-    layers_to_cutout,
-    pixels_to_image,
-    pixels_to_mask,
-    stack_to_document,
-    stack_to_layers,
-    unknown_to_core,
-)
+from .types import LAYER_INPUT, LAYERS, POLARITY, known, layers_to_cutout, pixels_to_image, pixels_to_mask
 
 FORMATS = ["psd", "ora", "png set"]
 BITS = ["8", "16"]

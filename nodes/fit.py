@@ -9,8 +9,9 @@ from comfy_api.v0_0_2 import io
 from ..t2l.fit import Fit, fitted
 from ..t2l.upscale import Method
 from .autoencoder import ManagedAutoencoder
+from .documents import document_to_stack, stack_to_document
 from .latent import AUTOENCODER_INPUT, checked
-from .types import LAYERS, MAX_SIDE, document_to_stack, known, stack_to_document
+from .types import LAYERS, MAX_SIDE, known
 
 SMALLEST = 64  # pixels a side that `size` may ask for
 

@@ -10,19 +10,9 @@ from torch import Tensor
 
 from ..t2l.blend import BlendMode
 from ..t2l.stack import Layer, Stack
+from .documents import MAX_FRAMES, stack_to_document
 from .edges import checked, for_each, preview, stacks_of
-from .types import (
-    LAYERS,
-    MAX_FRAMES,
-    MAX_SIDE,
-    POLARITY,
-    image_to_alpha,
-    image_to_pixels,
-    known,
-    mask_to_pixels,
-    pixels_to_image,
-    stack_to_document,
-)
+from .types import LAYERS, MAX_SIDE, POLARITY, image_to_alpha, image_to_pixels, known, mask_to_pixels, pixels_to_image
 
 NODE = "Images to Layers"
 Picture = tuple[Tensor, Tensor]  # colours (3, H, W) and mask (1, H, W), 1 = shows

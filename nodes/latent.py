@@ -12,19 +12,10 @@ from ..t2l.layers import Layers
 from ..t2l.model.autoencoder import Decoded
 from ..t2l.window import Window, followed
 from .autoencoder import ManagedAutoencoder
+from .documents import to_documents
 from .hints import mind_size
 from .pairing import paired
-from .types import (
-    AUTOENCODER,
-    LAYERS,
-    POLARITY,
-    known,
-    layers_to_cutout,
-    pixels_to_image,
-    pixels_to_mask,
-    to_documents,
-    to_layers,
-)
+from .types import AUTOENCODER, LAYERS, POLARITY, known, layers_to_cutout, pixels_to_image, pixels_to_mask, to_layers
 
 SIZE = "t2l_size"  # in a LATENT: where the pictures lie on the latent grid, which rounds their size up; None = unknown
 AUTOENCODER_INPUT = AUTOENCODER.Input(

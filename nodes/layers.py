@@ -13,19 +13,17 @@ from ..t2l.comfyui_compositor import composite_as_comfyui
 from ..t2l.placement import ColourSpace, Placement, compose, place
 from ..t2l.shadow import Shadow, shadowed
 from ..t2l.stack import TOP, Stack
+from .documents import document_to_stack, stack_to_layers, to_documents
 from .pairing import paired
 from .types import (
     LAYER_INPUT,
     LAYERS,
     POLARITY,
-    document_to_stack,
     image_to_pixels,
     known,
     layers_to_cutout,
     pixels_to_image,
     pixels_to_mask,
-    stack_to_layers,
-    to_documents,
     to_layers,
 )
 

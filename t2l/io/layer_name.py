@@ -43,9 +43,17 @@ def _utf8(name: bytes) -> str | None:
         if error.reason != "unexpected end of data" or len(name) < 31:
             return None
         text = name[: error.start].decode("utf-8")
-    letters = [c for c in text if "\x80" <= c < "\u0800"]  # two bytes each: other character sets may look like these
-    scripts = {unicodedata.name(c, "nothing").split()[0] for c in letters if c.isalpha()}
-    return text if len(scripts) <= 1 and all(unicodedata.category(c)[0] != "C" for c in letters) else None
+    padded = f" {text} "
+    return text if all(_fits(*padded[i - 1 : i + 2]) for i in range(1, len(padded) - 1)) else None
+
+
+def _fits(before: str, c: str, after: str) -> bool:
+    """Whether a character makes sense; those of two bytes may be two characters of another set."""
+    if c < "\x80" or c >= "\u0800":
+        return True
+    script = unicodedata.name(c, "nothing").split()[0]
+    foreign = c.isalpha() and script != "LATIN" and any(_is_ascii_letter(x) for x in (before, after))
+    return unicodedata.category(c)[0] != "C" and not foreign
 
 
 def _score(name: bytes, encoding: str) -> float:

@@ -174,7 +174,7 @@ class _Reading:
         if not layers:
             raise ValueError(" ".join([f"{self.name} holds no layer with pixels.", *self.notes]))
         stack = Stack(height, width, tuple(layers))
-        if top is not None and top.get("name") == "root":  # as Krita calls it, and only Krita
+        if root.get("version") == "0.0.1" and "xres" in root.attrib:  # as Krita writes it, and only Krita
             self._compare(stack)
         return LayerFile(stack, tuple(dict.fromkeys(self.notes)))
 

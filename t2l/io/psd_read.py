@@ -107,7 +107,22 @@ class _Reading:
                 self.notes.append(
                     "none of its layers holds pixels: the picture that other programs show is read instead"
                 )
-        return LayerFile(Stack(self.psd.height, self.psd.width, tuple(layers)), tuple(dict.fromkeys(self.notes)))
+        stack = Stack(self.psd.height, self.psd.width, tuple(layers))
+        self._note_blank_picture(stack)
+        return LayerFile(stack, tuple(dict.fromkeys(self.notes)))
+
+    def _note_blank_picture(self, stack: Stack) -> None:
+        """Some programs leave the picture that others show empty; those that say whether they do are taken at their word."""
+        from psd_tools.constants import Resource
+
+        if Resource.VERSION_INFO in self.psd.image_resources:
+            return
+        try:
+            colour = torch.from_numpy(self.psd.numpy("color"))
+        except BROKEN:
+            return  # it is not needed
+        if colour.min() == colour.max() and (stack.composite() - colour.min()).abs().max() > 2 / 255:
+            self.notes.append("the picture that the file shows to other programs is blank; its layers are shown")
 
     def _decoded_names(self) -> dict[int, str]:
         """The names of layers that have none in Unicode, by the layer's id(); old software and Japanese one writes such."""
@@ -348,7 +363,7 @@ class _Reading:
 
 
 _KNOCKOUTS: dict[int, Knockout] = {0: "none", 1: "shallow", 2: "deep"}
-# Photoshop computes the fill of these eight modes in another way than the opacity.
+# Photoshop computes the fill of these eight modes, and of groups that let modes through, in another way than the opacity.
 _OWN_FILL = {
     "COLOR_BURN",
     "LINEAR_BURN",
@@ -358,6 +373,7 @@ _OWN_FILL = {
     "LINEAR_LIGHT",
     "HARD_MIX",
     "DIFFERENCE",
+    "PASS_THROUGH",
 }
 
 

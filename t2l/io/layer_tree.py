@@ -322,6 +322,8 @@ class _Scope:
         elif node.knockout == "none" or node.fill == 1 and part.blend_mode == "normal":
             self._append(part if all(node.channels) else self._restricted(part, node.channels))
         else:
+            if self.base is not None and node.knockout == "deep":
+                self.account.notes.append(f"{part.name!r} knocks out down to the bottom of its group, and not deeper")
             self._add_knockout(part, self.floors[-1] if node.knockout == "shallow" else self.bottom, node.fill)
 
     def _restricted(self, layer: Layer, channels: Sequence[bool]) -> Layer:
@@ -382,8 +384,9 @@ class _Scope:
         else:
             colour, alpha = self.below(_rectangle(layer))
             self.account.notes.append(f"{layer.name!r} is merged with what lies below it")
-            below = [x for x in self.layers if not x.visible]
-            self.layers = [*below, replace(layer, image=torch.lerp(layer.image, colour, alpha))]
+            seen = self.seen()
+            unseen = [x for x in self.layers if x not in seen]
+            self.layers = [*unseen, replace(layer, image=torch.lerp(layer.image, colour, alpha))]
         self._forget()
 
     def _cut(self, layer: Layer, keep: Mask, start: int = 0) -> None:
@@ -395,11 +398,11 @@ class _Scope:
         self._forget(start)
 
     def _merge(self, start: int, name: str) -> None:
-        """The visible layers from `start` on as one, on top of the hidden ones."""
+        """The visible layers from `start` on as one, on top of those that are not seen."""
         seen = self.seen(start)
         self.account.notes.append(f"{len(seen)} layers below {name!r} are merged into one")
         merged = self.merged(seen, seen[-1].name, start)
-        self.layers[start:] = [*(x for x in self.layers[start:] if not x.visible), merged]
+        self.layers[start:] = [*(x for x in self.layers[start:] if x not in seen), merged]
         self._forget(start)
 
     # ---- the picture so far

@@ -28,6 +28,8 @@ from .layer_nodes import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Account, Group, LayerF
 from .layer_tree import plain_layers
 
 MIMETYPE = "image/openraster"
+# What damaged zip files raise.
+BROKEN = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, KeyError, OSError)
 THUMBNAIL = 256  # pixels, the longest side
 MAX_XML = 4 << 20  # bytes of stack.xml
 COMPARED = 1 << 20  # pixels at most that are compared with Krita's own picture
@@ -150,7 +152,7 @@ def open_ora(path: str | Path) -> LayerFile:
     try:
         with path.open("rb") as raw, zipfile.ZipFile(raw) as file:
             return _Reading(file, path.name).layer_file()
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, KeyError, OSError) as error:
+    except BROKEN as error:
         raise ValueError(f"{path.name} cannot be read as OpenRaster: {error}") from error
 
 
@@ -180,20 +182,22 @@ class _Reading:
 
     def _compare(self, stack: Stack) -> None:
         """Name it when Krita's own picture differs: it weighs brightness in its own way, and mixes pure black and white so."""
-        if "mergedimage.png" not in self.file.namelist():
-            return
         step = math.ceil(math.sqrt(stack.height * stack.width / COMPARED))
-        pixels = torch.from_numpy(self._picture("mergedimage.png")).movedim(-1, 0)
-        if pixels.shape[1:] != (stack.height, stack.width):
-            return
-        pixels = pixels[:, ::step, ::step].float() / 255
+        try:
+            with Image.open(io.BytesIO(self._entry("mergedimage.png", MAX_FILE))) as image:
+                if image.size != (stack.width, stack.height):
+                    return
+                pixels = torch.from_numpy(np.array(image.convert("RGBA"))[::step, ::step])
+        except (*BROKEN, ValueError, SyntaxError, Image.DecompressionBombError):
+            return  # it is not needed
+        pixels = pixels.movedim(-1, 0).float() / 255
         theirs = torch.lerp(torch.ones_like(pixels[:3]), pixels[:3], pixels[3:])
         difference = 255 * (_thinned(stack, step).composite() - theirs).abs().amax(dim=0)
         share = float((difference > 2).float().mean())
         if share > 0:
             self.notes.append(
                 f"Krita's own picture differs in {max(share, 0.0001):.2%} of its pixels, by up to {float(difference.max()):.0f} "
-                "of 255: some of its modes mix colours in another way"
+                "of 255: some layers are mixed in another way there"
             )
 
     def _xml(self) -> ElementTree.Element:

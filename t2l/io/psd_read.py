@@ -143,7 +143,8 @@ class _Reading:
         """Whether the lowest layer is the one that no hole goes through: it fills the canvas and can have no transparency."""
         box = layer._record.top, layer._record.left, layer._record.bottom, layer._record.right
         fills = box == (0, 0, self.psd.height, self.psd.width)
-        return fills and not layer.is_group() and all(int(x.id) != -1 for x in layer._record.channel_info)
+        channels = {int(x.id) for x in layer._record.channel_info}
+        return fills and not layer.is_group() and 0 in channels and -1 not in channels
 
     def _nodes(self, parent: Iterable[Any], depth: int) -> tuple[Node, ...]:
         """The layers of the file or of a group, from the bottom up, with those that are clipped gathered."""
@@ -191,6 +192,10 @@ class _Reading:
         red, green, blue = (i not in restricted for i in ((0, 0, 0) if self._is_grey() else (0, 1, 2)))
         if knockout == "none" and red and green and blue:
             return node
+        if isinstance(node, Clipped) and not node.as_group:
+            self.notes.append(
+                f"the layers clipped to {self._name(layer)!r} are blended as a group; the editor may differ"
+            )
         if knockout != "none":
             self._note_knockout(layer, knockout, all((red, green, blue)))
         fill = _setting(layer, Tag.BLEND_FILL_OPACITY, 255) / 255 if knockout != "none" else 1.0
@@ -208,6 +213,8 @@ class _Reading:
             self.notes.append(f"the channels that {name!r} leaves alone are not shown: it knocks out in all of them")
         if layer._record.clipping and knockout == "deep":
             self.notes.append(f"{name!r} knocks out down to the layer that it is clipped to, and not deeper")
+        if layer.is_group() and layer.blend_mode.name == "PASS_THROUGH":
+            self.notes.append(f"the group {name!r} knocks out as one layer; the editor may differ")
         if layer.opacity < 255:
             self.notes.append(f"the opacity of {name!r} fades its knockout too; the editor may differ")
         if not _setting(layer, Tag.TRANSPARENCY_SHAPES_LAYER, 1):

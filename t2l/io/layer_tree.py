@@ -23,6 +23,7 @@ from .layer_nodes import (
     Clipped,
     Depth,
     Group,
+    Knockout,
     LayerFile,
     Mask,
     MaskAs,
@@ -155,7 +156,7 @@ class _Scope:
         self.box, self.canvas, self.account, self.base = box, canvas, account, base
         self.layers: list[Layer] = []
         self.bottom = bottom
-        self.floors = [bottom]  # where the groups begin that are open at the moment
+        self.floors = [_Floor(bottom)]  # of the groups that are open at the moment
         self._head: _Picture | None = None  # of all layers so far
         self._floor: _Picture | None = None  # of the lowest ones
 
@@ -182,7 +183,7 @@ class _Scope:
             inner = plain_layers(group.children, *self.canvas, self.account)
             self.layers += [replace(layer, visible=False) for layer in inner]
         elif _is_open(group):
-            self.floors.append(len(self.layers))
+            self.floors.append(_Floor(len(self.layers)))
             for child in group.children:
                 self.add(child)
             self.floors.pop()
@@ -322,9 +323,18 @@ class _Scope:
         elif node.knockout == "none" or node.fill == 1 and part.blend_mode == "normal":
             self._append(part if all(node.channels) else self._restricted(part, node.channels))
         else:
-            if self.base is not None and node.knockout == "deep":
-                self.account.notes.append(f"{part.name!r} knocks out down to the bottom of its group, and not deeper")
-            self._add_knockout(part, self.floors[-1] if node.knockout == "shallow" else self.bottom, node.fill)
+            self._add_knockout(part, self._floor_of(part, node.knockout), node.fill)
+
+    def _floor_of(self, layer: Layer, knockout: Knockout) -> int:
+        """How many layers a hole does not go through."""
+        floor = self.floors[-1]
+        if knockout == "deep" and self.base is not None:
+            self.account.notes.append(f"{layer.name!r} knocks out down to the bottom of its group, and not deeper")
+        if knockout == "shallow" and floor.is_torn:
+            self.account.notes.append(
+                f"{layer.name!r} knocks out where a deeper hole is, and shows that; the editor may differ"
+            )
+        return floor.count if knockout == "shallow" else self.bottom
 
     def _restricted(self, layer: Layer, channels: Sequence[bool]) -> Layer:
         """A layer that changes only some channels: the others have the colours below it."""
@@ -394,13 +404,16 @@ class _Scope:
         if len(self.seen(start)) > 1 and not _is_binary(keep.values):
             self._merge(start, layer.name)
         self.account.notes.append(f"the layers below {layer.name!r} are cut along its shape")
+        self.floors = [replace(x, is_torn=x.is_torn or x.count > start) for x in self.floors]
         self.layers[start:] = [_masked(x, keep) if x.visible else x for x in self.layers[start:]]
         self._forget(start)
 
     def _merge(self, start: int, name: str) -> None:
         """The visible layers from `start` on as one, on top of those that are not seen."""
         seen = self.seen(start)
-        self.account.notes.append(f"{len(seen)} layers below {name!r} are merged into one")
+        if len(seen) > 1:
+            self.account.notes.append(f"{len(seen)} layers below {name!r} are merged into one")
+        self.floors = [_Floor(start, is_torn=True) if x.count > start else x for x in self.floors]
         merged = self.merged(seen, seen[-1].name, start)
         self.layers[start:] = [*(x for x in self.layers[start:] if x not in seen), merged]
         self._forget(start)
@@ -437,6 +450,14 @@ class _Scope:
         self._head = None
         if self._floor is not None and self._floor.count > start:
             self._floor = None
+
+
+@dataclass(frozen=True)
+class _Floor:
+    """Where a group begins."""
+
+    count: int  # how many layers lie below
+    is_torn: bool = False  # whether a hole went through those too since then
 
 
 @dataclass

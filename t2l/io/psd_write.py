@@ -44,12 +44,7 @@ def save_psd(
     from psd_tools.psd.layer_and_mask import GlobalLayerMaskInfo, LayerAndMaskInformation, LayerInfo
     from psd_tools.psd.tagged_blocks import TaggedBlocks
 
-    for name, (height, width) in [
-        ("the canvas", (stack.height, stack.width)),
-        *((x.name, x.size) for x in stack.layers),
-    ]:
-        if max(height, width) > MAX_SIDE:
-            raise ValueError(f"a PSD is at most {MAX_SIDE:,} pixels along a side, got {width:,} x {height:,} ({name})")
+    _check_size(stack)
     merged = _merged_planes(stack, depth)
     stack = replace(stack, layers=tuple(_in_photoshops_modes(layer) for layer in stack.layers))
     header = FileHeader(
@@ -74,6 +69,15 @@ def save_psd(
     )
     with atomic_path(path) as partial, partial.open("wb") as file:
         psd.write(file)
+
+
+def _check_size(stack: Stack) -> None:
+    for name, (height, width) in [
+        ("the canvas", (stack.height, stack.width)),
+        *((x.name, x.size) for x in stack.layers),
+    ]:
+        if max(height, width) > MAX_SIDE:
+            raise ValueError(f"a PSD is at most {MAX_SIDE:,} pixels along a side, got {width:,} x {height:,} ({name})")
 
 
 def _in_photoshops_modes(layer: Layer) -> Layer:

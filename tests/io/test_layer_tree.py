@@ -113,6 +113,17 @@ def test_a_hole_without_a_background_is_transparent_and_ends_with_its_isolated_g
     torch.testing.assert_close(composite(low, inside), torch.lerp(cut, low.image, layer(1).mask))
 
 
+def test_what_a_hole_cannot_show_is_named():
+    """A deep one in a faded group; one down to the bottom of a group that another one went through."""
+    deep, shallow = (special(layer(i), knockout=x, fill=0.5) for i, x in enumerate(("deep", "shallow")))
+    notes = []
+    for group in (through(layer(3), deep, opacity=0.5), through(layer(3), deep, shallow)):
+        account = Account("a.psd", notes)
+        plain_layers([layer(4), layer(5), group], 6, 8, account)
+    assert "'layer 0' knocks out down to the bottom of its group, and not deeper" in notes
+    assert "'layer 1' knocks out where a deeper hole is, and shows that; the editor may differ" in notes
+
+
 def test_layers_stay_layers_where_a_hole_has_hard_edges():
     hole = special(replace(layer(3), mask=noise(1, 6, 8, levels=1)), knockout="deep", fill=0.0)
     found = plain_layers([layer(0), layer(1, blend_mode="screen"), hole], 6, 8, Account("a.psd"))

@@ -7,6 +7,7 @@ hidden: it is neither offered nor read.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,12 @@ def files_below(folder: str | Path, endings: tuple[str, ...]) -> list[str]:
         below = folders.pop()
         for entry in _entries(os.path.join(base, below)):
             name = f"{below}/{entry.name}" if below else entry.name
-            if not is_offered(entry.name) or "\\" in entry.name:
+            is_folder = _is_folder(entry)
+            if not (is_folder or name.lower().endswith(endings)) or not is_offered(entry.name) or "\\" in entry.name:
                 continue
-            if _is_folder(entry):
+            if is_folder:
                 folders.append(name)
-            elif name.lower().endswith(endings) and path_below(base, name):
+            elif entry.is_file(follow_symlinks=False) or path_below(base, name):
                 found.append(name)
     return sorted(found, key=lambda name: ("/" in name, name))
 
@@ -82,6 +84,9 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether it is a folder and no link to one: not even a junction of Windows, so that no circle is walked."""
     try:
-        return entry.is_dir(follow_symlinks=False) and os.path.realpath(entry.path) == entry.path
+        if not entry.is_dir(follow_symlinks=False):
+            return False
+        tag = getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0)  # Windows' alone, as the constant is
+        return not tag or tag != getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", 0)
     except OSError:
         return False

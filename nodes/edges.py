@@ -19,6 +19,7 @@ from ..t2l.recompose import Agreement, agreement, difference_picture, made_to_ag
 from ..t2l.stack import TOP, Stack
 from ..t2l.upscale import Enlarge, Method, upscaled
 from .documents import document_to_stack, stack_to_document, stack_to_layers
+from .inputs import validated
 from .types import LAYER_INPUT, LAYERS, MAX_SIDE, POLARITY, image_to_pixels, known, mask_to_pixels, pixels_to_image
 
 TILE, SMALLEST_TILE, OVERLAP = 512, 128, 32  # pixels of a tile before an upscale model, as core takes them
@@ -85,6 +86,7 @@ class CleanEdges(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     def execute(cls, layers: Any, composite: Any = None, layer: Any = (TOP,), **settings: Any) -> io.NodeOutput:
         node = "Clean Edges"
         stacks = stacks_of(layers, node)
@@ -158,6 +160,7 @@ class RecomposeCheck(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     def execute(cls, layers: Any, composite: Any, correct: Any, gain: Any) -> io.NodeOutput:
         node = "Recompose Check"
         stacks = stacks_of(layers, node)
@@ -231,6 +234,7 @@ class UpscaleLayers(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     def execute(
         cls, layers: Any, factor: float, width: int, height: int, method: Any, upscale_model: Any = None
     ) -> io.NodeOutput:
@@ -282,6 +286,7 @@ class BestLayers(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     def execute(
         cls, layers: Any, keep: Any, composite: Any = None, mask: Any = None, layer: Any = (TOP,)
     ) -> io.NodeOutput:

@@ -17,6 +17,7 @@ from ..t2l.io.layer_tree import LayerFile, MaskAs
 from ..t2l.stack import TOP, Stack
 from .documents import MAX_FRAMES, document_to_stack, stack_to_document, stack_to_layers, unknown_to_core
 from .file_names import LONGEST, files_below, path_below, shortened
+from .inputs import validated
 from .load import speaking_for
 from .types import LAYER_INPUT, LAYERS, POLARITY, known, layers_to_cutout, pixels_to_image, pixels_to_mask
 
@@ -70,9 +71,8 @@ class SaveLayers(io.ComfyNode):
         return _wrong_choice({name: value for name, value in given.items() if value is not None}) or True
 
     @classmethod
+    @validated
     def execute(cls, layers: Any, filename_prefix: str, format: str, bits: str, mask_as: str) -> io.NodeOutput:
-        if wrong := _wrong_choice({"format": format, "bits": bits, "mask_as": mask_as}):
-            raise ValueError(wrong)
         stack = document_to_stack(layers, "Save Layers: layers")
         if format != "png set":
             with speaking_for("Save Layers"):  # before a folder is made for what cannot be written
@@ -144,6 +144,7 @@ class LoadLayers(io.ComfyNode):
         return stat and (stat.st_mtime_ns, stat.st_size)
 
     @classmethod
+    @validated
     def execute(cls, file: Any, layer: str = TOP) -> io.NodeOutput:
         opened = read_chosen(file)
         stack = opened.stack

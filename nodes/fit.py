@@ -10,6 +10,7 @@ from ..t2l.fit import Fit, fitted
 from ..t2l.upscale import Method
 from .autoencoder import ManagedAutoencoder
 from .documents import document_to_stack, stack_to_document
+from .inputs import validated
 from .latent import AUTOENCODER_INPUT, checked
 from .types import LAYERS, MAX_SIDE, known
 
@@ -60,6 +61,7 @@ class FitLayers(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     def execute(cls, layers: Any, autoencoder: Any, fit: Any, method: Any, size: int = 0) -> io.NodeOutput:
         node = "Fit Layers"
         managed = checked(autoencoder, node)

@@ -12,6 +12,7 @@ from ..t2l.blend import BlendMode
 from ..t2l.stack import Layer, Stack
 from .documents import MAX_FRAMES, stack_to_document
 from .edges import checked, for_each, preview, stacks_of
+from .inputs import validated
 from .types import LAYERS, MAX_SIDE, POLARITY, image_to_alpha, image_to_pixels, known, mask_to_pixels, pixels_to_image
 
 NODE = "Images to Layers"
@@ -108,6 +109,7 @@ class ImagesToLayers(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     def execute(cls, invert_masks: Any, width: Any, height: Any, layers: Any = None, **inputs: Any) -> io.NodeOutput:
         below: list[Any] = [None] if layers is None else stacks_of(layers, NODE)
         sockets = [pictures_of(inputs, suffix, invert_masks[0]) for suffix in SOCKETS]

@@ -14,6 +14,7 @@ from ..t2l.window import Window, followed
 from .autoencoder import ManagedAutoencoder
 from .documents import to_documents
 from .hints import mind_size
+from .inputs import validated
 from .pairing import paired
 from .types import AUTOENCODER, LAYERS, POLARITY, known, layers_to_cutout, pixels_to_image, pixels_to_mask, to_layers
 
@@ -80,6 +81,7 @@ class EncodeLayers(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     @paired("Encode Layers")
     def execute(cls, autoencoder: Any, foreground: Any, background: Any, mask: Any) -> io.NodeOutput:
         layers = to_layers(foreground, background, mask, "Encode Layers")
@@ -107,6 +109,7 @@ class EncodeLayersTiled(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     @paired("Encode Layers (Tiled)")
     def execute(
         cls, autoencoder: Any, foreground: Any, background: Any, mask: Any, tile_size: int, overlap: int
@@ -136,6 +139,7 @@ class DecodeLayers(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     def execute(cls, autoencoder: Any, latent: Any) -> io.NodeOutput:
         managed = checked(autoencoder, "Decode Layers")
         samples = samples_of(latent, managed, "Decode Layers")
@@ -159,6 +163,7 @@ class DecodeLayersTiled(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     def execute(cls, autoencoder: Any, latent: Any, tile_size: int, overlap: int) -> io.NodeOutput:
         node = "Decode Layers (Tiled)"
         managed = checked(autoencoder, node)

@@ -14,6 +14,7 @@ from ..t2l.placement import ColourSpace, Placement, compose, place
 from ..t2l.shadow import Shadow, shadowed
 from ..t2l.stack import TOP, Stack
 from .documents import document_to_stack, stack_to_layers, to_documents
+from .inputs import validated
 from .pairing import paired
 from .types import (
     LAYER_INPUT,
@@ -56,6 +57,7 @@ class JoinLayers(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     @paired("Join Layers")
     def execute(cls, foreground: Any, background: Any, mask: Any) -> io.NodeOutput:
         return io.NodeOutput(to_documents(to_layers(foreground, background, mask, "Join Layers")))
@@ -95,9 +97,8 @@ class SplitLayers(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     def execute(cls, layers: Any, layer: str = TOP, compositing: str = "srgb") -> io.NodeOutput:
-        if compositing not in COMPOSITING:
-            raise ValueError(f"Split Layers: compositing must be one of {', '.join(COMPOSITING)}, got {compositing!r}")
         stack = document_to_stack(layers, "Split Layers: layers")
         parts = stack_to_layers(stack, layer, "Split Layers")
         return io.NodeOutput(
@@ -188,6 +189,7 @@ class CompositeLayers(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     @paired("Composite Layers")
     def execute(
         cls,

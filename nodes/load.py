@@ -14,6 +14,7 @@ from ..t2l.model.text2layer import read_parts
 from .autoencoder import ManagedAutoencoder
 from .diffusion_model import build_clip, build_model
 from .file_names import is_offered, meant, shortened
+from .inputs import validated
 from .types import AUTOENCODER, known
 
 FOLDER = "text2layer"
@@ -123,6 +124,7 @@ class LoadCheckpoint(io.ComfyNode):
         return changed(checkpoint)
 
     @classmethod
+    @validated
     def execute(cls, checkpoint: str) -> io.NodeOutput:
         source = "Load Text2Layer Checkpoint: checkpoint"
         path = path_of(checkpoint, source)
@@ -163,6 +165,7 @@ class LoadAutoencoder(io.ComfyNode):
         return changed(autoencoder)
 
     @classmethod
+    @validated
     def execute(cls, autoencoder: str) -> io.NodeOutput:
         source = "Load Layered Autoencoder: autoencoder"
         path = path_of(autoencoder, source)

@@ -64,7 +64,24 @@ class ForeignTensor:
         return (made, made)
 
 
+class ForeignValue:
+    """JSON -> that value on sockets of four types; "nan", "inf" and "tensor" stand for what JSON has no word for."""
+
+    RETURN_TYPES = ("FLOAT", "INT", "STRING", "BOOLEAN", "COMBO")
+    FUNCTION = "make"
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"value": ("STRING", {})}}
+
+    def make(self, value):
+        strange = {"nan": float("nan"), "inf": float("inf"), "tensor": torch.ones(2)}
+        return (strange[value] if value in strange else json.loads(value),) * 5
+
+
 NODE_CLASS_MAPPINGS = {
+    "ForeignValue": ForeignValue,
     "ForeignDocument": ForeignDocument,
     "DescribeDocument": DescribeDocument,
     "ForeignTensor": ForeignTensor,

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
@@ -63,16 +64,17 @@ class Unreadable(ValueError):
 
 @contextmanager
 def decoded(
-    source: Path | io.BytesIO, formats: tuple[str, ...] = FORMATS, limit: Limit = PICTURE_PIXELS, still: bool = False
+    source: Path | io.IOBase, formats: tuple[str, ...] = FORMATS, limit: Limit = PICTURE_PIXELS, still: bool = False
 ) -> Iterator[Image.Image]:
     """A decoded picture of one of the formats and of no more pixels than the limit; what fails inside becomes Unreadable.
 
     still: whether one that is animated or has several pages is refused; else its first is taken.
     """
+    file_or_path: Any = source  # pillow's own type is narrower than what it takes
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are below our limit
-            with Image.open(source, formats=formats) as file:
+            with Image.open(file_or_path, formats=formats) as file:
                 if (pixels := file.width * file.height) > limit.most:
                     raise Unreadable(f"has {pixels:,} pixels; {limit.remedy}")
                 if still and getattr(file, "is_animated", False) and file.format != "MPO":  # MPO: a camera's preview

@@ -106,7 +106,7 @@ def test_a_file_that_means_harm_or_nothing_is_refused_in_one_sentence(tmp_path, 
 def test_a_zip_bomb_is_not_unpacked(tmp_path):
     path = ora(tmp_path / "a.ora", b"<image>" + b" " * (64 << 20))
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(ValueError, match="the entry stack.xml has more than 4 MB"):
+    with pytest.raises(ValueError, match="the entry .stack.xml. has more than 4 MB"):
         open_ora(path)
 
 
@@ -120,5 +120,5 @@ def test_a_picture_larger_than_memory_is_not_unpacked(tmp_path):
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "a.ora").write_bytes(png(1, 2, 3, 4))
-    with pytest.raises(ValueError, match="a.ora cannot be read as OpenRaster: File is not a zip file"):
+    with pytest.raises(ValueError, match="a.ora cannot be read as OpenRaster: it is no zip file, or a damaged one"):
         open_ora(tmp_path / "a.ora")

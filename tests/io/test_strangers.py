@@ -47,7 +47,7 @@ def started(tmp_path, monkeypatch):
     """A stand-in Ghostscript, first on the PATH: the file that it writes when it is started."""
     told = tmp_path / "started"
     for name in ("gs", "gswin32c", "gswin64c"):
-        (tmp_path / name).write_text(f'#!/bin/sh\necho "$@" >> "{told}"\nexit 1\n')
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "$@" >> "{told}"\n')
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # pillow keeps what it found
@@ -55,7 +55,7 @@ def started(tmp_path, monkeypatch):
 
 
 def test_the_stand_in_is_started_where_no_formats_are_named(started):
-    with pytest.raises(OSError), Image.open(io.BytesIO(EPS)) as picture:
+    with pytest.raises((OSError, ValueError, SyntaxError)), Image.open(io.BytesIO(EPS)) as picture:
         picture.load()
     assert started.exists()
 
@@ -128,11 +128,44 @@ def test_every_limit_has_a_variable_and_a_sentence(limit, monkeypatch):
         limit.check(8, "x has")
 
 
+def test_an_entry_is_read_once_and_not_beyond_its_picture(tmp_path):
+    path = ora(tmp_path / "a.ora", {"data/a.png": png() + b"\0" * (600 << 20)}, ["data/a.png"] * 20)
+    assert len(open_layer_file(path).stack.layers) == 20
+
+
+def test_what_a_file_unpacks_to_is_bounded_for_all_entries_together(tmp_path, monkeypatch):
+    pictures = {f"data/{i}.png": png(size=(64, 64), compress_level=0) for i in range(9)}  # 16 kB each
+    path = ora(tmp_path / "a.ora", pictures, list(pictures), size=64)
+    assert len(open_layer_file(path).stack.layers) == 9
+    monkeypatch.setenv("T2L_MAX_INFLATED_BYTES", "100000")
+    with pytest.raises(
+        ValueError, match="a.ora holds .*data/.*makes the file unpack to more than 100,000 bytes; at most"
+    ):
+        open_layer_file(path)
+
+
+def test_a_canvas_is_measured_before_it_is_made(tmp_path):
+    with pytest.raises(ValueError, match="a.ora is too large: .*16,000 x 16,000"):
+        open_layer_file(ora(tmp_path / "a.ora", {"data/a.png": png()}, ["data/a.png"], size=16_000))
+
+
+def test_a_name_without_end_is_told(tmp_path):
+    path = ora(tmp_path / "a.ora", {"data/a.png": png()}, ['data/a.png" name2="' + "x" * 10])
+    assert open_layer_file(path)
+    stack = f'<image w="8" h="8"><stack><layer name="{"x" * 500_000}" src="data/a.png"/></stack></image>'
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("stack.xml", stack)
+    with pytest.raises(
+        ValueError, match="^a.ora: the name 'x.*' or its blend mode has 500,000 characters; at most 4,096"
+    ):
+        open_layer_file(path)
+
+
 DAMAGED = {
     "cut off": (png("RGB", (64, 64))[:80], "cannot be read: it is cut off"),
     "empty": (b"", "is no picture that can be read, whatever its name says"),
     "text": (b"hello", "is no picture that can be read"),
-    "tile": (png().replace(b"IDAT", b"IDAX"), "cannot be read: "),
+    "no data": (png().replace(b"IDAT", b"IDAX"), "is no picture|cannot be read: "),
 }
 
 

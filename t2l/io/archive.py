@@ -54,6 +54,8 @@ class Archive:
             return _Entry(self.file.open(entry), self)
         except KeyError as error:
             raise ValueError(f"there is no {shown(entry)} in it") from error
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise ValueError(f"the entry {shown(entry)} is damaged or encrypted") from error
 
 
 class _Entry(io.RawIOBase):
@@ -106,6 +108,4 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if isinstance(error, RuntimeError) and "password" in str(error):
-        return "it is encrypted"
     return "it is no zip file, or a damaged one"

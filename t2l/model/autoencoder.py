@@ -133,7 +133,8 @@ class Autoencoder(nn.Module):
         self.decoder: Any = decoder
         self.quant_conv = operations.Conv2d(2 * z, 2 * z, 1)
         self.post_quant_conv = operations.Conv2d(z, z, 1)
-        self._init_paths()
+        if not self.quant_conv.weight.is_meta:  # where there is nothing to start, as when a file is measured
+            self._init_paths()
 
     def encode(self, layers: Layers) -> Posterior:
         """The posterior over latents; H and W are padded by repeating the border up to the latent grid."""

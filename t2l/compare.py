@@ -19,11 +19,12 @@ FRAME = (1.0, 0.8, 0.1)  # yellow: around the place that is enlarged
 def before_and_after(before: Tensor, after: Tensor) -> Tensor:
     """Two columns, before and after, of two rows, the whole and a detail: (3, H, W) in [0, 1].
 
-    before, after: (4, h, w) in [0, 1], straight colours and alpha, of any sizes in the same proportions.
+    before, after: (4, h, w) in [0, 1], straight colours and alpha, of any sizes; panels have the proportions of before.
     """
     seen = [torch.cat([x[:3] * x[3:], x[3:]])[None].float() for x in (before, after)]
     window = changed_window(*seen)
-    rows = [[_whole(x, window) for x in seen], [_detail(x, window) for x in seen]]
+    size = _panel_size(before.shape[-2], before.shape[-1])
+    rows = [[_whole(x, window, size) for x in seen], [_detail(x, window) for x in seen]]
     return _side_by_side([_side_by_side(panels, -1) for panels in rows], -2)
 
 
@@ -48,11 +49,14 @@ def _edges(picture: Tensor) -> Tensor:
     return (right + down).sum(dim=1, keepdim=True)
 
 
-def _whole(picture: Tensor, window: tuple[float, float, float, float]) -> Tensor:
-    """A picture (1, 4, h, w) in a panel of its proportions, with a frame around the window: (3, H, SIDE)."""
-    height, width = picture.shape[-2:]
+def _panel_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of a picture whose longer side is SIDE."""
     scale = SIDE / max(height, width)
-    size = max(1, round(height * scale)), max(1, round(width * scale))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _whole(picture: Tensor, window: tuple[float, float, float, float], size: tuple[int, int]) -> Tensor:
+    """A picture (1, 4, h, w) at a size (height, width), with a frame around the window: (3, height, SIDE)."""
     panel = _on_checkerboard(F.interpolate(picture, size=size, mode="bilinear", antialias=True))
     top, left = (min(round(window[i] * size[i]), size[i] - 1) for i in (0, 1))
     bottom, right = (

@@ -7,13 +7,17 @@ values of the wrong kind are refused, with the names that exist.
 from __future__ import annotations
 
 import json
+import math
 import types
 import typing
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from .budget import read_object, shown
+
 Config = TypeVar("Config")
+MOST_NAMES = 12  # in one message
 PREDICTION_TYPES = {"eps": "epsilon", "v": "v_prediction"}  # ours -> diffusers'
 
 
@@ -33,6 +37,7 @@ class DiffusionConfig:
     )
 
     def __post_init__(self) -> None:
+        check_ranges(self, num_train_steps=(2, 100_000), beta_start=(1e-8, 0.9), beta_end=(1e-8, 0.9))
         if self.zero_terminal_snr and self.prediction == "eps":
             raise ValueError(
                 "zero_terminal_snr needs prediction 'v': where nothing but noise is seen, eps says nothing about the picture"
@@ -50,6 +55,17 @@ class DiffusionConfig:
         }
 
 
+def check_ranges(config: Any, **ranges: tuple[float, float]) -> None:
+    """Raise ValueError that names a field outside of its range; both ends belong to it, and every item of a tuple counts."""
+    for name, (low, high) in ranges.items():
+        found = getattr(config, name)
+        for value in found if isinstance(found, tuple) else (found,):
+            if not low <= value <= high:  # nor is NaN
+                raise ValueError(
+                    f"{type(config).__name__}.{name} must lie from {low:g} to {high:g}, got {shown(found)}"
+                )
+
+
 def config_to_dict(config: Any) -> dict[str, Any]:
     """A config dataclass as JSON values (tuples become lists when written)."""
     return asdict(config)
@@ -59,7 +75,8 @@ def config_from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
     """Build a config dataclass from JSON values. Raises ValueError for a name or a value the class does not have."""
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - known):
-        raise ValueError(f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        names = ", ".join(shown(name)[1:-1] for name in unknown[:MOST_NAMES])
+        raise ValueError(f"{cls.__name__} has no {names}; it has {', '.join(sorted(known))}")
     hints = typing.get_type_hints(cls)
     try:
         return cls(**{name: _convert(f"{cls.__name__}.{name}", hints[name], v) for name, v in values.items()})
@@ -70,14 +87,7 @@ def config_from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
 def load_config(cls: type[Config], path: str | Path) -> Config:
     """Read a config from a JSON file. Raises FileNotFoundError, or ValueError naming the file."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"the config file {path} does not exist")
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold one JSON object, got a {type(values).__name__}")
+    values = read_object(path, "the config file")
     try:
         return config_from_dict(cls, values)
     except ValueError as error:
@@ -107,7 +117,7 @@ def override(config: Config, assignments: list[str]) -> Config:
 def _parse(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -120,15 +130,15 @@ def _convert(name: str, hint: Any, value: Any) -> Any:
         return _convert(name, next(a for a in args if a is not type(None)), value)
     if origin is typing.Literal:
         if value not in args:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, args))}, got {value!r}")
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, args))}, got {shown(value)}")
         return value
     if is_dataclass(hint) and isinstance(value, dict):
         return config_from_dict(hint, value)  # type: ignore[arg-type]
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(name, args[0], v) for v in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 2**1023 else math.inf
     wanted = origin or hint
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise ValueError(f"{name} must be {wanted.__name__}, got {value!r}")
+        raise ValueError(f"{name} must be {wanted.__name__}, got {shown(value)}")
     return value

@@ -53,3 +53,9 @@ def test_nothing_hidden_is_seen_and_what_is_transparent_is_grey():
     assert torch.equal(before_and_after(hidden, hidden), before_and_after(other, other))
     _, (grey, _) = panels(before_and_after(hidden, hidden))
     assert set(grey.unique().tolist()) == {torch.tensor(value).item() for value in (0.42, 0.58)}
+
+
+def test_a_picture_of_nearly_the_same_proportions_is_shown_beside_the_other():
+    """A canvas on a grid of latents is rounded: 768 x 576 beside 296 x 224."""
+    seen = before_and_after(torch.ones(4, 56, 74), torch.ones(4, 144, 192))
+    assert seen.shape[0] == 3

@@ -215,32 +215,18 @@ def fetch_saliency(args: argparse.Namespace) -> None:
 
 def info(args: argparse.Namespace) -> None:
     """What a checkpoint says about itself, and how many parameters each part has."""
-    from ..io.checkpoint import read_tensors
-    from ..model.text2layer import AUTOENCODER, FORMAT, TEXT_ENCODER, UNET
+    from ..model.about import about
 
-    tensors, metadata = read_tensors(args.checkpoint)
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{args.checkpoint} is not a checkpoint of this project: its metadata does not say so")
-    parts = {"unet": UNET, "autoencoder": AUTOENCODER, "text_encoder": TEXT_ENCODER}
-    counts = {part: sum(x.numel() for name, x in tensors.items() if name.startswith(p)) for part, p in parts.items()}
-    about = {name: _as_json(text) for name, text in sorted(metadata.items())}
-    about["parameters"] = {"all": sum(x.numel() for x in tensors.values())} | {k: n for k, n in counts.items() if n}
-    print(json.dumps(about, indent=2))
+    print(json.dumps(about(args.checkpoint), indent=2))
 
 
 def _draw_samples(latents: Path, model: Text2Layer, step: int, path: Path) -> None:
     """A training run's sample grid: the same prompts and noise every time, at the size it trains on."""
+    from ..data.cache_folder import read_about
     from ..generate import GenerateConfig
     from ..generate import generate as text_to_layers
     from ..io.image import contact_sheet, save_png
 
-    size = json.loads((latents / "cache.json").read_text())["size"]
+    size = read_about(latents)["size"]
     drawn = text_to_layers(model, SAMPLE_PROMPTS, GenerateConfig(height=size, width=size))
     save_png(contact_sheet(drawn, SAMPLE_PROMPTS, model.autoencoder.config.has_layers), path)
-
-
-def _as_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..budget import parse_json, read_object, shown
 from ..io.atomic import atomic_path
 from ..io.checkpoint import read_tensors, write_tensors
 
 ABOUT = "cache.json"
 DATA = "data"  # in cache.json: Shards.digest
 FILE_LENGTH = 1000  # rows in a file: 118 MB of captions' embeddings at CLIP ViT-L/14's width
+MOST_READ = 1_000_000  # files that a cache.json may name
 MOST_FILES = 10_000  # every open one takes one of the 65,530 memory maps that Linux allows a process
 Content = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata of one file
 
@@ -24,7 +26,23 @@ Content = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata of on
 def read_about(folder: Path) -> dict[str, Any]:
     """What cache.json says; nothing when there is none yet."""
     path = folder / ABOUT
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_object(path, "the description of a cache") if path.exists() else {}
+
+
+def read_number(about: Mapping[str, Any], name: str, folder: Path, most: int = 10**12) -> int:
+    """A whole number from 1 up of cache.json. Raises ValueError for anything else."""
+    found = about.get(name)
+    if type(found) is not int or not 1 <= found <= most:
+        raise ValueError(f"{folder / ABOUT} needs a whole number from 1 to {most:,} for {name}, got {shown(found)}")
+    return found
+
+
+def read_captions(metadata: Mapping[str, str], name: str) -> list[Any]:
+    """The captions in a file's metadata. Raises ValueError that names the file."""
+    found = parse_json(metadata.get("captions", ""), f"{name}: its captions")
+    if not isinstance(found, list):
+        raise ValueError(f"{name}: its captions must be a list, got {shown(found)}")
+    return found
 
 
 def divide(count: int, begun: int | None = None) -> list[range]:

@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..budget import parse_json, shown
+from ..io.picture_file import Unreadable, decoded
 from ..layers import Layers
 
 PICTURES = ("foreground.webp", "background.webp", "mask.png")
@@ -72,9 +74,12 @@ def decode_example(key: str, files: dict[str, bytes], metadata: dict[str, Any] |
 
 
 def check_metadata(metadata: Any) -> dict[str, Any]:
-    """The metadata as it came. Raises ValueError when one of `TEXTS` is missing."""
+    """The metadata as it came. Raises ValueError when one of `TEXTS` is missing, and for what is no text."""
     if not isinstance(metadata, dict):
         raise ValueError(f"its json should hold an object and holds a {type(metadata).__name__}")
+    sources, colour = metadata.get("sources", []), metadata.get("colour")
+    if not isinstance(sources, list) or not all(isinstance(text, str) for text in [*sources, colour or ""]):
+        raise ValueError(f"its json has sources or a colour that are no texts: {shown([sources, colour])}")
     if missing := [name for name in TEXTS if not isinstance(metadata.get(name), str)]:
         raise ValueError(f"its json has no {', '.join(missing)}")
     return metadata
@@ -88,9 +93,9 @@ def ways_to_say(metadata: dict[str, Any]) -> list[str]:
 
 def _from_json(data: bytes) -> Any:
     try:
-        return json.loads(data)
+        return parse_json(data.decode(), "it")
     except ValueError as error:
-        raise ValueError(f"its json is unreadable ({error})") from error
+        raise ValueError(f"its json is unreadable: {error}") from error
 
 
 def _to_file(pixels: Tensor, kind: str, **options: Any) -> bytes:
@@ -103,8 +108,8 @@ def _to_file(pixels: Tensor, kind: str, **options: Any) -> bytes:
 def _from_file(name: str, data: bytes) -> Tensor:
     """A picture file as (1, C, H, W) floats in [0, 1]; C = 1 for the mask, else 3."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with decoded(io.BytesIO(data), formats=("WEBP", "PNG")) as picture:
             array = np.array(picture.convert("L" if name == "mask.png" else "RGB"))
-    except (OSError, SyntaxError) as error:  # pillow raises SyntaxError for a broken PNG
-        raise ValueError(f"its {name} is unreadable ({error})") from error
+    except Unreadable as error:
+        raise ValueError(f"its {name} is unreadable: it {error}") from error
     return torch.from_numpy(array).view(1, *array.shape[:2], -1).permute(0, 3, 1, 2).float() / 255

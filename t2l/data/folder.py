@@ -10,9 +10,10 @@ Whatever cannot be used has a reason, a sentence without a subject: "a: has no b
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import re
+import stat
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..bleed import bled
+from ..budget import FILE_BYTES, parse_json, read_text, shown, shown_path
 from ..io.image import to_image
 from ..io.layer_file import READ as LAYERED
 from ..io.layer_file import open_layer_file
@@ -30,6 +32,7 @@ from ..io.picture_file import ENDINGS, read_colours, read_mask
 from ..layers import Layers
 from .example import TEXTS
 
+LONGEST = 16_383  # pixels along a side of a WebP picture
 SMALLEST = 64  # pixels along a side, as everywhere in training
 PARTS = ("foreground", "background", "mask")
 LARGEST_TEXT = 1 << 20  # bytes of a caption's file
@@ -82,9 +85,11 @@ def find_sources(
             files, beside = _chosen(found)
             skipped += [f"{_relative(path, folder)}: {reason}" for path, reason in beside]
             if files:
+                for path in files.values():
+                    FILE_BYTES.check(path.stat().st_size, f"has {path.name} of")
                 title = _relative(files["layers"], folder) if "layers" in files else name
                 sources.append(Source(title, files, _texts(folder / name, name, said)))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             skipped.append(f"{name}: {error}")
     return sources, skipped
 
@@ -96,33 +101,45 @@ def _files(folder: Path, follow_links: bool) -> tuple[list[Path], list[str]]:
     while waiting:
         here = waiting.pop()
         try:
-            entries = sorted(here.iterdir(), key=lambda path: (path.is_symlink(), path.name))
+            entries = sorted(here.iterdir(), key=lambda path: (os.path.islink(path), path.name))
         except OSError as error:
             skipped.append(f"{_relative(here, folder)}: cannot be read ({error.strerror})")
             continue
         for path in entries:
             if path.name.startswith((".", "__MACOSX")):
                 continue
-            if reason := _not_followed(path, root, seen, follow_links):
-                skipped.append(f"{_relative(path, folder)}: {reason}")
-            elif path.is_dir():
+            kind = _not_followed(path, root, seen, follow_links) or _kind(path)
+            if kind == "folder":
                 seen.add(path.resolve())
                 waiting.append(path)
-            elif path.is_file():
+            elif kind == "file":
                 files.append(path)
+            else:
+                skipped.append(f"{_relative(path, folder)}: {kind}")
     return files, skipped
+
+
+def _kind(path: Path) -> str:
+    """Either folder or file, or the reason why it is neither."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "is a pipe or a device, no file"
 
 
 def _not_followed(path: Path, root: Path, seen: set[Path], follow_links: bool) -> str:
     """Why a link is left out; "" for what is none, and for one that is followed."""
-    if not path.is_symlink():
+    if not os.path.islink(path):
         return ""
     target = Path(os.path.realpath(path))
-    if not target.exists():
+    if not os.path.exists(target):  # also where it cannot be looked at, where Path's own method raises
         return "is a link to what is not there"
     if not follow_links and not target.is_relative_to(root):
         return "is a link that leads out of the folder; put the files themselves there, or give --follow-links"
-    if target.is_dir() and (target in seen or root.is_relative_to(target)):
+    if os.path.isdir(target) and (target in seen or root.is_relative_to(target)):
         return "is a link to a folder that is read already"
     return ""
 
@@ -180,18 +197,18 @@ def _relative(path: Path, folder: Path) -> str:
 
 def read_captions(path: Path) -> dict[str, dict[str, Any]]:
     """A metadata.jsonl: the key of every picture -> what its line says. Raises FileNotFoundError, or ValueError with the line."""
-    if not path.is_file():
-        raise FileNotFoundError(f"the captions file {path} does not exist")
     said: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(_read_text(path, limit=None).split("\n"), 1):  # JSON may hold other line separators
+    lines = io.StringIO(read_text(path, "the captions file"), newline="\n")  # JSON may hold other line separators
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         row = _json_object(line, f"line {number} of {path}")
         if not isinstance(row.get("file_name"), str) or not isinstance(row.get("text"), str):
-            raise ValueError(f'line {number} of {path} needs "file_name" and "text", got {line[:80]}')
+            raise ValueError(f'line {number} of {path} needs "file_name" and "text", got {shown(row)}')
         key, _ = _key_and_part(PurePosixPath(row["file_name"].replace("\\", "/")))
-        if said.setdefault(key, row | {"caption": row["text"]})["text"] != row["text"]:
-            raise ValueError(f"line {number} of {path} gives {key} another caption than a line before it")
+        given = {text: row[text] for text in TEXTS if text in row} | {"caption": row["text"]}
+        if said.setdefault(key, given)["caption"] != row["text"]:
+            raise ValueError(f"line {number} of {path} gives {shown_path(key)} another caption than a line before it")
     return said
 
 
@@ -210,17 +227,17 @@ def _texts(base: Path, name: str, said: dict[str, dict[str, Any]] | None) -> dic
         raise ValueError(f"has no caption: there is no {as_text.name} and no {as_json.name}")
     texts = {text: "" if given.get(text) is None else given[text] for text in TEXTS}
     if wrong := [text for text, value in texts.items() if not isinstance(value, str)]:
-        raise ValueError(f"has no text for {', '.join(wrong)} in {where}, but {texts[wrong[0]]!r:.80}")
+        raise ValueError(f"has no text for {', '.join(wrong)} in {where}, but {shown(texts[wrong[0]])}")
     texts = {text: " ".join(value.split()) for text, value in texts.items()}
     if not texts["caption"]:
         raise ValueError(f"has an empty caption in {where}")
     return texts
 
 
-def _read_text(path: Path, limit: int | None = LARGEST_TEXT) -> str:
+def _read_text(path: Path) -> str:
     try:
-        if limit is not None and path.stat().st_size > limit:
-            raise ValueError(f"has {path.name} of more than {limit:,} bytes, too large for a caption")
+        if path.stat().st_size > LARGEST_TEXT:
+            raise ValueError(f"has {path.name} of more than {LARGEST_TEXT:,} bytes, too large for a caption")
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name} is not UTF-8 text ({error.reason} at byte {error.start})") from error
@@ -229,10 +246,7 @@ def _read_text(path: Path, limit: int | None = LARGEST_TEXT) -> str:
 
 
 def _json_object(text: str, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON ({error})") from error
+    found = parse_json(text, where)
     if not isinstance(found, dict):
         raise ValueError(f"{where} should hold an object and holds a {type(found).__name__}")
     return found
@@ -255,6 +269,10 @@ def read_layers(source: Source, size: int) -> tuple[Layers, tuple[str, ...]]:
     if len(set(sizes.values())) > 1:
         text = ", ".join(f"{part} {width} x {height}" for part, (width, height) in sizes.items())
         raise ValueError(f"has layers of different sizes: {text}")
+    if max(mask.size) * min(1, size / min(mask.size)) > LONGEST:
+        raise ValueError(
+            f"has {mask.width:,} x {mask.height:,} pixels; a shard holds {LONGEST:,} along a side, or less"
+        )
     if min(mask.size) < SMALLEST:
         raise ValueError(f"has {mask.width} x {mask.height} pixels; training takes {SMALLEST} along a side, or more")
     if mask.getextrema()[1] == 0:

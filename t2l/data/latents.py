@@ -25,12 +25,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..budget import shown
 from ..io.atomic import atomic_path, remove_partials
 from ..layers import Layers
 from .buckets import Size, cover, nearest_bucket
 from .cache_folder import (
     ABOUT,
     DATA,
+    MOST_READ,
     Content,
     Rows,
     alone,
@@ -38,7 +40,9 @@ from .cache_folder import (
     compare,
     divide,
     read_about,
+    read_captions,
     read_files,
+    read_number,
     spread,
     write_files,
 )
@@ -101,17 +105,20 @@ class Latents:
         if not (folder / ABOUT).is_file():
             raise FileNotFoundError(f"{folder} holds no latent cache; make one with `t2l cache-latents`")
         self.about: dict[str, Any] = read_about(folder)
-        self.size: int = self.about["size"]  # of a square picture, in pixels
+        self.size = read_number(self.about, "size", folder)  # of a square picture, in pixels
         self.autoencoder = folder / "autoencoder.safetensors"
-        contents = read_files(folder, _names(self.about["files"]))
-        groups = _stored(contents)
+        names = _names(read_number(self.about, "files", folder, MOST_READ))
+        contents = read_files(folder, names)
+        groups = _stored(contents, names)
         self._mean, self._std = Rows(group.mean for group in groups), Rows(group.std for group in groups)
         self._row, self.buckets = _rows_and_buckets(groups)
         self.embeddings: Rows | None = None
         self.texts = [""]
         if "text" in self.about:
-            self.texts, self.embeddings = read_texts(folder, self.about["text"]["files"])
-        self.ways = self._numbered([ways for _, metadata in contents for ways in json.loads(metadata["captions"])])
+            self.texts, self.embeddings = read_texts(folder, self.about["text"])
+        captions = [read_captions(metadata, name) for name, (_, metadata) in zip(names, contents, strict=True)]
+        _check_captions(captions, len(self._row))
+        self.ways = self._numbered([ways for said in captions for ways in said])
 
     def __len__(self) -> int:
         return len(self._row)
@@ -120,7 +127,10 @@ class Latents:
     def sizes(self) -> list[Size]:
         """Every size that pictures may have in it."""
         shapes = self.about.get("buckets", [_shape((self.size, self.size))])
-        return [(int(height), int(width)) for width, height in (shape.split("x") for shape in shapes)]
+        try:
+            return [(int(height), int(width)) for width, height in (shape.split("x") for shape in shapes)]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{ABOUT} must list its buckets as 192x320, got {shown(shapes)}") from error
 
     def read(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std of some pictures of one bucket, by their numbers (N,): (N, C, h, w) each, float32."""
@@ -133,7 +143,7 @@ class Latents:
         ways = torch.tensor([[numbers.setdefault(text, len(numbers)) for text in texts] for texts in captions])
         if self.embeddings is not None and len(numbers) > len(self.texts):
             raise ValueError(
-                f"the latent cache has no embedding of the caption {list(numbers)[len(self.texts)]!r}; its latents and its "
+                f"the latent cache has no embedding of the caption {shown(list(numbers)[len(self.texts)])}; its latents and its "
                 "embeddings are of different data, make it again in another folder"
             )
         self.texts = list(numbers)
@@ -209,15 +219,33 @@ class _Stored(NamedTuple):
     std: Tensor
 
 
-def _stored(contents: Sequence[Content]) -> list[_Stored]:
+def _stored(contents: Sequence[Content], names: Sequence[str]) -> list[_Stored]:
+    """The groups of all files. Raises ValueError that names the file whose tensors are not those of a cache."""
     groups, start = [], 0
-    for tensors, _ in contents:
-        endings = [name.removeprefix("mean") for name in tensors if name.startswith("mean")]
-        for ending in endings:
-            mean, std = tensors[f"mean{ending}"], tensors[f"std{ending}"]
-            groups.append(_Stored(start + tensors.get(f"pictures{ending}", torch.arange(len(mean))), mean, std))
-        start += sum(len(tensors[f"mean{ending}"]) for ending in endings)
+    for name, (tensors, _) in zip(names, contents, strict=True):
+        found = []
+        for ending in [key.removeprefix("mean") for key in tensors if key.startswith("mean")]:
+            mean, std = tensors[f"mean{ending}"], tensors.get(f"std{ending}")
+            if std is None or mean.ndim != 4 or mean.shape != std.shape:
+                raise ValueError(f"{name} needs mean{ending} and std{ending} of one shape; make the cache again")
+            found.append(_Stored(tensors.get(f"pictures{ending}", torch.arange(len(mean))), mean, std))
+        count = sum(len(group.mean) for group in found)
+        places = torch.cat([group.pictures for group in found]) if found else torch.empty(0)
+        if not found or not torch.equal(places.sort().values, torch.arange(count)):
+            raise ValueError(f"{name} does not say whose latents it holds; make the cache again")
+        groups += [group._replace(pictures=start + group.pictures) for group in found]
+        start += count
     return groups
+
+
+def _check_captions(files: Sequence[list[Any]], count: int) -> None:
+    """Raise ValueError unless every picture has as many captions as the others."""
+    rows = [row for said in files for row in said]
+    are_texts = all(isinstance(row, list) and all(isinstance(text, str) for text in row) for row in rows)
+    if len(rows) != count or not are_texts or len({len(row) for row in rows}) > 1:
+        raise ValueError(
+            f"the captions of the latent cache are not those of its {count} pictures; make the cache again"
+        )
 
 
 def _rows_and_buckets(groups: Sequence[_Stored]) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..budget import read_object
 from ..config import config_to_dict
 from ..io.atomic import atomic_path
+from ..io.picture_file import BROKEN
 from .example import Example
 from .folder import SMALLEST, Source, find_sources, read_layers
 from .shards import shard_is_finished, write_shard
@@ -77,8 +79,8 @@ class Job:
 
         Files are read again only where their times differ. The first version wrote no digests: what it packed is taken as it is.
         """
-        report = json.loads(self.report.read_text())
-        if "content" not in report or report["times"] == self.digest(_times):
+        report = read_report(self.report)
+        if "content" not in report or report.get("times") == self.digest(_times):
             return False
         return report["content"] != self.digest(Path.read_bytes)
 
@@ -87,8 +89,28 @@ class Job:
         digest = hashlib.sha256()
         for key, source in self.sources:
             for part, path in sorted(source.files.items()):
-                digest.update(f"{key} {part} ".encode() + hashlib.sha256(of(path)).digest())
+                digest.update(f"{key} {part} ".encode() + hashlib.sha256(_or_nothing(of, path)).digest())
         return digest.hexdigest()
+
+
+def _or_nothing(of: Callable[[Path], bytes], path: Path) -> bytes:
+    """Something of a file; nothing of one that cannot be read, which is skipped with its reason later."""
+    try:
+        return of(path)
+    except OSError:
+        return b""
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """What a shard's report says. Raises ValueError for a damaged one."""
+    report = read_object(path, "the report of a shard")
+    if type(report.get("packed")) is not int or not all(_are_texts(report.get(name)) for name in ("skipped", "notes")):
+        raise ValueError(f"{path} is damaged; delete it and run the same command again")
+    return report
+
+
+def _are_texts(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(line, str) for line in found)
 
 
 def _times(path: Path) -> bytes:
@@ -130,7 +152,7 @@ def pack(
         progress(f"{job.directory.name}/{job.number:06d}.tar is packed ({done} of {len(unfinished)})")
 
     run_jobs(_pack_shard, unfinished, config.processes, say)
-    reports = [(job.directory.name, json.loads(job.report.read_text())) for job in jobs]
+    reports = [(job.directory.name, read_report(job.report)) for job in jobs]
     skipped = sorted([*skipped, *(line for _, report in reports for line in report["skipped"])])
     _write_lines(out / "skipped.txt", skipped)
     _write_lines(out / "notes.txt", sorted(line for _, report in reports for line in report["notes"]))
@@ -148,7 +170,7 @@ def _claim(out: Path, config: PackConfig, sources: Sequence[Source]) -> None:
         digest.update(json.dumps([source.name, sizes, source.texts], sort_keys=True).encode())
     wanted = config_to_dict(replace(config, processes=1)) | {"pictures": len(sources), "digest": digest.hexdigest()}
     path = out / "config.json"
-    found = json.loads(path.read_text()) if path.is_file() else wanted
+    found = read_object(path, "the options of the first packing") if path.is_file() else wanted
     if other := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
         raise _other_pictures(out, other)
     with atomic_path(path) as partial:
@@ -196,8 +218,9 @@ def _examples(job: Job, report: dict[str, Any]) -> Iterator[Example]:
     for key, source in job.sources:
         try:
             layers, notes = read_layers(source, job.size)
-        except ValueError as error:
-            report["skipped"].append(f"{source.name}: {error}")
+        except BROKEN as error:  # whatever a decoder says: one picture does not end the run
+            reason = str(error) if type(error) is ValueError else f"cannot be read ({type(error).__name__})"
+            report["skipped"].append(f"{source.name}: {reason}")
             continue
         report["packed"] += 1
         report["notes"] += [f"{source.name}: {note}" for note in notes]

@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from .example import Example, decode_example, encode_example
+from ..budget import check_regular, parse_json, read_text, shown
+from .example import Example, check_metadata, decode_example, encode_example
 
 REMEDY = "delete this shard and its index, and run the command that made them again"
 ROW = ("key", "members", "metadata", "sha256")  # of an index; the last is missing in those of the first version
+LONGEST_LINE = 1 << 20  # characters of an index's first line, which names a file and two numbers
 INDEXES_KEPT = 16  # 2.8 MB each in memory, at 1,000 examples a shard
 
 
@@ -147,6 +149,8 @@ class Shards:
     def _read(self, shard: int, offset: int, size: int) -> bytes:
         if shard not in self._files:
             self._files[shard] = os.open(self.directory / self._names[shard], os.O_RDONLY)
+        if (end := os.fstat(self._files[shard]).st_size) < offset + size:  # before memory is taken for it
+            raise ValueError(f"the file ends {offset + size - end} bytes early")
         data = os.pread(self._files[shard], size, offset)
         if len(data) < size:
             raise ValueError(f"the file ends {size - len(data)} bytes early")
@@ -158,11 +162,16 @@ def _read_count(path: Path) -> int:
     index = path.with_suffix(".jsonl")
     if not index.is_file():
         raise ValueError(f"shard {path.name} has no index {index.name}; {REMEDY}")
-    with _parsing(index), index.open() as file:
-        head = json.loads(file.readline())
-        expected, count = int(head["bytes"]), int(head["count"])
-    if (size := path.stat().st_size) != expected:
-        raise ValueError(f"shard {path.name} should have {expected} bytes and has {size}; {REMEDY}")
+    size = check_regular(path, "the shard")
+    with _parsing(index), index.open(encoding="utf-8") as file:
+        head = parse_json(file.readline(LONGEST_LINE), "its first line")
+        expected, count = head["bytes"], head["count"]
+        if type(expected) is not int or type(count) is not int:
+            raise ValueError("its first line needs two whole numbers, bytes and count")
+    if size != expected:
+        raise ValueError(f"shard {path.name} should have {shown(expected)} bytes and has {size}; {REMEDY}")
+    if not 0 <= count <= size // tarfile.BLOCKSIZE:  # every file in a tar has a block of its own before it
+        raise ValueError(f"shard {path.name} of {size} bytes cannot hold {shown(count)} examples; {REMEDY}")
     return count
 
 
@@ -170,18 +179,29 @@ def _read_rows(path: Path, count: int) -> list[dict[str, Any]]:
     """The lines of a shard's index after the first, `count` of them."""
     index = path.with_suffix(".jsonl")
     with _parsing(index):
-        rows = [json.loads(line) for line in index.read_text().splitlines()[1:]]
-        rows = [{name: row[name] for name in ROW if name in row or name != "sha256"} for row in rows]
+        lines = read_text(index, "the index").splitlines()[1 : count + 2]  # one more than there should be
+        rows = [_checked_row(parse_json(line, f"line {i}")) for i, line in enumerate(lines, 2)]
     if len(rows) != count:
         raise ValueError(f"the index {index.name} should list {count} examples and lists {len(rows)}; {REMEDY}")
     return rows
+
+
+def _checked_row(found: dict[str, Any]) -> dict[str, Any]:
+    """A line of an index, of which only ROW is kept. Raises what `_parsing` makes a sentence of."""
+    row = {name: found[name] for name in ROW if name in found or name != "sha256"}
+    check_metadata(row["metadata"])
+    if not isinstance(row["key"], str) or not isinstance(row.get("sha256", ""), str):
+        raise ValueError("a key or a hash is no text")
+    for name, (offset, size) in row["members"].items():
+        if type(offset) is not int or type(size) is not int or not 0 <= offset < 2**62 or not 0 <= size < 2**31:
+            raise ValueError(f"{shown(name)} lies at {shown([offset, size])}")
+    return row
 
 
 @contextmanager
 def _parsing(index: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"the index {index.name} of shard {index.stem}.tar is unreadable ({error}); {REMEDY}"
-        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        reason = f": {error}" if isinstance(error, ValueError) else ", it is no index of ours"
+        raise ValueError(f"the index {index.name} of shard {index.stem}.tar is unreadable{reason}; {REMEDY}") from error

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .cache_folder import (
     DATA,
+    MOST_READ,
     Content,
     Rows,
     alone,
@@ -23,7 +25,9 @@ from .cache_folder import (
     compare,
     divide,
     read_about,
+    read_captions,
     read_files,
+    read_number,
     spread,
     write_files,
 )
@@ -63,11 +67,21 @@ def cache_texts(
     write_files(out, _names(len(chunks)), make, process, processes, wait, "texts")
 
 
-def read_texts(folder: Path, files: int) -> tuple[list[str], Rows]:
-    """The captions of a finished cache, the empty one first, and their embeddings."""
-    contents = read_files(folder, _names(files))
-    captions = [caption for _, metadata in contents for caption in json.loads(metadata["captions"])]
-    return captions, Rows(tensors["embedding"] for tensors, _ in contents)
+def read_texts(folder: Path, about: Any) -> tuple[list[str], Rows]:
+    """The captions of a finished cache, the empty one first, and their embeddings. about: what its cache.json says of them.
+
+    Raises ValueError for files that are missing or say something else.
+    """
+    names = _names(read_number(about if isinstance(about, dict) else {}, "files", folder, MOST_READ))
+    contents = read_files(folder, names)
+    captions = [read_captions(metadata, name) for name, (_, metadata) in zip(names, contents, strict=True)]
+    for name, said, (tensors, _) in zip(names, captions, contents, strict=True):
+        embedding = tensors.get("embedding")
+        if embedding is None or embedding.ndim != 3 or len(embedding) != len(said):
+            raise ValueError(f"{name} needs an embedding of each of its {len(said)} captions; make the cache again")
+        if not all(isinstance(caption, str) for caption in said):
+            raise ValueError(f"{name}: its captions must be texts")
+    return [caption for said in captions for caption in said], Rows(tensors["embedding"] for tensors, _ in contents)
 
 
 def check_texts(encode: EncodeText, captions: Sequence[str], embeddings: Rows, count: int) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..budget import shown_path
 from .atomic import atomic_path
-
-MOST_NAMES = 12  # named in one message
+from .header import check_fits, listed, read_header
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -60,14 +60,12 @@ def read_tensors(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> tuple[d
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The metadata alone; no tensor is loaded. Raises what `read_tensors` raises."""
-    with _open(path) as file:
-        return file.metadata() or {}
+    return read_header(path).metadata
 
 
 def read_names(path: str | Path) -> list[str]:
     """The tensors' names alone. Raises what `read_tensors` raises."""
-    with _open(path) as file:
-        return list(file.keys())
+    return list(read_header(path).tensors)
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -79,27 +77,26 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
 def fill_exactly(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
     """Copy tensors into targets of the same names and shapes; the targets keep their dtype and device.
 
-    Raises ValueError as `check_fits` does, before anything is copied.
+    Raises ValueError as `check_fits` and `check_finite` do, before anything is copied.
     """
     check_fits(targets, tensors, source)
+    check_finite(tensors, source)
     for name, target in targets.items():
         target.copy_(tensors[name])
 
 
-def check_fits(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raise ValueError with every missing, unexpected or misshapen name; `source` begins the sentence."""
-    missing = [name for name in targets if name not in tensors]
-    unexpected = [name for name in tensors if name not in targets]
-    shapes = [(name, tuple(tensors[name].shape), tuple(targets[name].shape)) for name in targets if name in tensors]
-    misshapen = [f"{name} {found} instead of {needed}" for name, found, needed in shapes if found != needed]
-    kinds = {"it lacks": missing, "it has, unexpectedly,": unexpected, "it has misshapen": misshapen}
-    if faults := [f"{words} {_listed(names)}" for words, names in kinds.items() if names]:
-        raise ValueError(f"{source} does not fit its config: {'; '.join(faults)}")
+def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise ValueError that names weights which are infinite or no numbers; `source` begins the sentence."""
+    if broken := [name for name, x in tensors.items() if x.is_floating_point() and not _is_finite(x)]:
+        raise ValueError(
+            f"{source} has weights that are not finite: {listed(broken)}; it is damaged, take another copy"
+        )
 
 
-def _listed(names: list[str]) -> str:
-    text = ", ".join(names[:MOST_NAMES])
-    return f"{text} and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else text
+def _is_finite(x: Tensor) -> bool:
+    """By the sum, at the speed of the memory; one by one only where a sum says nothing."""
+    total = x.float().sum() if x.element_size() == 1 else x.sum(dtype=torch.promote_types(x.dtype, torch.float32))
+    return bool(total.isfinite()) or bool(x.isfinite().all())
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -117,47 +114,12 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _open(path: str | Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"the checkpoint {path} does not exist")
-    if fault := _fault(path):
-        raise ValueError(f"{path} {fault}")
+    read_header(path)  # checked by us first, with our sentences
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(f"{path} is a damaged safetensors file: {_reason(error)}") from error
-
-
-def _fault(path: Path) -> str | None:
-    """Why a file cannot be safetensors (8 bytes of header length, a JSON header, the data), as the end of a sentence."""
-    if path.is_dir():
-        return "is a folder; a .safetensors file is needed"
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        begins_header = file.read(1) == b"{"
-        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and not begins_header:
-            return "is a pickle (.ckpt, .pt), which can run code when it is opened; only .safetensors files are read"
-        if start == b"version ":
-            return "is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
-        if not begins_header:
-            return "is not a safetensors file" if size else "is empty; a .safetensors file is needed"
-        if 8 + length > size:
-            return f"is truncated: it has {size} bytes, its header alone needs {8 + length}"
-        file.seek(8)
-        needed = 8 + length + _data_length(file.read(length))
-    return f"is truncated: it has {size} bytes, {needed} are needed" if needed > size else None
-
-
-def _data_length(header: bytes) -> int:
-    """Bytes of tensors that a header announces; 0 for a header that safetensors will refuse itself."""
-    try:
-        entries = json.loads(header).values()
-        return max((entry["data_offsets"][1] for entry in entries if "data_offsets" in entry), default=0)
-    except (ValueError, AttributeError, TypeError, KeyError, IndexError):
-        return 0
+        raise ValueError(f"{shown_path(path)} is a damaged safetensors file: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -11,11 +11,13 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 from torch import Tensor
 
+from ..budget import PIXELS, check_regular, shown_path
 from ..layers import Layers
 from .atomic import atomic_path
+from .picture_file import Unreadable, decoded
 
 PARTS = ("foreground", "background", "mask", "composite", "cutout")  # the files of one picture
 ROWS = ("foreground", "background", "mask", "composite")
@@ -75,15 +77,14 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 
 def read_image(path: str | Path, mode: Literal["RGB", "RGBA", "L"] = "RGB") -> Tensor:
-    """A picture file as pixels (1, C, H, W), turned upright. Raises FileNotFoundError, or ValueError for a broken file."""
+    """A picture file as pixels (1, C, H, W), turned upright. Raises FileNotFoundError, or ValueError for one that cannot be read."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"the picture {path} does not exist")
+    check_regular(path, "the picture")
     try:
-        with Image.open(path) as file:
+        with decoded(path, limit=PIXELS) as file:
             image = ImageOps.exif_transpose(file).convert(mode)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    except Unreadable as error:
+        raise ValueError(f"{shown_path(path)} {error}") from error
     values = np.array(image).reshape(image.height, image.width, -1)
     return torch.from_numpy(values).movedim(-1, 0).unsqueeze(0).float() / 255
 

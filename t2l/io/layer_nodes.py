@@ -8,16 +8,13 @@ from typing import Literal
 from torch import Tensor
 
 from ..blend import BlendMode
+from ..budget import PIXELS
 from ..stack import Layer, Stack, cropped
 
 Depth = Literal[8, 16]  # bits per channel
 MaskAs = Literal["layer mask", "transparency"]  # how a PSD holds a layer's mask
 Knockout = Literal["none", "shallow", "deep"]
 Operator = Literal["src-over", "src-atop", "dst-in", "dst-out", "dst-atop"]  # Porter and Duff's
-MAX_PIXELS = 40 << 20  # of all layers of a file together; 16 bytes each in memory
-MAX_LAYERS = 1000  # of a file, groups counted too
-MAX_DEPTH = 32  # groups within groups
-MAX_FILE = 512 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -39,10 +36,10 @@ class Account:
     def claim(self, height: int, width: int, channels: int = 4) -> None:
         """Count one more picture, or a mask of one channel. Raises ValueError before more memory is taken than there should be."""
         self.pixels += height * width * channels // 4
-        if self.pixels > MAX_PIXELS:
+        if self.pixels > PIXELS.most:
             raise ValueError(
-                f"{self.name} is too large: its layers have more than {MAX_PIXELS:,} pixels together (the next one is "
-                f"{width:,} x {height:,}); scale it down, or merge layers in your editor"
+                f"{self.name} is too large: its layers have more than {PIXELS.most:,} pixels together (the next one is "
+                f"{width:,} x {height:,}); scale it down, merge layers in your editor, or allow more by {PIXELS.variable}"
             )
 
 

@@ -15,10 +15,6 @@ from torch import Tensor
 from ..blend import blend
 from ..stack import Layer, cropped, over, placed
 from .layer_nodes import (
-    MAX_DEPTH,
-    MAX_FILE,
-    MAX_LAYERS,
-    MAX_PIXELS,
     Account,
     Clipped,
     Depth,
@@ -32,10 +28,6 @@ from .layer_nodes import (
 )
 
 __all__ = [
-    "MAX_DEPTH",
-    "MAX_FILE",
-    "MAX_LAYERS",
-    "MAX_PIXELS",
     "Account",
     "Clipped",
     "Depth",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +17,20 @@ from xml.etree import ElementTree
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from torch import Tensor
 
 from ..blend import BlendMode
+from ..budget import GROUP_DEPTH, LAYERS, NAME_LENGTH, shown
 from ..stack import Layer, Stack, cropped
+from .archive import Archive, open_archive
 from .atomic import atomic_path
 from .image import to_image
-from .layer_nodes import MAX_DEPTH, MAX_FILE, MAX_LAYERS, Account, Group, LayerFile, Node, Operator, Special
+from .layer_nodes import Account, Group, LayerFile, Node, Operator, Special
 from .layer_tree import plain_layers
+from .picture_file import Unreadable
 
 MIMETYPE = "image/openraster"
-# What damaged zip files raise.
-BROKEN = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, KeyError, OSError)
 THUMBNAIL = 256  # pixels, the longest side
 MAX_XML = 4 << 20  # bytes of stack.xml
 COMPARED = 1 << 20  # pixels at most that are compared with Krita's own picture
@@ -146,22 +147,17 @@ def open_ora(path: str | Path) -> LayerFile:
     Nothing is unpacked to the disk. Raises FileNotFoundError, and ValueError with a sentence for a damaged or too large
     file and one whose stack.xml defines entities.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"the layer file {path} does not exist")
-    try:
-        with path.open("rb") as raw, zipfile.ZipFile(raw) as file:
-            return _Reading(file, path.name).layer_file()
-    except BROKEN as error:
-        raise ValueError(f"{path.name} cannot be read as OpenRaster: {error}") from error
+    with open_archive(Path(path), "OpenRaster") as file:
+        return _Reading(file).layer_file()
 
 
 class _Reading:
     """One file on its way into a stack."""
 
-    def __init__(self, file: zipfile.ZipFile, name: str) -> None:
-        self.file, self.name = file, name
-        self.account, self.layers = Account(name), 0
+    def __init__(self, file: Archive) -> None:
+        self.file, self.name = file, file.name
+        self.account, self.layers = Account(file.name), 0
+        self.pictures: dict[str, Tensor] = {}  # by their entries: a file may show one many times
         self.notes = self.account.notes
 
     def layer_file(self) -> LayerFile:
@@ -184,11 +180,11 @@ class _Reading:
         """Name it when Krita's own picture differs: it weighs brightness in its own way, and mixes pure black and white so."""
         step = math.ceil(math.sqrt(stack.height * stack.width / COMPARED))
         try:
-            with Image.open(io.BytesIO(self._entry("mergedimage.png", MAX_FILE))) as image:
+            with self.file.picture("mergedimage.png") as image:
                 if image.size != (stack.width, stack.height):
                     return
                 pixels = torch.from_numpy(np.array(image.convert("RGBA"))[::step, ::step])
-        except (*BROKEN, ValueError, SyntaxError, Image.DecompressionBombError):
+        except ValueError:
             return  # it is not needed
         pixels = pixels.movedim(-1, 0).float() / 255
         theirs = torch.lerp(torch.ones_like(pixels[:3]), pixels[:3], pixels[3:])
@@ -203,30 +199,20 @@ class _Reading:
     def _xml(self) -> ElementTree.Element:
         """The root of stack.xml, which may not define entities: they could name other files, or grow without end."""
         try:
-            text = self._entry("stack.xml", MAX_XML).decode("utf-8-sig")
+            text = self.file.read("stack.xml", MAX_XML).decode("utf-8-sig")
             if "<!DOCTYPE" in text or "<!ENTITY" in text:
                 raise ValueError("it defines entities, which are not read")
             return ElementTree.fromstring(text)
         except (ElementTree.ParseError, ValueError) as error:
             raise ValueError(f"{self.name} has no stack.xml that can be read: {error}") from error
 
-    def _entry(self, name: str, limit: int) -> bytes:
-        """The bytes of an entry, unpacked only as far as the limit."""
-        with self.file.open(name) as entry:
-            data = entry.read(limit + 1)
-        if len(data) > limit:
-            raise ValueError(f"the entry {name} has more than {limit >> 20} MB")
-        return data
-
     def _nodes(self, parent: ElementTree.Element, depth: int) -> tuple[Node, ...]:
         """The layers of a stack element, from the bottom up."""
-        if depth > MAX_DEPTH:
-            raise ValueError(f"{self.name} has groups in more than {MAX_DEPTH} levels; merge some in your editor")
+        GROUP_DEPTH.check(depth, f"{self.name} has")
         nodes: list[Node] = []
         for element in reversed(list(parent)):
             self.layers += 1
-            if self.layers > MAX_LAYERS:
-                raise ValueError(f"{self.name} has more than {MAX_LAYERS:,} layers; merge some in your editor")
+            LAYERS.check(self.layers, f"{self.name} has at least")
             if element.tag == "stack":
                 children, look = self._nodes(element, depth + 1), self._look(element, "group")
                 plain = look["opacity"] == 1 and element.get("composite-op", "svg:src-over") == "svg:src-over"
@@ -245,29 +231,34 @@ class _Reading:
 
     def _layer(self, element: ElementTree.Element) -> Layer:
         look, source = self._look(element, "layer"), element.get("src", "")
-        pixels = torch.from_numpy(self._picture(source)).movedim(-1, 0).float() / 255
+        pixels = self._picture(source)
+        self.account.claim(pixels.shape[-2], pixels.shape[-1])
         x, y = (self._whole(element, key, "0") for key in "xy")
         return Layer(image=pixels[:3].contiguous(), mask=pixels[3:].contiguous(), x=x, y=y, **look)
 
-    def _picture(self, source: str) -> np.ndarray:
-        """An entry's picture, (H, W, 4) from 0 to 255, its size checked before it is unpacked."""
+    def _picture(self, source: str) -> Tensor:
+        """An entry's picture, (4, H, W) in [0, 1], read once; its size is checked before it is unpacked."""
+        if source in self.pictures:
+            return self.pictures[source]
         if ".." in source.split("/") or source.startswith("/"):
             raise ValueError(f"{self.name} names a picture outside of itself, {source!r}")
         try:
-            with Image.open(io.BytesIO(self._entry(source, MAX_FILE))) as image:
-                self.account.claim(image.height, image.width)
+            with self.file.picture(source) as image:
                 if image.mode.startswith("I"):
                     self.notes.append(f"the 16 bits of {source} are read as 8")
-                return np.array(image.convert("RGBA"))
-        except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-            raise ValueError(f"{self.name} holds a picture that cannot be read, {source!r}: {error}") from error
+                values = np.array(image.convert("RGBA"))
+        except Unreadable as error:
+            raise ValueError(f"{self.name} holds a picture that cannot be read, {shown(source)}: it {error}") from error
+        self.pictures[source] = torch.from_numpy(values).movedim(-1, 0).float() / 255
+        return self.pictures[source]
 
     def _look(self, element: ElementTree.Element, kind: str) -> dict[str, Any]:
         """What layers and groups have in common."""
         name, operator = element.get("name") or kind, element.get("composite-op", "svg:src-over")
+        NAME_LENGTH.check(max(len(name), len(operator)), f"{self.name}: the name {shown(name)} or its blend mode has")
         if operator not in MODES and operator not in OPERATORS:
-            shown = RELATED.get(operator, "normal")
-            self.notes.append(f"the blend mode {operator} of {name!r} is shown as {shown}")
+            instead = RELATED.get(operator, "normal")
+            self.notes.append(f"the blend mode {operator} of {name!r} is shown as {instead}")
         try:
             opacity = min(max(float(element.get("opacity", "1")), 0.0), 1.0)
         except ValueError as error:

@@ -6,19 +6,22 @@ What would come out wrong is refused in a sentence that begins with the file's n
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 
+from ..budget import PICTURE_PIXELS, Limit
+
 ENDINGS = (".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 FORMATS = ("PNG", "WEBP", "JPEG", "TIFF", "BMP", "GIF")  # none that starts another program, whatever the name says
-MAX_PIXELS = 170_000_000  # half a GB in RGB; pillow itself refuses from 178,956,971 on
 # What pillow raises on a damaged file: it has no exception of its own.
 BROKEN = (
     ValueError,
@@ -30,6 +33,8 @@ BROKEN = (
     AttributeError,
     ArithmeticError,
     RuntimeError,
+    AssertionError,
+    MemoryError,
     struct.error,
     zlib.error,
 )
@@ -40,8 +45,7 @@ WITHOUT_ALPHA = {"1": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGBA": "RGB", "R
 def read_colours(path: Path) -> tuple[Image.Image, Image.Image | None]:
     """A picture's colours as RGB, and its alpha as L; None where nothing is transparent.
 
-    An embedded colour profile is applied. Raises ValueError for a file that cannot be read, is animated or has more than
-    MAX_PIXELS.
+    An embedded colour profile is applied. Raises ValueError for a file that cannot be read, is animated or too large.
     """
     with _upright(path) as image:
         return _srgb(image), _alpha(image)
@@ -54,37 +58,63 @@ def read_mask(path: Path) -> Image.Image:
         return grey if alpha is None else ImageChops.multiply(grey, alpha)
 
 
+class Unreadable(ValueError):
+    """Why a picture cannot be used: the end of a sentence that begins with its name."""
+
+
 @contextmanager
-def _upright(path: Path) -> Iterator[Image.Image]:
-    """The decoded picture, turned as its EXIF orientation says; what fails inside becomes a sentence."""
+def decoded(
+    source: Path | io.IOBase, formats: tuple[str, ...] = FORMATS, limit: Limit = PICTURE_PIXELS, still: bool = False
+) -> Iterator[Image.Image]:
+    """A decoded picture of one of the formats and of no more pixels than the limit; what fails inside becomes Unreadable.
+
+    still: whether one that is animated or has several pages is refused; else its first is taken.
+    """
+    file_or_path: Any = source  # pillow's own type is narrower than what it takes
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are below our limit
-            with Image.open(path, formats=FORMATS) as file:
-                _check(file)
+            with Image.open(file_or_path, formats=formats) as file:
+                if (pixels := file.width * file.height) > limit.most:
+                    raise Unreadable(f"has {pixels:,} pixels; {limit.remedy}")
+                if still and getattr(file, "is_animated", False) and file.format != "MPO":  # MPO: a camera's preview
+                    raise Unreadable("is animated or has several pages; save the one that is meant")
                 file.load()
-                yield ImageOps.exif_transpose(file)
+                yield file
+    except Unreadable:
+        raise
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path.name} has too many pixels; at most {MAX_PIXELS:,} are read, scale it down") from error
+        pixels = int(next(iter(re.findall(r"\d+", str(error))), 0))
+        raise Unreadable(f"has {pixels:,} pixels; {limit.remedy}") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path.name} is no picture that can be read, whatever its name says") from error
-    except ImageCms.PyCMSError as error:
-        raise ValueError(
-            f"{path.name} has a colour profile that cannot be used ({error}); convert it to sRGB"
-        ) from error
+        raise Unreadable("is no picture that can be read, whatever its name says") from error
     except BROKEN as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ValueError(f"{path.name} cannot be read: {reason}") from error
+        raise Unreadable(f"cannot be read: {_reason(error)}") from error
 
 
-def _check(file: Image.Image) -> None:
-    """Raises ValueError for what is not decoded at all."""
-    width, height = file.size
-    if width * height > MAX_PIXELS:
-        raise Image.DecompressionBombError
-    frames = getattr(file, "n_frames", 1)
-    if frames > 1 and file.format != "MPO":  # a camera's preview or second eye, behind the picture itself
-        raise ValueError(f"it is animated or has several pages ({frames}); save the one that is meant")
+def _reason(error: Exception) -> str:
+    """What went wrong in a decoder, in words for people; pillow's own are in the exception's cause."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, EOFError) or "truncated" in str(error):
+        return "it is cut off"
+    if "too large" in str(error):
+        return "something in it unpacks to too much"
+    return "it is damaged, or of a rare kind; save it again as an ordinary PNG"
+
+
+@contextmanager
+def _upright(path: Path) -> Iterator[Image.Image]:
+    """The decoded picture, turned as its EXIF orientation says."""
+    try:
+        with decoded(path, still=True) as file:
+            yield ImageOps.exif_transpose(file)
+    except ImageCms.PyCMSError as error:
+        raise ValueError(f"{path.name} has a colour profile that cannot be used; convert it to sRGB") from error
+    except Unreadable as error:
+        raise ValueError(f"{path.name} {error}") from error
 
 
 def _alpha(image: Image.Image) -> Image.Image | None:
@@ -100,7 +130,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return image
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError("it has neither 8 nor 16 bits a channel; save it with one of them")
+        raise Unreadable("has neither 8 nor 16 bits a channel; save it with one of them")
     return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 

@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from ..blend import BlendMode
+from ..budget import FILE_BYTES, GROUP_DEPTH, LAYERS, check_regular
 from ..placement import linear_to_srgb
 from ..stack import Layer, Stack
 from .layer_name import decoded
 from .layer_nodes import (
-    MAX_DEPTH,
-    MAX_FILE,
-    MAX_LAYERS,
     Account,
     Clipped,
     Group,
@@ -63,10 +61,7 @@ def open_psd(path: str | Path) -> LayerFile:
     from psd_tools.compression import PSDDecompressionWarning
 
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"the layer file {path} does not exist")
-    if path.stat().st_size > MAX_FILE:
-        raise ValueError(f"{path} is too large: {path.stat().st_size >> 20} MB, at most {MAX_FILE >> 20} MB are read")
+    FILE_BYTES.check(check_regular(path, "the layer file"), f"{path.name} has")
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("error", PSDDecompressionWarning)
         try:
@@ -75,7 +70,12 @@ def open_psd(path: str | Path) -> LayerFile:
         except BROKEN as error:
             if isinstance(error, _Refused):
                 raise ValueError(f"{path.name} {error}") from error
-            raise ValueError(f"{path.name} cannot be read as a PSD: {error or type(error).__name__}") from error
+            if type(error) is ValueError and str(error).startswith(path.name):  # a sentence already
+                raise
+            reason = (
+                "it needs more memory than there is" if isinstance(error, MemoryError) else "it is damaged, or no PSD"
+            )
+            raise ValueError(f"{path.name} cannot be read as a PSD: {reason}") from error
         except PSDDecompressionWarning as error:
             raise ValueError(f"{path.name} is damaged: {error}") from error
 
@@ -148,14 +148,12 @@ class _Reading:
 
     def _nodes(self, parent: Iterable[Any], depth: int) -> tuple[Node, ...]:
         """The layers of the file or of a group, from the bottom up, with those that are clipped gathered."""
-        if depth > MAX_DEPTH:
-            raise _Refused(f"has groups in more than {MAX_DEPTH} levels; merge some in your editor")
+        GROUP_DEPTH.check(depth, f"{self.account.name} has")
         rows: list[tuple[Any, Layer | Group, list[Layer | Group | Special]]] = []
         base_is_missing = False
         for layer in parent:
             self.layers += 1
-            if self.layers > MAX_LAYERS:
-                raise _Refused(f"has more than {MAX_LAYERS:,} layers; merge some in your editor")
+            LAYERS.check(self.layers, f"{self.account.name} has at least")
             node: Layer | Group | None = self._group(layer, depth) if layer.is_group() else self._layer(layer)
             is_clipped = bool(layer._record.clipping)
             if not is_clipped:

@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..config import check_ranges
 from ..layers import Layers
 
+MOST_LEVELS = 8  # of a config; Stable Diffusion has 4
 LAYER_CHANNELS = 7  # foreground 3, background 3, mask 1
 Layout = Literal["joint", "separate", "composite"]
 
@@ -41,11 +43,24 @@ class AutoencoderConfig:
     latent_scale: float = 0.18215  # latents * latent_scale has unit variance over the training set
 
     def __post_init__(self) -> None:
+        if len(self.channel_multipliers) > MOST_LEVELS:
+            raise ValueError(
+                f"AutoencoderConfig.channel_multipliers has at most {MOST_LEVELS} levels, got {len(self.channel_multipliers)}"
+            )
         if self.patch not in (1, 2):
             raise ValueError(f"AutoencoderConfig.patch must be 1 or 2, got {self.patch}")
         counts = ("latent_channels", "num_res_blocks", "head_channels")
         if wrong_counts := [f"{name} {getattr(self, name)}" for name in counts if getattr(self, name) < 1]:
             raise ValueError(f"every count of AutoencoderConfig must be at least 1, got {', '.join(wrong_counts)}")
+        check_ranges(
+            self,
+            latent_channels=(1, 1024),
+            base_channels=(0, 4096),  # a multiple of 32, below
+            channel_multipliers=(0, 64),
+            num_res_blocks=(1, 16),
+            head_channels=(1, 4096),
+            latent_scale=(1e-4, 1e4),
+        )
         if self.layout == "separate" and self.latent_channels % 3:
             raise ValueError(
                 "latent_channels of the layout 'separate' must be a multiple of 3 (as many for foreground, background and "
@@ -118,7 +133,8 @@ class Autoencoder(nn.Module):
         self.decoder: Any = decoder
         self.quant_conv = operations.Conv2d(2 * z, 2 * z, 1)
         self.post_quant_conv = operations.Conv2d(z, z, 1)
-        self._init_paths()
+        if not self.quant_conv.weight.is_meta:  # where there is nothing to start, as when a file is measured
+            self._init_paths()
 
     def encode(self, layers: Layers) -> Posterior:
         """The posterior over latents; H and W are padded by repeating the border up to the latent grid."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..budget import parse_json, read_object, shown, shown_path
 from ..config import config_from_dict
 from ..io.checkpoint import read_tensors, write_tensors
-from .autoencoder import Autoencoder
+from .autoencoder import MOST_LEVELS, Autoencoder
 from .text2layer import AUTOENCODER, TEXT_ENCODER, UNET, Text2Layer, as_dtype, flat_input, folded
 from .text_encoder import TextEncoderConfig, clip_config, compact_vocabulary, full_vocabulary
 from .tokenizer import END_TEXT, MAX_TOKENS, START_TEXT, read_merges, vocabulary
@@ -70,13 +73,14 @@ def folder_to_file(folder: Path, out: Path, dtype: torch.dtype = torch.float32) 
     kind = _read_json(folder / "model_index.json").get("_class_name")
     if kind != "StableDiffusionPipeline":
         raise ValueError(
-            f"{folder} is a {kind} of diffusers; a StableDiffusionPipeline, Stable Diffusion 1.x, is needed"
+            f"{folder} is a {shown_path(kind)} of diffusers; a StableDiffusionPipeline, Stable Diffusion 1.x, is needed"
         )
     tensors, text_encoder = _read_unet(folder / "unet"), _read_text_encoder(folder / "text_encoder")
     if (folder / OURS).is_file():
         autoencoder, metadata = read_tensors(folder / OURS)
-        config = json.loads(metadata["config"])["text_encoder"]
-        text_encoder = compact_vocabulary(text_encoder, config_from_dict(TextEncoderConfig, config))
+        with _reading_config(folder / OURS):
+            config = parse_json(metadata["config"], "its config")["text_encoder"]
+            text_encoder = compact_vocabulary(text_encoder, config_from_dict(TextEncoderConfig, config))
     else:
         autoencoder = {AUTOENCODER + name: x for name, x in _read_vae(folder / "vae").items()}
         metadata = {"format": "pt"}
@@ -177,7 +181,9 @@ def _read_unet(folder: Path) -> dict[str, Tensor]:
     found = _read_json(folder / "config.json")
     if found.get("use_linear_projection"):
         raise ValueError(f"{folder} is of Stable Diffusion 2 or later; 1.x is needed")
-    return unet_to_ldm(read_tensors(folder / WEIGHTS)[0], config_of_diffusers(found))
+    with _reading_config(folder / "config.json"):
+        config = config_of_diffusers(found)
+    return unet_to_ldm(read_tensors(folder / WEIGHTS)[0], config)
 
 
 def _read_text_encoder(folder: Path) -> dict[str, Tensor]:
@@ -188,13 +194,29 @@ def _read_text_encoder(folder: Path) -> dict[str, Tensor]:
 
 def _read_vae(folder: Path) -> dict[str, Tensor]:
     config = _read_json(folder / "config.json")
-    return vae_to_ldm(read_tensors(folder / WEIGHTS)[0], len(config["block_out_channels"]), config["layers_per_block"])
+    with _reading_config(folder / "config.json"):
+        levels, blocks = len(config["block_out_channels"]), config["layers_per_block"]
+        if not 1 <= levels <= MOST_LEVELS or type(blocks) is not int or not 1 <= blocks <= 16:
+            raise ValueError(f"it has {levels} levels of {shown(blocks)} blocks")
+    return vae_to_ldm(read_tensors(folder / WEIGHTS)[0], levels, blocks)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"the diffusers folder lacks {path}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_object(path, "a config of diffusers")
+
+
+@contextmanager
+def _reading_config(path: Path) -> Iterator[None]:
+    """What a config of somebody else lacks, or has of another kind, becomes a sentence that names the file."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError) as error:
+        reason = (
+            str(error) if isinstance(error, ValueError) else f"{shown(error.args[0])} is missing or of another kind"
+        )
+        raise ValueError(f"{path} is not what diffusers writes: {reason}") from error
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..io.checkpoint import check_fits, load_exactly, read_metadata, read_names, read_tensors
+from ..budget import shown_path
+from ..io.checkpoint import check_finite, check_fits, load_exactly, read_metadata, read_names, read_tensors
 from .autoencoder import Autoencoder, AutoencoderConfig, Head
 from .foreign import PICTURE_AUTOENCODER, SD, describe
 from .systems import CompositeAutoencoder, build_autoencoder
@@ -185,6 +186,7 @@ def _kind(path: str | Path, wanted: tuple[str, ...]) -> str:
 def _read(path: str | Path, prefix: str, parts: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
     """The tensors under a prefix, float32, without it; only those of `parts`."""
     tensors, _ = read_tensors(path, tuple(prefix + part for part in parts))
+    check_finite(tensors, shown_path(path))
     return {name.removeprefix(prefix): x.float() if x.is_floating_point() else x for name, x in tensors.items()}
 
 

@@ -1,7 +1,6 @@
 """A whole Text2Layer model and the file it lives in: one .safetensors with ldm's names that explains itself.
 
-`model.diffusion_model.*` is the UNet, `first_stage_model.*` the autoencoder, `cond_stage_model.transformer.*` the text
-encoder, as in a Stable Diffusion checkpoint. The metadata says what the file is (format, version, kind), holds every config
+The tensors' names are a Stable Diffusion checkpoint's (about.py). The metadata says what the file is (format, version, kind), holds every config
 as JSON, and whatever else the maker wants to say. An autoencoder alone has the same metadata and no prefix, like a VAE file.
 """
 
@@ -9,32 +8,36 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..budget import parse_json, shown_path
 from ..config import DiffusionConfig, config_from_dict, config_to_dict
-from ..io.checkpoint import fill_exactly, read_metadata, read_names, read_tensors, write_tensors
+from ..io.checkpoint import check_finite, fill_exactly, read_tensors, write_tensors
+from ..io.header import Entry, Header, check_fits, read_header
+from .about import AUTOENCODER, FORMAT, TEXT_ENCODER, UNET, VERSION
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .foreign import describe
+from .measure import Shapes, text_encoder_shapes, unet_shapes
 from .systems import build_autoencoder
-from .text_encoder import TABLE, TextEncoder, TextEncoderConfig, full_vocabulary
+from .text_encoder import TextEncoder, TextEncoderConfig, full_vocabulary
 from .unet import UNetConfig, build_unet, config_of_unet, unet_to_ldm
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-FORMAT, VERSION = "text2layer", "1"
-UNET, AUTOENCODER, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 RESERVED = {"format", "version", "kind", "config", "batchnorm", "latent_rgb_factors", "latent_rgb_bias"}
 DEFAULT_SIZE = 256  # pixels a side, of a file that does not say what it was trained on
 SIZES = range(32, 16385)  # pixels a side that a file may name
 FLAT_INPUT = ("encoder.conv_in.weight", "encoder.conv_in.bias")
 Kind = Literal["text2layer", "autoencoder"]
+Network = TypeVar("Network", bound=nn.Module)
+Found = TypeVar("Found", Tensor, Entry)
 
 
 @dataclass(eq=False)
@@ -106,16 +109,16 @@ class Text2Layer:
     @classmethod
     def load(cls, path: str | Path) -> Text2Layer:
         """Read a checkpoint: float32 on the CPU, ready for use. Raises FileNotFoundError, or ValueError with a sentence."""
-        metadata = _checked_metadata(path, "text2layer")
-        autoencoder = build_autoencoder(_config(path, metadata, "autoencoder", AutoencoderConfig))
-        unet = build_unet(_config(path, metadata, "unet", UNetConfig))
-        text_encoder = TextEncoder(_config(path, metadata, "text_encoder", TextEncoderConfig))
+        header = _checked_header(path, "text2layer")
+        configs, metadata = _measured(path, header), header.metadata
+        autoencoder = _measured_autoencoder(path, header, configs.autoencoder)
+        unet = _allocated(_on_meta(build_unet, configs.unet))
+        text_encoder = TextEncoder(configs.text_encoder)
         factors, bias = _latent_rgb(path, metadata, autoencoder.config.latent_channels)
         info = {name: text for name, text in metadata.items() if name not in RESERVED}
-        diffusion = _config(path, metadata, "diffusion", DiffusionConfig)
-        model = cls(_folded_as(metadata, autoencoder), unet, text_encoder, diffusion, factors, bias, info)
+        model = cls(autoencoder, unet, text_encoder, configs.diffusion, factors, bias, info)
         tensors = _without_flat_input(read_tensors(path)[0], AUTOENCODER, autoencoder)
-        fill_exactly(model._tensors(autoencoder), tensors, str(path))
+        fill_exactly(model._tensors(autoencoder), tensors, shown_path(path))
         for network in (autoencoder, unet, text_encoder):
             network.eval()
         return model
@@ -158,20 +161,17 @@ class CheckpointParts:
 
 def read_parts(path: str | Path) -> CheckpointParts:
     """The UNet and the text encoder of a whole model. Raises FileNotFoundError, or ValueError with a sentence."""
-    metadata = _checked_metadata(path, "text2layer")
-    tensors, _ = read_tensors(path)
-    autoencoder = _config(path, metadata, "autoencoder", AutoencoderConfig)
-    text_encoder = _config(path, metadata, "text_encoder", TextEncoderConfig)
-    own = _without_prefix(tensors, TEXT_ENCODER)
-    if missing := {TABLE} - own.keys():
-        raise ValueError(f"{path} does not fit its config: it lacks {TEXT_ENCODER}{missing.pop()}")
+    header = _checked_header(path, "text2layer")
+    configs = _measured(path, header)
+    tensors, _ = read_tensors(path, (UNET, TEXT_ENCODER))
+    check_finite(tensors, shown_path(path))
     return CheckpointParts(
         _without_prefix(tensors, UNET),
-        _config(path, metadata, "unet", UNetConfig),
-        full_vocabulary(own, text_encoder),
-        text_encoder,
-        _config(path, metadata, "diffusion", DiffusionConfig),
-        *_latent_rgb(path, metadata, autoencoder.latent_channels),
+        configs.unet,
+        full_vocabulary(_without_prefix(tensors, TEXT_ENCODER), configs.text_encoder),
+        configs.text_encoder,
+        configs.diffusion,
+        *_latent_rgb(path, header.metadata, configs.autoencoder.latent_channels),
     )
 
 
@@ -180,12 +180,11 @@ def load_autoencoder(path: str | Path, operations: Any = nn) -> Autoencoder:
 
     operations: as Autoencoder takes them. Raises FileNotFoundError, or ValueError with a sentence.
     """
-    metadata = _checked_metadata(path, "autoencoder")
-    config = _config(path, metadata, "autoencoder", AutoencoderConfig)
-    autoencoder = _folded_as(metadata, build_autoencoder(config, operations))
-    prefix = "" if metadata["kind"] == "autoencoder" else AUTOENCODER
+    header = _checked_header(path, "autoencoder")
+    config = _config(path, header.metadata, "autoencoder", AutoencoderConfig)
+    autoencoder, prefix = _measured_autoencoder(path, header, config, operations), _prefix(header)
     tensors = _without_flat_input(read_tensors(path, (prefix,))[0], prefix, autoencoder)
-    fill_exactly({prefix + name: x for name, x in autoencoder.state_dict().items()}, tensors, str(path))
+    fill_exactly({prefix + name: x for name, x in autoencoder.state_dict().items()}, tensors, shown_path(path))
     return autoencoder.eval()
 
 
@@ -194,7 +193,7 @@ def read_trained_size(path: str | Path) -> int | None:
 
     Raises FileNotFoundError, or ValueError with a sentence.
     """
-    return _trained_size(read_metadata(path))
+    return _trained_size(read_header(path).metadata)
 
 
 def folded(autoencoder: Autoencoder) -> Autoencoder:
@@ -254,21 +253,22 @@ def _metadata(
     return {"license": "Apache-2.0"} | info | ours
 
 
-def _checked_metadata(path: str | Path, needed: Kind) -> dict[str, str]:
-    """The metadata of a file of ours that holds at least the kind that is needed."""
-    metadata = read_metadata(path)
+def _checked_header(path: str | Path, needed: Kind) -> Header:
+    """The header of a file of ours that holds at least the kind that is needed."""
+    header = read_header(path)
+    metadata, path = header.metadata, shown_path(path)
     if metadata.get("format") != FORMAT:
         raise ValueError(
-            f"{path} is {describe(read_names(path))}; a Text2Layer checkpoint, with our metadata in it, is needed"
+            f"{path} is {describe(list(header.tensors))}; a Text2Layer checkpoint, with our metadata in it, is needed"
         )
     if metadata.get("version") != VERSION:
         raise ValueError(
-            f"{path} is a Text2Layer checkpoint of version {metadata.get('version')}, this program reads version {VERSION}"
+            f"{path} is a Text2Layer checkpoint of version {shown_path(metadata.get('version'))}, this program reads version {VERSION}"
         )
     if metadata.get("kind") not in (needed, "text2layer"):
         whole = "UNet, text encoder and autoencoder together" if needed == "text2layer" else f"an {needed}"
-        raise ValueError(f"{path} holds only this part of a model: {metadata.get('kind')}; needed: {whole}")
-    return metadata
+        raise ValueError(f"{path} holds only this part of a model: {shown_path(metadata.get('kind'))}; needed: {whole}")
+    return header
 
 
 def _trained_size(metadata: Mapping[str, str]) -> int | None:
@@ -278,27 +278,85 @@ def _trained_size(metadata: Mapping[str, str]) -> int | None:
 
 def _config(path: str | Path, metadata: dict[str, str], part: str, cls: type) -> Any:
     try:
-        configs = json.loads(metadata.get("config", ""))
+        configs = parse_json(metadata.get("config", ""), "it")
         if not isinstance(configs, dict) or not isinstance(configs.get(part), dict):
             raise ValueError(f"it has no config for the {part}")
         return config_from_dict(cls, configs[part])
     except ValueError as error:
-        raise ValueError(f"{path} has a broken config in its metadata: {error}") from error
+        raise ValueError(f"{shown_path(path)} has a broken config in its metadata: {error}") from error
 
 
 def _latent_rgb(path: str | Path, metadata: dict[str, str], channels: int) -> tuple[Any, Any]:
     if "latent_rgb_factors" not in metadata:
         return None, None
     try:
-        factors, bias = (json.loads(metadata[f"latent_rgb_{name}"]) for name in ("factors", "bias"))
+        factors, bias = (parse_json(metadata[f"latent_rgb_{name}"], name) for name in ("factors", "bias"))
         fits = torch.tensor(factors).shape == (channels, 3) and torch.tensor(bias).shape == (3,)
-    except (ValueError, KeyError, TypeError, RuntimeError):
+        fits = fits and bool(torch.tensor([*factors, bias]).isfinite().all())
+    except (ValueError, KeyError, TypeError, RuntimeError, OverflowError):
         fits = False
     if not fits:
         raise ValueError(
-            f"{path} has broken latent_rgb_factors in its metadata: {channels} x 3 and 3 numbers are needed"
+            f"{shown_path(path)} has broken latent_rgb_factors in its metadata: {channels} x 3 and 3 numbers are needed"
         )
     return factors, bias
+
+
+# ---- a file is measured before it is built
+
+
+@dataclass(frozen=True)
+class _Configs:
+    """What a whole model's file says of its parts."""
+
+    autoencoder: AutoencoderConfig
+    unet: UNetConfig
+    text_encoder: TextEncoderConfig
+    diffusion: DiffusionConfig
+
+
+def _measured(path: str | Path, header: Header) -> _Configs:
+    """The configs of a whole model, whose UNet and text encoder are in the file as they say. Raises ValueError else."""
+    classes = {
+        "autoencoder": AutoencoderConfig,
+        "unet": UNetConfig,
+        "text_encoder": TextEncoderConfig,
+        "diffusion": DiffusionConfig,
+    }
+    configs = _Configs(**{part: _config(path, header.metadata, part, cls) for part, cls in classes.items()})
+    parts = {UNET: unet_shapes(configs.unet), TEXT_ENCODER: text_encoder_shapes(configs.text_encoder)}
+    expected: Shapes = {prefix + name: entry for prefix, shapes in parts.items() for name, entry in shapes.items()}
+    others = {name: entry for name, entry in header.tensors.items() if not name.startswith(AUTOENCODER)}
+    check_fits(expected, others, shown_path(path))
+    return configs
+
+
+def _measured_autoencoder(
+    path: str | Path, header: Header, config: AutoencoderConfig, operations: Any = nn
+) -> Autoencoder:
+    """The autoencoder that a file's config describes, its weights still to come. Raises ValueError unless the file has them."""
+    autoencoder, prefix = _folded_as(header.metadata, _on_meta(build_autoencoder, config, operations)), _prefix(header)
+    found = {name: entry for name, entry in header.tensors.items() if name.startswith(prefix)}
+    expected = {prefix + name: x for name, x in autoencoder.state_dict().items()}
+    check_fits(expected, _without_flat_input(found, prefix, autoencoder), shown_path(path))
+    return _allocated(autoencoder)
+
+
+def _prefix(header: Header) -> str:
+    return "" if header.metadata["kind"] == "autoencoder" else AUTOENCODER
+
+
+def _on_meta(build: Callable[..., Network], *args: Any) -> Network:
+    """A network without memory for its weights."""
+    with torch.device("meta"):
+        return build(*args)
+
+
+def _allocated(network: Network) -> Network:
+    """The same with memory for its weights, which must all be filled."""
+    held = network.state_dict().keys()
+    assert all(name in held for name, _ in network.named_buffers()), "a buffer would be left without values"
+    return network.to_empty(device="cpu")
 
 
 # ---- tensors
@@ -308,7 +366,7 @@ def _folded_as(metadata: dict[str, str], autoencoder: Autoencoder) -> Autoencode
     return autoencoder if metadata.get("batchnorm") == "kept" else autoencoder.fold_batchnorm()
 
 
-def _without_flat_input(tensors: dict[str, Tensor], prefix: str, autoencoder: Autoencoder) -> dict[str, Tensor]:
+def _without_flat_input(tensors: dict[str, Found], prefix: str, autoencoder: Autoencoder) -> dict[str, Found]:
     """Without the input for ordinary pictures where it is derived (`flat_input`) and not the network's own."""
     derived = {f"{prefix}{name}" for name in FLAT_INPUT if name not in autoencoder.state_dict()}
     return {name: x for name, x in tensors.items() if name not in derived}

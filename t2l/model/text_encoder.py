@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import config_to_dict
+from ..budget import shown
+from ..config import check_ranges, config_to_dict
 from .tokenizer import END_ID, MAX_TOKENS, START_ID, VOCABULARY_SIZE
 
+ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh")  # what transformers and ComfyUI both know
 TABLE = "text_model.embeddings.token_embedding.weight"
 
 
@@ -33,14 +35,23 @@ class TextEncoderConfig:
     token_ids: tuple[int, ...] | None = None  # ids with a row of their own; None = all of CLIP's vocabulary
 
     def __post_init__(self) -> None:
+        check_ranges(self, width=(1, 8192), num_layers=(1, 64), num_heads=(1, 256), hidden_width=(1, 65536))
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"TextEncoderConfig.activation must be one of {', '.join(ACTIVATIONS)}, got {shown(self.activation)}"
+            )
         if self.width % self.num_heads:
             raise ValueError(
                 f"TextEncoderConfig.width must be a multiple of num_heads, got {self.width} and {self.num_heads}"
             )
         ids = self.token_ids or ()
+        if len(ids) >= VOCABULARY_SIZE:
+            raise ValueError(
+                "TextEncoderConfig.token_ids lists every token; leave it out where the vocabulary is whole"
+            )
         if len(set(ids)) < len(ids) or any(not 0 <= i < VOCABULARY_SIZE for i in ids):
             raise ValueError(
-                f"TextEncoderConfig.token_ids must be different ids from 0 to {VOCABULARY_SIZE - 1}, got {ids}"
+                f"TextEncoderConfig.token_ids must be different ids from 0 to {VOCABULARY_SIZE - 1}, got {shown(ids)}"
             )
 
     @property
@@ -99,7 +110,8 @@ def compact_vocabulary(state: dict[str, Tensor], config: TextEncoderConfig) -> d
     """The inverse of `full_vocabulary`: only the unknown token's row and those of config.token_ids."""
     if config.token_ids is None:
         return dict(state)
-    unknown = next(i for i in range(VOCABULARY_SIZE) if i not in set(config.token_ids))
+    listed = set(config.token_ids)
+    unknown = next(i for i in range(VOCABULARY_SIZE) if i not in listed)
     return state | {TABLE: state[TABLE][torch.tensor([unknown, *config.token_ids])]}
 
 

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..config import check_ranges
+
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+MOST_LEVELS = 8  # of a config; Stable Diffusion has 4
 GROUPS = 32  # of every GroupNorm
 
 RESNET_NAMES = {  # diffusers -> ldm, inside one residual block
@@ -49,6 +52,18 @@ class UNetConfig:
     conditioning_width: int = 768  # the text encoder's width
 
     def __post_init__(self) -> None:
+        if max(len(self.channel_multipliers), len(self.attention_levels)) > MOST_LEVELS:
+            raise ValueError(f"UNetConfig has at most {MOST_LEVELS} levels, got {len(self.channel_multipliers)}")
+        check_ranges(
+            self,
+            in_channels=(1, 1024),
+            out_channels=(1, 1024),
+            base_channels=(1, 4096),
+            channel_multipliers=(1, 64),
+            num_res_blocks=(1, 16),
+            num_heads=(1, 256),
+            conditioning_width=(1, 16384),
+        )
         widths = self.widths
         if not widths or any(w % GROUPS for w in widths):
             raise ValueError(

@@ -245,11 +245,11 @@ def cut(image):
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 72, 3), np.uint8))
 BROKEN = {
-    "animated": ({"foreground": animated()}, "a: a.foreground.png cannot be read: it is animated or has several pages (2)"),
+    "animated": ({"foreground": animated()}, "a: a.foreground.png is animated or has several pages; save the one"),
     "truncated": ({"foreground": cut(NOISE)}, "a: a.foreground.png cannot be read: "),
     "empty": ({"background": b""}, "a: a.background.png is no picture that can be read"),
     "PostScript": ({"background": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"}, "is no picture that can be read"),
-    "float": ({"mask": as_bytes(picture(0.5, mode="F"), "tiff")}, "it has neither 8 nor 16 bits a channel"),
+    "float": ({"mask": as_bytes(picture(0.5, mode="F"), "tiff")}, "has neither 8 nor 16 bits a channel"),
     "profile": ({"foreground": as_bytes(picture(), icc_profile=b"junk")}, "has a colour profile that cannot be used"),
     "one pixel": ({"size": (1, 1)}, "a: has 1 x 1 pixels; training takes 64 along a side, or more"),
     "sizes": ({"mask": picture(9, (64, 64), "L")}, "foreground 72 x 64, background 72 x 64, mask 64 x 64"),
@@ -338,15 +338,15 @@ def test_more_pixels_than_the_limit_are_a_reason_before_they_are_decoded(side, t
     data[16:24] = side.to_bytes(4, "big") * 2  # IHDR: width and height
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     write_set(tmp_path / "in", background=bytes(data))
-    sentence = "a: a.background.png has too many pixels; at most 170,000,000 are read, scale it down"
-    assert reason(tmp_path / "in", tmp_path) == sentence
+    sentence = f"a: a.background.png has {side**2:,} pixels; at most 170,000,000 pixels are taken"
+    assert reason(tmp_path / "in", tmp_path).startswith(sentence)
 
 
 def test_a_text_chunk_that_grows_in_memory_is_a_reason(tmp_path):
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text("x", "x" * (100 << 20), zip=True)
     write_set(tmp_path / "in", background=as_bytes(picture(), pnginfo=chunks))
-    assert "a.background.png cannot be read: Decompressed data too large" in reason(tmp_path / "in", tmp_path)
+    assert "a.background.png cannot be read: something in it unpacks to too much" in reason(tmp_path / "in", tmp_path)
 
 
 def test_a_folder_without_anything_usable_is_one_sentence(tmp_path):

@@ -101,7 +101,9 @@ def test_what_is_no_picture_is_told(tmp_path):
     save_png(to_image(layers().foreground[0]), tmp_path / "x.png")
     for content in (b"text", (tmp_path / "x.png").read_bytes()[:300]):
         (tmp_path / "broken.png").write_bytes(content)
-        with pytest.raises(ValueError, match="broken.png cannot be read as a picture"):
+        with pytest.raises(
+            ValueError, match="broken.png (is no picture that can be read|cannot be read: it is cut off)"
+        ):
             read_image(tmp_path / "broken.png")
 
 

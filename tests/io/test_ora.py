@@ -148,8 +148,8 @@ BOMB = (
         (XML.format('<layer src="data/none.png"/>'), "cannot be read as OpenRaster: .*data/none.png"),
         (XML.format('<layer src="stack.xml"/>'), "holds a picture that cannot be read, 'stack.xml'"),
         (XML.format('<layer src="data/a.png" opacity="half"/>'), "the opacity of 'layer' is no number"),
-        (XML.format("<stack>" * 40 + "</stack>" * 40), "groups in more than 32 levels"),
-        (XML.format('<layer src="data/a.png"/>' * 1001), "more than 1,000 layers"),
+        (XML.format("<stack>" * 40 + "</stack>" * 40), "33 levels of groups"),
+        (XML.format('<layer src="data/a.png"/>' * 1001), "at least 1,001 layers"),
     ],
 )
 def test_a_file_that_means_harm_or_nothing_is_refused_in_one_sentence(tmp_path, xml, sentence):
@@ -160,7 +160,7 @@ def test_a_file_that_means_harm_or_nothing_is_refused_in_one_sentence(tmp_path, 
 def test_a_zip_bomb_is_not_unpacked(tmp_path):
     path = ora(tmp_path / "a.ora", b"<image>" + b" " * (64 << 20))
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(ValueError, match="the entry stack.xml has more than 4 MB"):
+    with pytest.raises(ValueError, match="the entry .stack.xml. has more than 4 MB"):
         open_ora(path)
 
 
@@ -174,5 +174,5 @@ def test_a_picture_larger_than_memory_is_not_unpacked(tmp_path):
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "a.ora").write_bytes(png(1, 2, 3, 4))
-    with pytest.raises(ValueError, match="a.ora cannot be read as OpenRaster: File is not a zip file"):
+    with pytest.raises(ValueError, match="a.ora cannot be read as OpenRaster: it is no zip file, or a damaged one"):
         open_ora(tmp_path / "a.ora")

@@ -1,6 +1,7 @@
 """A checkpoint as a diffusers folder and back: the same weights, and the same outputs in diffusers' own classes."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -177,3 +178,28 @@ def test_stable_diffusion_2_in_a_folder_is_refused(tmp_path):
     (tmp_path / "unet" / "config.json").write_text('{"use_linear_projection": true}')
     with pytest.raises(ValueError, match="unet is of Stable Diffusion 2 or later; 1.x is needed"):
         folder_to_file(tmp_path, tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("part", "config", "message"),
+    [
+        ("unet", {"block_out_channels": 3}, "unet/config.json is not what diffusers writes: "),
+        ("unet", {"block_out_channels": [0, 1]}, "unet/config.json is not what diffusers writes: "),
+        ("unet", {"layers_per_block": 40_000}, "UNetConfig.num_res_blocks must lie from 1 to 16"),
+        ("unet", {"down_block_types": None}, "unet/config.json is not what diffusers writes: "),
+        (
+            "vae",
+            {"layers_per_block": 10**9},
+            "vae/config.json is not what diffusers writes: it has . levels of 1000000000",
+        ),
+        ("vae", {"block_out_channels": None}, "vae/config.json is not what diffusers writes: "),
+    ],
+)
+def test_a_config_of_a_stranger_is_checked(part, config, message, folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "text2layer.safetensors").unlink(missing_ok=True)
+    path = copy / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    with pytest.raises(ValueError, match=message):
+        folder_to_file(copy, tmp_path / "x.safetensors")

@@ -9,7 +9,14 @@ from t2l.config import DiffusionConfig
 from t2l.io.checkpoint import read_metadata, read_names, read_tensors, write_tensors
 from t2l.layers import Layers
 from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
-from t2l.model.text2layer import Text2Layer, fit_latent_rgb, flat_input, load_autoencoder, save_autoencoder
+from t2l.model.text2layer import (
+    Text2Layer,
+    fit_latent_rgb,
+    flat_input,
+    load_autoencoder,
+    read_parts,
+    save_autoencoder,
+)
 from t2l.model.text_encoder import TextEncoder, TextEncoderConfig
 from t2l.model.unet import UNetConfig, build_unet
 
@@ -252,3 +259,86 @@ def test_preview_factors_find_a_linear_map():
     found = fit_latent_rgb(latents, images)
     torch.testing.assert_close(torch.tensor(found[0]), factors)
     torch.testing.assert_close(torch.tensor(found[1]), bias)
+
+
+HOSTILE = {
+    "autoencoder": [
+        ({"head_channels": 1_000_000}, "AutoencoderConfig.head_channels must lie from 1 to 4096, got 1000000"),
+        ({"num_res_blocks": 40_000}, "AutoencoderConfig.num_res_blocks must lie from 1 to 16, got 40000"),
+        ({"base_channels": 32 * 10**9}, "AutoencoderConfig.base_channels must lie"),
+        ({"channel_multipliers": [1] * 1000}, "AutoencoderConfig.channel_multipliers has at most 8 levels, got 1000"),
+        ({"latent_channels": 10**6}, "AutoencoderConfig.latent_channels must lie"),
+        ({"latent_scale": float("nan")}, "AutoencoderConfig.latent_scale must lie from 0.0001 to 10000, got nan"),
+        ({"latent_scale": 0}, "AutoencoderConfig.latent_scale must lie"),
+        ({"latent_scale": 10**400}, "AutoencoderConfig.latent_scale must lie .*got inf"),
+        ({"head_channels": 4096}, r"misshapen first_stage_model.decoder.head_.* instead of \(4096,"),
+        ({"base_channels": 4096, "channel_multipliers": [64] * 8}, "does not fit its config: it lacks"),
+    ],
+    "unet": [
+        ({"num_res_blocks": 40_000}, "UNetConfig.num_res_blocks must lie"),
+        ({"num_heads": 0}, "UNetConfig.num_heads must lie from 1 to 256, got 0"),
+        ({"attention_levels": [0] * 9}, "UNetConfig has at most 8 levels"),
+        ({"channel_multipliers": [1] * 9}, "UNetConfig has at most 8 levels, got 9"),
+        ({"base_channels": 4096}, "misshapen model.diffusion_model"),
+    ],
+    "text_encoder": [
+        ({"num_layers": 10**9}, "TextEncoderConfig.num_layers must lie"),
+        ({"hidden_width": 0}, "TextEncoderConfig.hidden_width must lie"),
+        ({"num_heads": 0}, "TextEncoderConfig.num_heads must lie"),
+        ({"activation": "__import__"}, "TextEncoderConfig.activation must be one of quick_gelu, .*got '__import__'"),
+        ({"token_ids": list(range(49_408))}, "TextEncoderConfig.token_ids lists every token"),
+        ({"token_ids": [1] * 5000}, "token_ids must be different ids"),
+    ],
+    "diffusion": [
+        ({"beta_start": float("inf")}, "DiffusionConfig.beta_start must lie from 1e-08 to 0.9, got inf"),
+        ({"beta_end": -1}, "DiffusionConfig.beta_end must lie"),
+        ({"num_train_steps": 10**12}, "DiffusionConfig.num_train_steps must lie"),
+        ({"x" * 100_000: 1}, "DiffusionConfig has no x"),
+    ],
+}
+
+
+@pytest.mark.parametrize("load", [Text2Layer.load, read_parts])
+@pytest.mark.parametrize(
+    ("part", "values", "message"), [(part, *case) for part, cases in HOSTILE.items() for case in cases]
+)
+def test_a_config_out_of_its_range_or_of_other_tensors_is_refused_before_anything_is_built(
+    load, part, values, message, file
+):
+    if load is read_parts and part == "autoencoder" and "must" not in message and "levels" not in message:
+        load = load_autoencoder  # the others do not look at its tensors
+    config = json.loads(read_metadata(file)["config"])
+    config[part] |= values
+    with pytest.raises(ValueError, match=message) as caught:
+        load(rewritten(file, config=json.dumps(config)))
+    assert str(file) in str(caught.value) and len(str(caught.value)) < 2500
+
+
+def test_a_config_that_is_nested_without_end_is_told(file):
+    with pytest.raises(
+        ValueError, match="has a broken config in its metadata: it has lists or objects in more than 64"
+    ):
+        Text2Layer.load(rewritten(file, config="[" * 200_000 + "]" * 200_000))
+
+
+@pytest.mark.parametrize("load", [Text2Layer.load, read_parts, load_autoencoder])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(load, value, file):
+    name = "first_stage_model.quant_conv.bias" if load is load_autoencoder else "model.diffusion_model.out.2.bias"
+    broken = read_tensors(file)[0][name].clone()
+    broken[1] = value
+    with pytest.raises(ValueError, match=rf"x.safetensors has weights that are not finite: {name}; it is damaged"):
+        load(rewritten(file, tensors={name: broken}))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8])
+def test_weights_of_another_kind_of_number_are_named(dtype, file):
+    name = "model.diffusion_model.out.2.bias"
+    with pytest.raises(ValueError, match=f"does not fit its config: it has in another kind of number {name}"):
+        Text2Layer.load(rewritten(file, tensors={name: torch.zeros(4, dtype=dtype)}))
+
+
+def test_weights_of_eight_bits_are_weights(file, model):
+    name = "model.diffusion_model.out.2.bias"
+    loaded = Text2Layer.load(rewritten(file, tensors={name: torch.full((4,), 0.5).to(torch.float8_e4m3fn)}))
+    assert (loaded.unet.conv_out.bias == 0.5).all()

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...bleed import push_pull
+from ...io.picture_file import FORMATS
 
 COLOURS = {  # hue in degrees, saturation, value of a fully lit surface
     "red": (2, 0.90, 0.90),
@@ -30,7 +31,7 @@ LARGEST, SMALLEST = 384, 200  # pixels a cut-out has along its longer side: shru
 
 def read_cutout(data: bytes) -> Tensor:
     """A picture file as a premultiplied cut-out, cropped to what is visible. Alpha is stretched to reach 0 and 1."""
-    with Image.open(io.BytesIO(data)) as picture:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
         rgba = picture.convert("RGBA")
     alpha = rgba.getchannel("A").point(lambda a: min(255, max(0, round((a - 8) * 255 / 239))))
     rgba.putalpha(alpha)

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...config import config_from_dict
+from ...io.picture_file import FORMATS
 from ...placement import gaussian_blur
 from .scenes import SCENES
 
@@ -160,7 +161,7 @@ def decode_photo(data: bytes) -> Tensor:
     """A JPEG as (3, H, W) in [0, 1], made smaller when it is large."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # one photo has 168 megapixels
-        picture = Image.open(io.BytesIO(data))
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
     picture.draft("RGB", (LONGEST, LONGEST))
     rgb = picture.convert("RGB")
     rgb.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)

@@ -1,0 +1,48 @@
+"""What a checkpoint says about itself, from its header alone: nothing is loaded, not even torch.
+
+`model.diffusion_model.*` is the UNet, `first_stage_model.*` the autoencoder, `cond_stage_model.transformer.*` the text
+encoder, as in a Stable Diffusion checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ..budget import NotJSON, parse_json, shown_path
+from ..io.header import Entry, read_header
+from .foreign import describe
+
+FORMAT, VERSION = "text2layer", "1"
+UNET, AUTOENCODER, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+PARTS = {"unet": UNET, "autoencoder": AUTOENCODER, "text_encoder": TEXT_ENCODER}
+
+
+def about(path: str | Path) -> dict[str, Any]:
+    """The metadata of a checkpoint of ours, JSON opened, and the parameters of each part.
+
+    Raises FileNotFoundError, or ValueError with a sentence for any other file.
+    """
+    header = read_header(path)
+    if header.metadata.get("format") != FORMAT:
+        what = describe(list(header.tensors))
+        raise ValueError(
+            f"{shown_path(path)} is {what}, not a checkpoint of this project: its metadata does not say so"
+        )
+    said = {name: _opened(text, f"{shown_path(path)}: its {name}") for name, text in sorted(header.metadata.items())}
+    parts = {part: _parameters(header.tensors, prefix) for part, prefix in PARTS.items()}
+    counts = {"all": _parameters(header.tensors)} | {part: count for part, count in parts.items() if count}
+    return said | {"parameters": counts}
+
+
+def _parameters(tensors: dict[str, Entry], prefix: str = "") -> int:
+    return sum(math.prod(entry.shape) for name, entry in tensors.items() if name.startswith(prefix))
+
+
+def _opened(text: str, what: str) -> Any:
+    """What is JSON opened, anything else as it is."""
+    try:
+        return parse_json(text, what)
+    except NotJSON:
+        return text

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from ..t2l.blend import BlendMode
+from ..t2l.budget import NAME_LENGTH
 from ..t2l.comfyui_blend import NAMES, WITHOUT_NAME
 from ..t2l.comfyui_compositor import placed_bounds
 from ..t2l.layers import Layers
 from ..t2l.stack import Layer, Stack
 from .inputs import shown
-from .limits import MAX_SIDE, MAX_TOGETHER, check_canvas, shown_sizes
+from .limits import MAX_SIDE, check_canvas, most_together, shown_sizes
 from .types import image_to_alpha, image_to_pixels, mask_to_pixels, pixels_to_image, shape_of
 
 MAX_FRAMES = 50  # layers of one document, as in ComfyUI itself
 LARGEST_NUMBER = 1e300  # whole numbers have no end in Python
-LONGEST_NAME = 4096  # characters of a layer's name
 EMPTY_CANVAS = (64, 64)  # what core shows of a document without layers
 OWN_MODE = "t2l_blend_mode"  # in an item: a blend mode that core has no name for
 KEYS = {  # a field of Layer -> the keys of an item that say it
@@ -132,10 +132,7 @@ def _items(document: Any, source: str) -> list[dict[str, Any]]:
     items = [item for item in items or [] if isinstance(item, dict)]
     for number, item in enumerate(items, 1):
         kind, name = item.get("type", "raster"), _name(item, number)
-        if len(name) > LONGEST_NAME:
-            raise ValueError(
-                f"{source}: the name of layer {number} must have at most {LONGEST_NAME:,} characters, got {len(name):,}"
-            )
+        NAME_LENGTH.check(len(name), f"{source}: the name of layer {number} has")
         if not (isinstance(kind, str) and kind == "raster"):
             raise ValueError(
                 f"{source}: layer {shown(name)} must be of type raster, got {shown(kind)}; render it before"
@@ -146,9 +143,9 @@ def _items(document: Any, source: str) -> list[dict[str, Any]]:
     if frames > MAX_FRAMES:
         raise ValueError(f"{source} takes at most {MAX_FRAMES} layers, got {frames}; merge some, or split the batch")
     values = sum(item["image"].numel() for item in items if not item["image"].is_nested)
-    if values > 4 * MAX_TOGETHER:
+    if values > 4 * most_together():
         raise ValueError(
-            f"{source} takes at most {MAX_TOGETHER:,} pixels in all layers, got {values:,} numbers; make them smaller"
+            f"{source} takes at most {most_together():,} pixels in all layers, got {values:,} numbers; make them smaller"
         )
     return sorted(items, key=lambda item: _whole(item.get("z_index"), 0))
 
@@ -189,7 +186,7 @@ def _name(item: dict[str, Any], number: int) -> str:
 def _blend_mode(item: dict[str, Any]) -> BlendMode:
     """An item's blend mode by our name; core's, ours and those with other spaces are understood."""
     given = item.get("blend_mode")
-    text = given[:LONGEST_NAME] if isinstance(given, str) else "normal"
+    text = given[:80] if isinstance(given, str) else "normal"
     mode = text.lower().replace("_", " ").replace("-", " ")
     mode = "add" if mode == "linear dodge" else mode
     own = item.get(OWN_MODE)

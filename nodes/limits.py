@@ -4,39 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..t2l.budget import CANVAS_PIXELS
 from ..t2l.stack import Layer, Stack
 
 MAX_SIDE = 16384  # pixels, ComfyUI's own largest picture
-MAX_PIXELS = 100_000_000  # of one picture: 1.6 GB in memory
-MAX_TOGETHER = 2 * MAX_PIXELS  # of all pictures of a batch, and of all layers of a document
+TOGETHER = 2  # times CANVAS_PIXELS: of all pictures of a batch, and of all layers of a document
+
+
+def most_together() -> int:
+    """The most pixels of all pictures of a batch, and of all layers of a document."""
+    return TOGETHER * CANVAS_PIXELS.most
 
 
 def check_pictures(size: tuple[int, int], count: int, source: str) -> None:
     """Raises ValueError for so many pictures of a size (height, width) that are too large; `source` names node and input."""
     height, width = size
-    if height * width > MAX_PIXELS:
+    if height * width > CANVAS_PIXELS.most:
         raise ValueError(
-            f"{source} takes at most {MAX_PIXELS:,} pixels, got {width} x {height}; make the picture smaller"
+            f"{source} takes at most {CANVAS_PIXELS.most:,} pixels, got {width} x {height}; make the picture smaller"
+            f"{_variable()}"
         )
-    if height * width * count > MAX_TOGETHER:
+    if height * width * count > most_together():
         raise ValueError(
-            f"{source} takes at most {MAX_TOGETHER:,} pixels in all, got {count} pictures of {width} x {height}; make them "
-            "smaller, or the batch"
+            f"{source} takes at most {most_together():,} pixels in all, got {count} pictures of {width} x {height}; make them "
+            f"smaller, or the batch{_variable()}"
         )
 
 
 def check_canvas(size: tuple[int, int], layers: Iterable[tuple[str, tuple[int, int]]], source: str) -> None:
     """Raises ValueError for a canvas (height, width), and for layers of a name and a size on it, that are too large."""
-    layers = list(layers)
-    for name, (height, width) in [("its canvas", size), *((repr(name), shown) for name, shown in layers)]:
-        if height * width > MAX_PIXELS:
+    layers, most = list(layers), CANVAS_PIXELS.most
+    for name, (height, width) in [("its canvas", size), *((repr(name[:80]), shown) for name, shown in layers)]:
+        if height * width > most:
             raise ValueError(
-                f"{source} takes at most {MAX_PIXELS:,} pixels, {name} has {width} x {height}; make it smaller"
+                f"{source} takes at most {most:,} pixels, {name} has {width} x {height}; make it smaller{_variable()}"
             )
-    if (together := sum(height * width for _, (height, width) in layers)) > MAX_TOGETHER:
+    if (together := sum(height * width for _, (height, width) in layers)) > most_together():
         raise ValueError(
-            f"{source} takes at most {MAX_TOGETHER:,} pixels in all layers, got {together:,} in {len(layers)} layers; make them "
-            "smaller, or merge some"
+            f"{source} takes at most {most_together():,} pixels in all layers, got {together:,} in {len(layers)} layers; make "
+            f"them smaller, or merge some{_variable()}"
         )
 
 
@@ -54,3 +60,7 @@ def shown_sizes(layers: Sequence[Layer]) -> list[tuple[str, tuple[int, int]]]:
 def _scaled(layer: Layer, scale: tuple[float, float]) -> tuple[int, int]:
     height, width = layer.shown_size
     return max(1, round(height * scale[0])), max(1, round(width * scale[1]))
+
+
+def _variable() -> str:
+    return f", or allow more by the environment variable {CANVAS_PIXELS.variable}"

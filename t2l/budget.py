@@ -96,6 +96,14 @@ def read_text(path: Path, what: str) -> str:
         raise ValueError(f"{shown_path(path)} is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
+def as_text(data: bytes, what: str) -> str:
+    """Bytes as text. what: begins the sentence, e.g. the file's name. Raises ValueError for what is not UTF-8."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
 def parse_json(text: str, what: str) -> Any:
     """JSON from a file. what: begins the sentence, e.g. the file's name. Raises NotJSON, and ValueError for too many values or levels."""
     JSON_VALUES.check(sum(text.count(mark) for mark in ",[{"), f"{what} has up to")

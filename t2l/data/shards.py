@@ -203,5 +203,6 @@ def _parsing(index: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        reason = f": {error}" if isinstance(error, ValueError) else ", it is no index of ours"
+        is_ours = isinstance(error, ValueError) and not isinstance(error, UnicodeDecodeError)
+        reason = f": {error}" if is_ours else ", it is no index of ours"
         raise ValueError(f"the index {index.name} of shard {index.stem}.tar is unreadable{reason}; {REMEDY}") from error

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, get_args
 
+import comfy.model_management as mm
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..t2l.blend import BlendMode
 from ..t2l.comfyui_compositor import composite_as_comfyui
+from ..t2l.layers import Layers
 from ..t2l.placement import ColourSpace, Placement, compose, place
 from ..t2l.shadow import Shadow, shadowed
 from ..t2l.stack import TOP, Stack
@@ -30,6 +33,7 @@ from .types import (
 )
 
 COMPOSITING = ["srgb", "comfyui"]
+PIECE = 1 << 23  # pixels that are composited at once
 OPAQUE = 1e-3  # core's: alpha so near to 1 is no transparency
 
 
@@ -214,6 +218,22 @@ class CompositeLayers(io.ComfyNode):
                 f"{node}: foreground and background must hold equally many pictures, or one of them one, got "
                 f"{len(layers)} and {len(behind)}"
             )
-        seen = place(layers, where, behind).mask
-        behind = shadowed(behind, seen, cast, where.colour_space)
-        return io.NodeOutput(pixels_to_image(compose(layers, where, behind)), pixels_to_mask(seen))
+        composites, masks = zip(*(composed(*pair, where, cast) for pair in in_pieces(layers, behind)), strict=True)
+        return io.NodeOutput(pixels_to_image(torch.cat(composites)), pixels_to_mask(torch.cat(masks)))
+
+
+def composed(layers: Layers, behind: Tensor, where: Placement, cast: Shadow) -> tuple[Tensor, Tensor]:
+    """The foreground over a background (N, 3, H, W), and its mask there, (N, 1, H, W)."""
+    seen = place(layers, where, behind).mask
+    behind = shadowed(behind, seen, cast, where.colour_space)
+    return compose(layers, where, behind), seen
+
+
+def in_pieces(layers: Layers, behind: Tensor) -> Iterator[tuple[Layers, Tensor]]:
+    """Batches of foregrounds and backgrounds, one of which may be single, in pieces of PIECE pixels; Cancel stops in between."""
+    count = max(len(layers), len(behind))
+    step = max(1, PIECE // (behind.shape[-2] * behind.shape[-1]))
+    for start in range(0, count, step):
+        mm.throw_exception_if_processing_interrupted()
+        piece = slice(start, start + step)
+        yield layers if len(layers) == 1 else layers[piece], behind if len(behind) == 1 else behind[piece]

@@ -28,6 +28,7 @@ CURVE, BACK, ROUND = (
 )  # of the line of the feet, in sizes: its radius under a foot, its largest fall, its blur
 COLUMNS = 512  # in which that line is drawn
 LARGEST = 1024  # pixels along a side at which a shadow is computed; larger pictures get it enlarged
+MOST = 64  # things, the widest; a mask of stripes has hundreds, and each takes its time
 SMALLEST = 0.1  # of the widest thing: narrower ones are specks that cast no shadow
 
 
@@ -79,8 +80,9 @@ def things(mask: Tensor) -> list[tuple[int, int]]:
     found = list(
         zip((edges == 1).nonzero().flatten().tolist(), (edges == -1).nonzero().flatten().tolist(), strict=True)
     )
-    widest = max((last - first for first, last in found), default=0)
-    return [(first, last) for first, last in found if last - first >= SMALLEST * widest]
+    widest = sorted((last - first for first, last in found), reverse=True)[:MOST] or [0]
+    least = max(SMALLEST * widest[0], widest[-1] if len(found) > MOST else 0)
+    return [(first, last) for first, last in found if last - first >= least][:MOST]
 
 
 def _light_left(thing: Tensor, shadow: Shadow) -> Tensor:

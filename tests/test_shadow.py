@@ -5,7 +5,7 @@ import torch
 
 from t2l.layers import Layers
 from t2l.placement import Placement, compose, place
-from t2l.shadow import Shadow, ground_shadow, shadowed, things
+from t2l.shadow import MOST, Shadow, ground_shadow, shadowed, things
 
 CAST = Shadow(strength=0.8)
 
@@ -133,3 +133,11 @@ def test_a_faded_thing_casts_the_same_shadow_as_faint(opacity):
 def test_a_shadow_that_cannot_be_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         Shadow(**values)
+
+
+def test_a_mask_of_stripes_has_no_more_things_than_take_a_moment():
+    stripes = torch.zeros(64, 1024)
+    stripes[:, ::2] = 1
+    assert len(things(stripes)) == MOST
+    stripes[:, :100] = 1
+    assert things(stripes)[0] == (0, 101)

@@ -1,6 +1,8 @@
 """What nodes of strangers put on a wire: refused in one sentence before anything is allocated. Most of it tests/fuzz found."""
 
 import json
+import time
+import urllib.request
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.fuzz.raw_text import raw_words
 
 SOCKET = {"IMAGE": 0, "MASK": 1, "LATENT": 2, "LAYERS": 3, "AUTOENCODER": 4, "UPSCALE_MODEL": 5, "FLOAT": 6, "INT": 7}
 LARGE = {"tensor": [1, 16384, 16384, 3], "kind": "expanded"}  # takes a few bytes itself
+BIG = {"tensor": [1, 1024, 1024, 3], "kind": "noise", "fill": 1}
 PICTURE, MASK = {"tensor": [1, 16, 24, 3]}, {"tensor": [1, 16, 24]}
 RASTER = {"type": "raster", "image": PICTURE, "name": "a"}
 MOST, TOGETHER = "takes at most 100,000,000 pixels", "takes at most 200,000,000 pixels in all"
@@ -189,6 +192,29 @@ def test_sockets_of_ours_take_nothing_else(server, strange):
         assert "Upscale Layers: upscale_model needs an upscale model" in said(
             server, one("T2L_UpscaleLayers", wires, **UPSCALE)
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "wires", "widgets"),
+    [
+        ("T2L_CleanEdges", {"layers": ("LAYERS", [{"version": 1, "layers": [RASTER | {"image": BIG}]}] * 60)},
+         {"refine": 64, "decontaminate": True, "shrink": 9.5, "feather": 9.0}),
+        ("T2L_CompositeLayers", {"foreground": ("IMAGE", [BIG]), "background": ("IMAGE", [{"tensor": [150, 1024, 1024, 3], "kind": "expanded"}]), "mask": ("MASK", [MASK])},
+         COMPOSITE | {"feather": 200.0, "colour_space": "linear", "shadow": 1.0}),
+        ("T2L_DecodeLayersTiled", {"latent": ("LATENT", [{"samples": {"tensor": [8, 8, 128, 128]}}])}, {"autoencoder": ["load", 0], "tile_size": 256, "overlap": 32}),
+    ],
+    ids=["documents", "pictures", "tiles"],
+)  # fmt: skip
+def test_cancel_ends_long_work_in_seconds(server, kind, wires, widgets):
+    graph = one(kind, wires, "ForeignList", **widgets)
+    body = json.dumps({"prompt": graph}).encode()
+    queued = urllib.request.Request(f"{server.url}/prompt", body, {"Content-Type": "application/json"})
+    urllib.request.urlopen(queued, timeout=60).close()
+    time.sleep(4)
+    assert json.loads(server.get("/queue"))["queue_running"], "it takes long"
+    urllib.request.urlopen(urllib.request.Request(f"{server.url}/interrupt", b"{}", method="POST"), timeout=60).close()
+    server.wait_until_idle(15)
 
 
 # ---- Save Layers

@@ -23,6 +23,7 @@ from .types import LAYER_INPUT, LAYERS, POLARITY, known, layers_to_cutout, pixel
 
 FORMATS = ["psd", "ora", "png set"]
 BITS = ["8", "16"]
+LONGEST_PREFIX = 1000  # characters: with the output folder's, no more than a system opens
 MASKS = list(get_args(MaskAs))
 INPUT, OUTPUT, TEMP, EXAMPLE = "input", "output", "temp", "example"  # in brackets behind a name: the folder it lies in
 _ONE_AT_A_TIME = (
@@ -185,9 +186,10 @@ def _wrong_choice(given: dict[str, Any]) -> str | None:
 def _free_name(prefix: str, stack: Stack) -> tuple[Path, str, str]:
     """Folder, stem with a number that no file there has, and the folder below ComfyUI's output folder."""
     output = folder_paths.get_output_directory()
-    if len(prefix) > LONGEST:
-        raise ValueError(f"must have at most {LONGEST} characters, got {len(prefix):,}; write a shorter name")
-    name = _filled_in(clean_prefix(prefix), output, stack)
+    cleaned = clean_prefix(prefix)  # long parts are cut, a long prompt filled in by the frontend, too
+    if len(cleaned) > LONGEST_PREFIX:
+        raise ValueError(f"must have at most {LONGEST_PREFIX} characters, got {len(cleaned):,}; write a shorter name")
+    name = _filled_in(cleaned, output, stack)
     check_inside(output, Path(name).parent)
     try:
         found = folder_paths.get_save_image_path(name, output)

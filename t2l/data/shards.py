@@ -192,9 +192,10 @@ def _checked_row(found: dict[str, Any]) -> dict[str, Any]:
     check_metadata(row["metadata"])
     if not isinstance(row["key"], str) or not isinstance(row.get("sha256", ""), str):
         raise ValueError("a key or a hash is no text")
-    for name, (offset, size) in row["members"].items():
+    for name, place in row["members"].items():
+        offset, size = place if isinstance(place, list) and len(place) == 2 else (None, None)
         if type(offset) is not int or type(size) is not int or not 0 <= offset < 2**62 or not 0 <= size < 2**31:
-            raise ValueError(f"{shown(name)} lies at {shown([offset, size])}")
+            raise ValueError(f"{shown(name)} lies at {shown(place)}")
     return row
 
 

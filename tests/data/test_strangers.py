@@ -164,6 +164,8 @@ ROWS = {
     "members as text": {"members": "mask.png"},
     "place": {"members": {"mask.png": [0, "9"]}},
     "one number": {"members": {"mask.png": [0]}},
+    "no numbers": {"members": {"mask.png": []}},
+    "three numbers": {"members": {"mask.png": [0, 1, 2]}},
     "below 0": {"members": {"mask.png": [-5, 9]}},
     "far": {"members": {"mask.png": [0, 2**40]}},
     "huge": {"members": {"mask.png": [10**40, 1]}},
@@ -179,7 +181,7 @@ def test_every_line_of_an_index_is_checked(case, tmp_path):
     index = tmp_path / "000000.jsonl"
     head, row = index.read_text().splitlines()
     index.write_text(head + "\n" + json.dumps(json.loads(row) | ROWS[case]) + "\n")
-    with pytest.raises(ValueError, match="the index 000000.jsonl of shard 000000.tar is unreadable"):
+    with pytest.raises(ValueError, match="the index 000000.jsonl of shard 000000.tar is unreadable(?!.*unpack)"):
         Shards(tmp_path)[0]
 
 

@@ -13,8 +13,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from t2l.bleed import bled
 from t2l.data.shards import Shards
-from t2l.edges import FUSION_RADII, bled, foreground_colours
+from t2l.edges import FUSION_RADII, foreground_colours
 from t2l.evaluation.metrics import spread
 from t2l.io.image import to_image
 from t2l.layers import Layers

@@ -39,6 +39,8 @@ PLACEMENT = {
     "blend_mode": "normal",
     "feather": 0.0,
     "colour_space": "srgb",
+    "shadow": 0.0,
+    "shadow_softness": 1.0,
 }
 
 

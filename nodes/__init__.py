@@ -4,9 +4,12 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .edges import BestLayers, CleanEdges, RecomposeCheck, UpscaleLayers
 from .files import LoadLayers, SaveLayers
+from .fit import FitLayers
+from .images import ImagesToLayers
 from .latent import DecodeLayers, DecodeLayersTiled, EncodeLayers, EncodeLayersTiled
 from .layers import CompositeLayers, JoinLayers, SplitLayers
 from .load import LoadAutoencoder, LoadCheckpoint, register_folders
+from .preview import register_route
 
 NODES: list[type[io.ComfyNode]] = [
     LoadCheckpoint,
@@ -20,13 +23,16 @@ NODES: list[type[io.ComfyNode]] = [
     CompositeLayers,
     SaveLayers,
     LoadLayers,
+    FitLayers,
     CleanEdges,
     RecomposeCheck,
     UpscaleLayers,
     BestLayers,
+    ImagesToLayers,
 ]
 
 register_folders()
+register_route()
 
 
 class Text2LayerExtension(ComfyExtension):

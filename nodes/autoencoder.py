@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..t2l.layers import Layers
 from ..t2l.model.autoencoder import Autoencoder, Decoded, pad_to_multiple
-from ..t2l.model.text2layer import load_autoencoder
+from ..t2l.model.text2layer import load_autoencoder, read_trained_size
 
 LAYER_CHANNELS = 7
 ENCODE_BYTES, DECODE_BYTES = 1767, 2178  # core's estimates per pixel and byte of dtype, for a VAE of width 128
@@ -32,6 +32,9 @@ class ManagedAutoencoder:
 
     def __init__(self, path: str | Path) -> None:
         self.name = Path(path).name
+        self.trained_size = read_trained_size(
+            path
+        )  # pixels a side that the file's UNet paints best; None: it says none
         self.device = mm.vae_device()
         self.dtype = mm.vae_dtype(self.device, [torch.bfloat16, torch.float32])
         self.output_device = mm.intermediate_device()

@@ -6,6 +6,9 @@ built from it is core's own.
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import comfy.latent_formats
 import comfy.model_detection
 import comfy.model_management as mm
@@ -24,6 +27,8 @@ from ..t2l.model.autoencoder import AutoencoderConfig
 from ..t2l.model.text2layer import CheckpointParts
 from ..t2l.model.text_encoder import TextEncoderConfig
 from ..t2l.model.unet import UNetConfig
+from ..t2l.model.vocabulary import Vocabulary
+from .words import MindfulTokenizer
 
 PREDICTIONS = {"eps": ModelType.EPS, "v": ModelType.V_PREDICTION}
 
@@ -85,7 +90,9 @@ def build_model(parts: CheckpointParts, autoencoder: AutoencoderConfig, path: st
 
 def build_clip(parts: CheckpointParts, path: str) -> comfy.sd.CLIP:
     """The text encoder as a CLIP. Raises ValueError for weights that do not fit the config."""
-    target = comfy.supported_models_base.ClipTarget(sd1_clip.SD1Tokenizer, sd1_clip.SD1ClipModel)
+    vocabulary = Vocabulary(parts.text_encoder_config.token_ids)
+    tokenizer = partial(MindfulTokenizer, vocabulary, Path(path).name)
+    target = comfy.supported_models_base.ClipTarget(tokenizer, sd1_clip.SD1ClipModel)
     clip = comfy.sd.CLIP(
         target,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),

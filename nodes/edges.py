@@ -11,24 +11,16 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
+from ..t2l.compare import before_and_after
 from ..t2l.edges import EdgeConfig, clean_layer
 from ..t2l.evaluation.metrics import mask_iou
 from ..t2l.evaluation.ranking import best_first, edge_contrast
 from ..t2l.recompose import Agreement, agreement, difference_picture, made_to_agree
 from ..t2l.stack import TOP, Stack
 from ..t2l.upscale import Enlarge, Method, upscaled
-from .types import (
-    LAYER_INPUT,
-    LAYERS,
-    MAX_SIDE,
-    POLARITY,
-    document_to_stack,
-    image_to_pixels,
-    mask_to_pixels,
-    pixels_to_image,
-    stack_to_document,
-    stack_to_layers,
-)
+from .documents import document_to_stack, stack_to_document, stack_to_layers
+from .inputs import validated
+from .types import LAYER_INPUT, LAYERS, MAX_SIDE, POLARITY, image_to_pixels, known, mask_to_pixels, pixels_to_image
 
 TILE, SMALLEST_TILE, OVERLAP = 512, 128, 32  # pixels of a tile before an upscale model, as core takes them
 BYTES_PER_PIXEL = 384 * 3  # core's estimate of an upscale model's memory, per pixel of a tile and byte of its dtype
@@ -44,7 +36,11 @@ class CleanEdges(io.ComfyNode):
         return io.Schema(
             node_id="T2L_CleanEdges",
             display_name="Clean Edges",
-            category="text2layer",
+            category="text2layer/edges",
+            **known(
+                search_aliases=["defringe", "decontaminate", "halo", "matte", "cutout", "alpha", "sticker", "feather"],
+                has_intermediate_output=True,
+            ),
             description="Frees the foreground's edge of the old background's colours, and moves or softens the edge.",
             is_input_list=True,
             inputs=[
@@ -90,6 +86,7 @@ class CleanEdges(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     def execute(cls, layers: Any, composite: Any = None, layer: Any = (TOP,), **settings: Any) -> io.NodeOutput:
         node = "Clean Edges"
         stacks = stacks_of(layers, node)
@@ -99,9 +96,9 @@ class CleanEdges(io.ComfyNode):
             checked(f"{node}: layer", clean_layer, stack, config, picture, layer[0])
             for stack, picture in zip(stacks, pictures, strict=True)
         ]
-        return io.NodeOutput(
-            [stack_to_document(stack) for stack in cleaned], [cutout(stack, layer[0], node) for stack in cleaned]
-        )
+        before, after = ([cutout(stack, layer[0], node) for stack in kind] for kind in (stacks, cleaned))
+        shown = [before_and_after(*(x[0].movedim(-1, 0) for x in pair)) for pair in zip(before, after, strict=True)]
+        return io.NodeOutput([stack_to_document(stack) for stack in cleaned], after, ui=preview(shown, cls))
 
 
 class RecomposeCheck(io.ComfyNode):
@@ -112,7 +109,8 @@ class RecomposeCheck(io.ComfyNode):
         return io.Schema(
             node_id="T2L_RecomposeCheck",
             display_name="Recompose Check",
-            category="text2layer",
+            category="text2layer/layers",
+            **known(search_aliases=["check layers", "flatten layer", "compare layers", "difference", "alpha"]),
             description="Says how far the stacked layers are from a picture, and makes them agree if you wish.",
             is_input_list=True,
             is_output_node=True,
@@ -162,6 +160,7 @@ class RecomposeCheck(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     def execute(cls, layers: Any, composite: Any, correct: Any, gain: Any) -> io.NodeOutput:
         node = "Recompose Check"
         stacks = stacks_of(layers, node)
@@ -190,7 +189,11 @@ class UpscaleLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_UpscaleLayers",
             display_name="Upscale Layers",
-            category="text2layer",
+            category="text2layer/layers",
+            **known(
+                search_aliases=["resize layer", "enlarge layers", "scale psd", "upscale transparent", "alpha"],
+                has_intermediate_output=True,
+            ),
             description="Enlarges every layer with its mask and its place, without a fringe.",
             inputs=[
                 LAYERS_INPUT,
@@ -231,6 +234,7 @@ class UpscaleLayers(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     def execute(
         cls, layers: Any, factor: float, width: int, height: int, method: Any, upscale_model: Any = None
     ) -> io.NodeOutput:
@@ -238,7 +242,9 @@ class UpscaleLayers(io.ComfyNode):
         stack = document_to_stack(layers, f"{node}: layers")
         size = target_size(stack, factor, width, height, node)
         enlarge = None if upscale_model is None else enlarger(upscale_model, node)
-        return io.NodeOutput(stack_to_document(checked(node, upscaled, stack, *size, method, enlarge)))
+        larger = checked(node, upscaled, stack, *size, method, enlarge)
+        shown = before_and_after(*(torch.cat(x.flattened()) for x in (stack, larger)))
+        return io.NodeOutput(stack_to_document(larger), ui=preview([shown], cls))
 
 
 class BestLayers(io.ComfyNode):
@@ -249,7 +255,8 @@ class BestLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_BestLayers",
             display_name="Best of Layers",
-            category="text2layer",
+            category="text2layer/layers",
+            **known(search_aliases=["pick best", "rank layers", "choose cutout", "best of batch"]),
             description="Ranks several layer documents and keeps the best.",
             is_input_list=True,
             inputs=[
@@ -279,6 +286,7 @@ class BestLayers(io.ComfyNode):
         )
 
     @classmethod
+    @validated
     def execute(
         cls, layers: Any, keep: Any, composite: Any = None, mask: Any = None, layer: Any = (TOP,)
     ) -> io.NodeOutput:
@@ -304,6 +312,11 @@ def checked(node: str, call: Callable[..., Any], *arguments: Any, **named: Any) 
         return call(*arguments, **named)
     except ValueError as error:
         raise ValueError(f"{node}: {error}") from error
+
+
+def preview(pictures: list[Tensor], cls: type[io.ComfyNode]) -> ui.PreviewImage:
+    """Pictures (3, H, W), each of its size, for the node to show."""
+    return ui.PreviewImage([picture.movedim(0, -1) for picture in pictures], cls=cls)
 
 
 def stacks_of(documents: list[Any], node: str) -> list[Stack]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import threading
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,28 +13,21 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..t2l.io.file_name import clean_prefix
 from ..t2l.io.layer_file import READ, check_format, open_layer_file, save_layer_file, save_png_set
-from ..t2l.io.layer_tree import MaskAs
+from ..t2l.io.layer_tree import LayerFile, MaskAs
 from ..t2l.stack import TOP, Stack
+from .documents import MAX_FRAMES, document_to_stack, stack_to_document, stack_to_layers, unknown_to_core
+from .file_names import LONGEST, files_below, path_below, shortened
+from .inputs import validated
 from .load import speaking_for
-from .types import (
-    LAYER_INPUT,
-    LAYERS,
-    MAX_FRAMES,
-    POLARITY,
-    document_to_stack,
-    pixels_to_image,
-    pixels_to_mask,
-    stack_to_document,
-    stack_to_layers,
-    unknown_to_core,
-)
+from .types import LAYER_INPUT, LAYERS, POLARITY, known, layers_to_cutout, pixels_to_image, pixels_to_mask
 
 FORMATS = ["psd", "ora", "png set"]
 BITS = ["8", "16"]
-OUTPUT, EXAMPLE = (
-    " [output]",
-    " [example]",
-)  # behind a name: in ComfyUI's output folder, or one that comes with the pack
+MASKS = list(get_args(MaskAs))
+INPUT, OUTPUT, TEMP, EXAMPLE = "input", "output", "temp", "example"  # in brackets behind a name: the folder it lies in
+_ONE_AT_A_TIME = (
+    threading.Lock()
+)  # a file may take a gigabyte; and psd-tools' warnings are caught for the whole process
 EXAMPLES = Path(__file__).resolve().parent.parent / "workflows"
 
 
@@ -46,7 +39,8 @@ class SaveLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_SaveLayers",
             display_name="Save Layers",
-            category="text2layer",
+            category="text2layer/files",
+            **known(search_aliases=["psd", "photoshop", "krita", "gimp", "openraster", "export layer", "transparent"]),
             description="Saves layers as a file for Photoshop, Krita or GIMP, or as a set of PNG files.",
             inputs=[
                 LAYERS.Input("layers", tooltip="From Join, Decode or Load Layers."),
@@ -63,7 +57,7 @@ class SaveLayers(io.ComfyNode):
                 io.Combo.Input("bits", options=BITS, tooltip="Per channel. 16 keeps fine gradients; psd only."),
                 io.Combo.Input(
                     "mask_as",
-                    options=list(get_args(MaskAs)),
+                    options=MASKS,
                     tooltip="layer mask keeps the colours under the mask and can be painted on; psd only.",
                 ),
             ],
@@ -72,10 +66,13 @@ class SaveLayers(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, format: Any, bits: Any, mask_as: Any) -> bool | str:
+        given = {"format": format, "bits": bits, "mask_as": mask_as}  # None: it comes through a wire
+        return _wrong_choice({name: value for name, value in given.items() if value is not None}) or True
+
+    @classmethod
+    @validated
     def execute(cls, layers: Any, filename_prefix: str, format: str, bits: str, mask_as: str) -> io.NodeOutput:
-        for name, value, known in (("format", format, FORMATS), ("bits", bits, BITS), ("mask_as", mask_as, _MASKS)):
-            if value not in known:
-                raise ValueError(f"Save Layers: {name} must be one of {', '.join(known)}, got {value!r}")
         stack = document_to_stack(layers, "Save Layers: layers")
         if format != "png set":
             with speaking_for("Save Layers"):  # before a folder is made for what cannot be written
@@ -103,13 +100,14 @@ class LoadLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_LoadLayers",
             display_name="Load Layers",
-            category="text2layer",
+            category="text2layer/files",
+            **known(search_aliases=["psd", "psb", "photoshop", "krita", "gimp", "openraster", "import layer"]),
             description="Loads the layers of a Photoshop or OpenRaster file.",
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=_listed_files(),
-                    tooltip="A .psd, .psb or .ora file in ComfyUI's input folder; the button below puts one there.",
+                    tooltip="A .psd, .psb or .ora file in ComfyUI's input folder or a folder in it; the button below puts one there.",
                 ),
                 LAYER_INPUT,
             ],
@@ -123,6 +121,10 @@ class LoadLayers(io.ComfyNode):
                     display_name="notes",
                     tooltip="What could not be shown as the editor shows it; empty when all could.",
                 ),
+                io.Image.Output(
+                    display_name="cutout",
+                    tooltip="The chosen layer with transparency, ready for Save Image as PNG; alpha is the mask.",
+                ),
             ],
         )
 
@@ -130,7 +132,7 @@ class LoadLayers(io.ComfyNode):
     def validate_inputs(cls, file: Any) -> bool | str:
         try:
             if file is not None:  # None: it comes through a wire, and is looked at when it is there
-                _path_of(file)
+                path_of(file)
         except ValueError as error:
             return f"Load Layers: file {error}"
         return True
@@ -138,19 +140,14 @@ class LoadLayers(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file: Any, layer: str = TOP) -> Any:
         """A file replaced under the same name is loaded anew."""
-        stat = None if file is None else _path_of(file).stat()
+        stat = None if file is None else path_of(file).stat()
         return stat and (stat.st_mtime_ns, stat.st_size)
 
     @classmethod
+    @validated
     def execute(cls, file: Any, layer: str = TOP) -> io.NodeOutput:
-        with speaking_for("Load Layers: file"):
-            opened = open_layer_file(_path_of(file))
+        opened = read_chosen(file)
         stack = opened.stack
-        if len(stack.layers) > MAX_FRAMES:
-            raise ValueError(
-                f"Load Layers: file: {file} has {len(stack.layers)} layers, a LAYERS document holds at most "
-                f"{MAX_FRAMES}; merge some in your editor"
-            )
         parts = stack_to_layers(stack, layer, "Load Layers")
         return io.NodeOutput(
             stack_to_document(stack),
@@ -159,10 +156,30 @@ class LoadLayers(io.ComfyNode):
             pixels_to_mask(parts.mask),
             pixels_to_image(stack.composite()[None]),
             "\n".join([*opened.notes, *unknown_to_core(stack)]),
+            layers_to_cutout(parts),
         )
 
 
-_MASKS = list(get_args(MaskAs))
+def read_chosen(file: Any) -> LayerFile:
+    """The file that Load Layers' input names, whole. Raises ValueError in the name of the node."""
+    with speaking_for("Load Layers: file"), _ONE_AT_A_TIME:
+        path = path_of(file)
+        opened = open_layer_file(path)
+        if len(opened.stack.layers) > MAX_FRAMES:
+            raise ValueError(
+                f"{path.name} has {len(opened.stack.layers)} layers, a LAYERS document holds at most {MAX_FRAMES}; "
+                "merge some in your editor"
+            )
+    return opened
+
+
+def _wrong_choice(given: dict[str, Any]) -> str | None:
+    """The sentence about the first value of Save Layers that is none of its list."""
+    for name, value in given.items():
+        known = {"format": FORMATS, "bits": BITS, "mask_as": MASKS}[name]
+        if value not in known:
+            return f"Save Layers: {name} must be one of {', '.join(known)}, got {shortened(value)}"
+    return None
 
 
 def _free_name(prefix: str, stack: Stack) -> tuple[Path, str, str]:
@@ -184,31 +201,32 @@ def _texts(hidden: Any) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in found.items() if value and name.isidentifier()}
 
 
+def _folders() -> dict[str, str | Path]:
+    """The folders that Load Layers reads, by what stands in brackets behind a name."""
+    return {
+        INPUT: folder_paths.get_input_directory(),
+        OUTPUT: folder_paths.get_output_directory(),
+        EXAMPLE: EXAMPLES,
+        TEMP: folder_paths.get_temp_directory(),
+    }
+
+
 def _listed_files() -> list[str]:
-    """What Load Layers offers: files of the input folder, of the output folder and the folders in it, and the examples."""
-    output = Path(folder_paths.get_output_directory())
-    folders = ["", *sorted(entry.name for entry in os.scandir(output) if entry.is_dir())] if output.is_dir() else []
-    written = [Path(folder, name).as_posix() for folder in folders for name in _layer_files(output / folder)]
-    names = {"": _layer_files(folder_paths.get_input_directory()), OUTPUT: written, EXAMPLE: _layer_files(EXAMPLES)}
-    return [name + kind for kind, found in names.items() for name in found]
+    """What Load Layers offers: the layer files of the input folder, of the output folder, and the examples."""
+    found = {kind: files_below(folder, READ) for kind, folder in _folders().items() if kind != TEMP}
+    return [name if kind == INPUT else f"{name} [{kind}]" for kind, names in found.items() for name in names]
 
 
-def _layer_files(folder: str | Path) -> list[str]:
-    if not Path(folder).is_dir():
-        return []
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and entry.name.lower().endswith(READ))
-
-
-def _path_of(name: Any) -> Path:
+def path_of(name: Any) -> Path:
     """The path of a file that Load Layers may read. Raises ValueError for any other: workflows are shared by strangers."""
-    name = str(name)
-    bases = {OUTPUT: folder_paths.get_output_directory(), EXAMPLE: EXAMPLES}
-    kind = next((kind for kind in bases if name.endswith(kind)), "")
-    base = os.path.realpath(bases.get(kind, folder_paths.get_input_directory()))
-    path = os.path.realpath(os.path.join(base, name.removesuffix(kind)))
-    if not path.startswith(base + os.sep) or not path.lower().endswith(READ) or not os.path.isfile(path):
+    folders = _folders()
+    short = name if isinstance(name, str) and len(name) <= LONGEST else ""
+    kind = next((kind for kind in folders if short.endswith(f"[{kind}]")), None)
+    plain = short if kind is None else short.removesuffix(f"[{kind}]").removesuffix(" ")
+    path = path_below(folders[kind or INPUT], plain)
+    if path is None or not path.name.lower().endswith(READ):
         raise ValueError(
-            f"must be one of the {', '.join(READ)} files in ComfyUI's input folder, got {name!r}; put the file there, "
-            "press R to refresh, and choose it in the node"
+            f"must be one of the {', '.join(READ)} files in ComfyUI's input folder, got {shortened(name)}; put the file "
+            "there, press R to refresh, and choose it in the node"
         )
-    return Path(path)
+    return path

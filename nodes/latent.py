@@ -9,11 +9,16 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..t2l.layers import Layers
-from ..t2l.model.autoencoder import Decoded, latent_size
+from ..t2l.model.autoencoder import Decoded
+from ..t2l.window import Window, followed
 from .autoencoder import ManagedAutoencoder
-from .types import AUTOENCODER, LAYERS, POLARITY, pixels_to_image, pixels_to_mask, to_documents, to_layers
+from .documents import to_documents
+from .hints import mind_size
+from .inputs import validated
+from .pairing import paired
+from .types import AUTOENCODER, LAYERS, POLARITY, known, layers_to_cutout, pixels_to_image, pixels_to_mask, to_layers
 
-SIZE = "t2l_size"  # in a LATENT: height and width of the pictures, which the latent grid rounds up
+SIZE = "t2l_size"  # in a LATENT: where the pictures lie on the latent grid, which rounds their size up; None = unknown
 AUTOENCODER_INPUT = AUTOENCODER.Input(
     "autoencoder", tooltip="From Load Text2Layer Checkpoint or Load Layered Autoencoder."
 )
@@ -26,7 +31,16 @@ LAYER_INPUTS = [
 LATENT_INPUTS = [AUTOENCODER_INPUT, io.Latent.Input("latent", tooltip="From KSampler or Encode Layers.")]
 LATENT_OUTPUT = io.Latent.Output(
     display_name="latent",
+    is_output_list=True,
     tooltip="All layers in one: for KSampler (denoise below 1 keeps some of them) or Decode Layers.",
+)
+FIT_LAYERS = (
+    "pixels. To encode and decode is right at any size, but a KSampler between tears the layers: put Fit Layers before this "
+    "node, and Upscale Layers behind Decode Layers"
+)
+NEW_SIZE = (
+    "pixels, and paints several things, or torn ones, far from that; set Empty Latent Image to {trained}, and enlarge with "
+    "Upscale Layers"
 )
 TILE_INPUTS = [
     io.Int.Input("tile_size", default=512, min=64, max=4096, step=32, tooltip="Pixels along a side of a tile."),
@@ -43,6 +57,10 @@ LAYER_OUTPUTS = [
         display_name="layers", is_output_list=True, tooltip="The same as a layer document, one for each picture."
     ),
     io.Image.Output(display_name="auxiliary", tooltip="What the autoencoder predicts the composite to be."),
+    io.Image.Output(
+        display_name="cutout",
+        tooltip="The foreground with transparency, ready for Save Image as PNG; alpha is the mask.",
+    ),
 ]
 
 
@@ -54,16 +72,22 @@ class EncodeLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_EncodeLayers",
             display_name="Encode Layers",
-            category="text2layer",
+            category="text2layer/latent",
+            **known(search_aliases=["vae encode layers", "layer to latent", "alpha encode", "matte", "transparent"]),
             description="Takes a foreground, a background and their mask into one latent.",
+            is_input_list=True,
             inputs=LAYER_INPUTS,
             outputs=[LATENT_OUTPUT],
         )
 
     @classmethod
+    @validated
+    @paired("Encode Layers")
     def execute(cls, autoencoder: Any, foreground: Any, background: Any, mask: Any) -> io.NodeOutput:
         layers = to_layers(foreground, background, mask, "Encode Layers")
-        return io.NodeOutput(to_latent(checked(autoencoder, "Encode Layers").encode(layers), layers))
+        managed = checked(autoencoder, "Encode Layers")
+        mind_size("Encode Layers", managed, layers.size, FIT_LAYERS)
+        return io.NodeOutput(to_latent(managed.encode(layers), layers, managed))
 
 
 class EncodeLayersTiled(io.ComfyNode):
@@ -74,20 +98,29 @@ class EncodeLayersTiled(io.ComfyNode):
         return io.Schema(
             node_id="T2L_EncodeLayersTiled",
             display_name="Encode Layers (Tiled)",
-            category="text2layer",
+            category="text2layer/latent",
+            **known(
+                search_aliases=["vae encode layers tiled", "layer to latent", "alpha encode", "matte", "transparent"]
+            ),
             description="Encode Layers for large pictures: one tile at a time, in little memory.",
+            is_input_list=True,
             inputs=[*LAYER_INPUTS, *TILE_INPUTS],
             outputs=[LATENT_OUTPUT],
         )
 
     @classmethod
+    @validated
+    @paired("Encode Layers (Tiled)")
     def execute(
         cls, autoencoder: Any, foreground: Any, background: Any, mask: Any, tile_size: int, overlap: int
     ) -> io.NodeOutput:
         node = "Encode Layers (Tiled)"
         layers = to_layers(foreground, background, mask, node)
         managed = checked(autoencoder, node)
-        return io.NodeOutput(to_latent(managed.encode_tiled(layers, *tiling(tile_size, overlap, node)), layers))
+        mind_size(node, managed, layers.size, FIT_LAYERS)
+        return io.NodeOutput(
+            to_latent(managed.encode_tiled(layers, *tiling(tile_size, overlap, node)), layers, managed)
+        )
 
 
 class DecodeLayers(io.ComfyNode):
@@ -98,16 +131,19 @@ class DecodeLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_DecodeLayers",
             display_name="Decode Layers",
-            category="text2layer",
+            category="text2layer/latent",
+            **known(search_aliases=["vae decode layers", "latent to layer", "cutout", "alpha", "matte", "transparent"]),
             description="Turns a latent into foreground, background, mask and composite.",
             inputs=LATENT_INPUTS,
             outputs=LAYER_OUTPUTS,
         )
 
     @classmethod
+    @validated
     def execute(cls, autoencoder: Any, latent: Any) -> io.NodeOutput:
         managed = checked(autoencoder, "Decode Layers")
         samples = samples_of(latent, managed, "Decode Layers")
+        mind_latent("Decode Layers", managed, latent)
         return io.NodeOutput(*outputs(cropped(managed.decode(samples), latent, managed)))
 
 
@@ -119,17 +155,20 @@ class DecodeLayersTiled(io.ComfyNode):
         return io.Schema(
             node_id="T2L_DecodeLayersTiled",
             display_name="Decode Layers (Tiled)",
-            category="text2layer",
+            category="text2layer/latent",
+            **known(search_aliases=["vae decode layers tiled", "latent to layer", "cutout", "alpha", "matte"]),
             description="Decode Layers for large pictures: one tile at a time, in little memory.",
             inputs=[*LATENT_INPUTS, *TILE_INPUTS],
             outputs=LAYER_OUTPUTS,
         )
 
     @classmethod
+    @validated
     def execute(cls, autoencoder: Any, latent: Any, tile_size: int, overlap: int) -> io.NodeOutput:
         node = "Decode Layers (Tiled)"
         managed = checked(autoencoder, node)
         samples = samples_of(latent, managed, node)
+        mind_latent(node, managed, latent)
         decoded = managed.decode_tiled(samples, *tiling(tile_size, overlap, node))
         return io.NodeOutput(*outputs(cropped(decoded, latent, managed)))
 
@@ -153,9 +192,24 @@ def tiling(tile_size: int, overlap: int, node: str) -> tuple[int, int]:
     return tile_size, overlap
 
 
-def to_latent(samples: Tensor, layers: Layers) -> dict[str, Any]:
+class FollowedLatent(dict[str, Any]):
+    """A LATENT that knows where its pictures lie after a node has flipped, turned, cropped or enlarged the samples.
+
+    Core's nodes copy a LATENT and put other samples in; both are seen here, and the note in it follows.
+    """
+
+    def copy(self) -> FollowedLatent:
+        return FollowedLatent(self)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "samples" and isinstance(self.get(SIZE), Window) and "samples" in self:
+            super().__setitem__(SIZE, followed(self[SIZE], self["samples"], value))
+        super().__setitem__(key, value)
+
+
+def to_latent(samples: Tensor, layers: Layers, managed: ManagedAutoencoder) -> dict[str, Any]:
     """LATENT that remembers the size of its pictures."""
-    return {"samples": samples, SIZE: layers.size}
+    return FollowedLatent({"samples": samples, SIZE: Window.of(layers.size, managed.downscale)})
 
 
 def samples_of(latent: Any, managed: ManagedAutoencoder, node: str) -> Tensor:
@@ -173,13 +227,20 @@ def samples_of(latent: Any, managed: ManagedAutoencoder, node: str) -> Tensor:
     return samples
 
 
+def mind_latent(node: str, managed: ManagedAutoencoder, latent: dict[str, Any]) -> None:
+    """Hint at a size that the checkpoint was not trained on, unless Encode Layers has said so of these layers."""
+    grid, window = tuple(latent["samples"].shape[-2:]), latent.get(SIZE)
+    if not isinstance(window, Window) or window.grid != grid:
+        mind_size(node, managed, (grid[0] * managed.downscale, grid[1] * managed.downscale), NEW_SIZE)
+
+
 def cropped(decoded: Decoded, latent: dict[str, Any], managed: ManagedAutoencoder) -> Decoded:
-    """Pictures at the size that Encode Layers noted, when the latents still have that size."""
-    height, width = latent.get(SIZE) or decoded.layers.size
-    if latent_size(height, width, managed.downscale) != tuple(latent["samples"].shape[-2:]):
+    """The pictures without the padding of their grid, as far as the latent says where they lie."""
+    window = latent.get(SIZE)
+    if not isinstance(window, Window) or window.grid != tuple(latent["samples"].shape[-2:]):
         return decoded
-    layers = Layers.from_stacked(decoded.layers.stacked()[..., :height, :width])
-    return Decoded(layers, decoded.auxiliary[..., :height, :width])
+    layers = Layers.from_stacked(window.of_decoded(decoded.layers.stacked(), managed.downscale))
+    return Decoded(layers, window.of_decoded(decoded.auxiliary, managed.downscale))
 
 
 def outputs(decoded: Decoded) -> tuple[Any, ...]:
@@ -192,4 +253,5 @@ def outputs(decoded: Decoded) -> tuple[Any, ...]:
         pixels_to_image(layers.composite()),
         to_documents(layers),
         pixels_to_image(decoded.auxiliary),
+        layers_to_cutout(layers),
     )

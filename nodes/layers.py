@@ -11,17 +11,20 @@ from torch import Tensor
 from ..t2l.blend import BlendMode
 from ..t2l.comfyui_compositor import composite_as_comfyui
 from ..t2l.placement import ColourSpace, Placement, compose, place
+from ..t2l.shadow import Shadow, shadowed
 from ..t2l.stack import TOP, Stack
+from .documents import document_to_stack, stack_to_layers, to_documents
+from .inputs import validated
+from .pairing import paired
 from .types import (
     LAYER_INPUT,
     LAYERS,
     POLARITY,
-    document_to_stack,
     image_to_pixels,
+    known,
+    layers_to_cutout,
     pixels_to_image,
     pixels_to_mask,
-    stack_to_layers,
-    to_documents,
     to_layers,
 )
 
@@ -37,8 +40,10 @@ class JoinLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_JoinLayers",
             display_name="Join Layers",
-            category="text2layer",
+            category="text2layer/layers",
+            **known(search_aliases=["merge layers", "make psd layers", "layer document", "alpha", "matte"]),
             description="Makes a layer document of a foreground, a background and a mask.",
+            is_input_list=True,
             inputs=[
                 io.Image.Input("foreground", tooltip="Its size is the size of the document."),
                 io.Image.Input(
@@ -52,6 +57,8 @@ class JoinLayers(io.ComfyNode):
         )
 
     @classmethod
+    @validated
+    @paired("Join Layers")
     def execute(cls, foreground: Any, background: Any, mask: Any) -> io.NodeOutput:
         return io.NodeOutput(to_documents(to_layers(foreground, background, mask, "Join Layers")))
 
@@ -64,7 +71,8 @@ class SplitLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_SplitLayers",
             display_name="Split Layers",
-            category="text2layer",
+            category="text2layer/layers",
+            **known(search_aliases=["separate layers", "extract layer", "psd layers", "alpha", "matte"]),
             description="Takes a layer document apart into a foreground, a background, their mask and the composite.",
             inputs=[
                 LAYERS.Input("layers", tooltip="From Join, Decode or Load Layers."),
@@ -81,13 +89,16 @@ class SplitLayers(io.ComfyNode):
                 io.Image.Output(display_name="background", tooltip="All other visible layers, stacked."),
                 io.Mask.Output(display_name="mask", tooltip=POLARITY),
                 io.Image.Output(display_name="composite", tooltip="The layers stacked: what a viewer sees."),
+                io.Image.Output(
+                    display_name="cutout",
+                    tooltip="The chosen layer with transparency, ready for Save Image as PNG; alpha is the mask.",
+                ),
             ],
         )
 
     @classmethod
+    @validated
     def execute(cls, layers: Any, layer: str = TOP, compositing: str = "srgb") -> io.NodeOutput:
-        if compositing not in COMPOSITING:
-            raise ValueError(f"Split Layers: compositing must be one of {', '.join(COMPOSITING)}, got {compositing!r}")
         stack = document_to_stack(layers, "Split Layers: layers")
         parts = stack_to_layers(stack, layer, "Split Layers")
         return io.NodeOutput(
@@ -95,6 +106,7 @@ class SplitLayers(io.ComfyNode):
             pixels_to_image(parts.background),
             pixels_to_mask(parts.mask),
             core_composite(stack) if compositing == "comfyui" else pixels_to_image(stack.composite()[None]),
+            layers_to_cutout(parts),
         )
 
 
@@ -113,8 +125,12 @@ class CompositeLayers(io.ComfyNode):
         return io.Schema(
             node_id="T2L_CompositeLayers",
             display_name="Composite Layers",
-            category="text2layer",
+            category="text2layer/layers",
+            **known(
+                search_aliases=["paste", "overlay", "replace background", "move layer", "porter-duff", "drop shadow"]
+            ),
             description="Lays the foreground over any background: moved, scaled, turned, mirrored, blended.",
+            is_input_list=True,
             inputs=[
                 io.Image.Input("foreground", tooltip="The picture to lay over the background."),
                 io.Image.Input("background", tooltip="Any size: the result has this size."),
@@ -141,18 +157,52 @@ class CompositeLayers(io.ComfyNode):
                     options=list(get_args(ColourSpace)),
                     tooltip="srgb blends as Photoshop does, linear blends light, comfyui does what Create Layered Image does.",
                 ),
+                io.Float.Input(
+                    "shadow",
+                    default=0,
+                    min=0,
+                    max=1,
+                    step=0.05,
+                    optional=True,
+                    tooltip="A soft shadow where the thing stands on the ground. 0 = none, 0.6 = as on a cloudy day.",
+                ),
+                io.Float.Input(
+                    "shadow_softness",
+                    default=1,
+                    min=0.1,
+                    max=10,
+                    step=0.1,
+                    optional=True,
+                    tooltip="Below 1 a smaller and harder shadow, above 1 a wider and softer one.",
+                ),
             ],
             outputs=[
-                io.Image.Output(display_name="composite", tooltip="The picture, at the background's size."),
-                io.Mask.Output(display_name="mask", tooltip=f"The mask where the foreground lies now. {POLARITY}."),
+                io.Image.Output(
+                    display_name="composite", is_output_list=True, tooltip="The picture, at the background's size."
+                ),
+                io.Mask.Output(
+                    display_name="mask",
+                    is_output_list=True,
+                    tooltip=f"The mask where the foreground lies now. {POLARITY}.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, foreground: Any, background: Any, mask: Any, **placement: Any) -> io.NodeOutput:
+    @validated
+    @paired("Composite Layers")
+    def execute(
+        cls,
+        foreground: Any,
+        background: Any,
+        mask: Any,
+        shadow: float = 0.0,
+        shadow_softness: float = 1.0,
+        **placement: Any,
+    ) -> io.NodeOutput:
         node = "Composite Layers"
         try:
-            where = Placement(**placement)
+            where, cast = Placement(**placement), Shadow(strength=shadow, softness=shadow_softness)
         except ValueError as error:
             raise ValueError(f"{node}: {error}") from error
         layers = to_layers(foreground, foreground, mask, node)  # its own background is not used
@@ -162,6 +212,6 @@ class CompositeLayers(io.ComfyNode):
                 f"{node}: foreground and background must hold equally many pictures, or one of them one, got "
                 f"{len(layers)} and {len(behind)}"
             )
-        return io.NodeOutput(
-            pixels_to_image(compose(layers, where, behind)), pixels_to_mask(place(layers, where, behind).mask)
-        )
+        seen = place(layers, where, behind).mask
+        behind = shadowed(behind, seen, cast, where.colour_space)
+        return io.NodeOutput(pixels_to_image(compose(layers, where, behind)), pixels_to_mask(seen))

@@ -13,7 +13,9 @@ from comfy_api.v0_0_2 import io
 from ..t2l.model.text2layer import read_parts
 from .autoencoder import ManagedAutoencoder
 from .diffusion_model import build_clip, build_model
-from .types import AUTOENCODER
+from .file_names import is_offered, meant, shortened
+from .inputs import validated
+from .types import AUTOENCODER, known
 
 FOLDER = "text2layer"
 SHIPPED = Path(__file__).resolve().parent.parent / "models"  # of the pack: the demo checkpoint
@@ -31,27 +33,28 @@ def register_folders() -> None:
 
 
 def listed_files() -> list[str]:
-    """The names a loader offers."""
-    return folder_paths.get_filename_list(FOLDER)
+    """The names a loader offers, in ComfyUI's order."""
+    return [name for name in folder_paths.get_filename_list(FOLDER) if is_offered(name)]
 
 
-def path_of(name: str, source: str) -> str:
-    """The path of a listed file. Raises ValueError for every other name, and for a link that leads out of the model
+def path_of(name: Any, source: str) -> str:
+    """The path of a listed file, named with either separator. Raises ValueError for every other name, and for a link that leads out of the model
     folders: workflows are shared by strangers.
 
     source: node and input, for the sentence.
     """
-    if name not in listed_files():
+    listed = meant(name, listed_files())
+    if listed is None:
         raise ValueError(
-            f"{source} must be one of the files in models/{FOLDER}, got {name!r}; put the file there, press R "
+            f"{source} must be one of the files in models/{FOLDER}, got {shortened(name)}; put the file there, press R "
             "to refresh, and choose it in the node"
         )
-    path = folder_paths.get_full_path_or_raise(FOLDER, name)
+    path = folder_paths.get_full_path_or_raise(FOLDER, listed)
     folders = [folder for folders, _ in folder_paths.folder_names_and_paths.values() for folder in folders]
     real = Path(path).resolve()
     if not any(real.is_relative_to(Path(folder).resolve()) for folder in folders):
         raise ValueError(
-            f"{source} must lie in ComfyUI's model folders, got {name!r}, a link that leads out of them; put the file itself "
+            f"{source} must lie in ComfyUI's model folders, got {listed!r}, a link that leads out of them; put the file itself "
             "there, or name the folder it lies in in extra_model_paths.yaml"
         )
     return path
@@ -66,9 +69,22 @@ def speaking_for(source: str) -> Iterator[None]:
         raise ValueError(f"{source}: {error}") from error
 
 
-def changed(name: str) -> Any:
+def refusal(name: Any, source: str) -> bool | str:
+    """What `validate_inputs` of a loader answers: True, or the sentence about a name that is not listed.
+
+    ComfyUI then leaves its own check of the list out, whose words differ from version to version. A name that comes through
+    a wire is None here, and is looked at when the node runs.
+    """
+    try:
+        return name is None or bool(path_of(name, source))
+    except ValueError as error:
+        return str(error)
+
+
+def changed(name: Any) -> Any:
     """What changes when the file does, so that a replaced file is loaded anew."""
-    path = folder_paths.get_full_path(FOLDER, name)
+    listed = meant(name, listed_files())
+    path = folder_paths.get_full_path(FOLDER, listed) if listed else None
     stat = Path(path).stat() if path else None
     return (stat.st_mtime_ns, stat.st_size) if stat else name
 
@@ -81,7 +97,8 @@ class LoadCheckpoint(io.ComfyNode):
         return io.Schema(
             node_id="T2L_LoadCheckpoint",
             display_name="Load Text2Layer Checkpoint",
-            category="text2layer",
+            category="text2layer/loaders",
+            **known(search_aliases=["text to layers", "layered diffusion", "transparent", "cutout", "sticker"]),
             description="Loads a Text2Layer checkpoint from models/text2layer, or the small one that comes with the pack.",
             inputs=[
                 io.Combo.Input(
@@ -99,10 +116,15 @@ class LoadCheckpoint(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str) -> Any:
+    def validate_inputs(cls, checkpoint: Any) -> bool | str:
+        return refusal(checkpoint, "Load Text2Layer Checkpoint: checkpoint")
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: Any) -> Any:
         return changed(checkpoint)
 
     @classmethod
+    @validated
     def execute(cls, checkpoint: str) -> io.NodeOutput:
         source = "Load Text2Layer Checkpoint: checkpoint"
         path = path_of(checkpoint, source)
@@ -121,7 +143,8 @@ class LoadAutoencoder(io.ComfyNode):
         return io.Schema(
             node_id="T2L_LoadAutoencoder",
             display_name="Load Layered Autoencoder",
-            category="text2layer",
+            category="text2layer/loaders",
+            **known(search_aliases=["text2layer vae", "layered vae", "layer", "alpha", "matte"]),
             description="Loads only the autoencoder of a Text2Layer file: enough to take layers into latents and back.",
             inputs=[
                 io.Combo.Input(
@@ -134,10 +157,15 @@ class LoadAutoencoder(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, autoencoder: str) -> Any:
+    def validate_inputs(cls, autoencoder: Any) -> bool | str:
+        return refusal(autoencoder, "Load Layered Autoencoder: autoencoder")
+
+    @classmethod
+    def fingerprint_inputs(cls, autoencoder: Any) -> Any:
         return changed(autoencoder)
 
     @classmethod
+    @validated
     def execute(cls, autoencoder: str) -> io.NodeOutput:
         source = "Load Layered Autoencoder: autoencoder"
         path = path_of(autoencoder, source)

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .bleed import bled
 from .placement import gaussian_blur
 from .stack import TOP, Layer, Stack
 
 FUSION_RADII = (45, 10, 3, 1, 1, 1)  # pixels; Forte 2021 has windows of 90 and 6 alone, LOG.md 2026-11-24 compares
-UNSEEN, SEEN = 0.05, 0.1  # masks up to UNSEEN have no colour of their own to keep, from SEEN on they keep theirs whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,11 @@ class EdgeConfig:
                     f"{name} must be from {low} to {high} pixels, got {value!r}; 0 leaves the mask as it is"
                 )
 
+    @property
+    def grows(self) -> bool:
+        """Whether the edge comes to show what the mask hid."""
+        return self.feather > 0 or self.shrink < 0
+
 
 def clean_edges(
     colours: Tensor, mask: Tensor, config: EdgeConfig | None = None, picture: Tensor | None = None
@@ -52,7 +57,9 @@ def clean_edges(
     if config.refine:
         mask = refined_mask(mask, picture, config.refine)
     if config.decontaminate:
-        colours = bled(foreground_colours(picture, mask), mask)
+        colours = foreground_colours(picture, mask)
+    if config.decontaminate or config.grows:
+        colours = bled(colours, mask)
     return colours, gaussian_blur(shrunk(mask, config.shrink), config.feather)
 
 
@@ -86,30 +93,6 @@ def foreground_colours(picture: Tensor, mask: Tensor, radii: tuple[int, ...] = F
         seen = torch.lerp(background, foreground, mask)
         foreground = (foreground + mask * (picture - seen)).clamp(0, 1)
     return torch.where(mask == 1, picture, foreground)
-
-
-def bled(colours: Tensor, mask: Tensor) -> Tensor:
-    """Colours (N, 3, H, W) that go on beyond the edge: where the mask (N, 1, H, W) fades out, the visible ones are extended.
-
-    From a mask of SEEN on nothing changes, and neither do pictures whose mask shows nothing.
-    """
-    trust = ((mask - UNSEEN) / (SEEN - UNSEEN)).clamp(0, 1)
-    shows = trust.amax(dim=(1, 2, 3), keepdim=True) > 0
-    return torch.where(shows, push_pull(colours, trust), colours)
-
-
-def push_pull(colours: Tensor, trust: Tensor) -> Tensor:
-    """Fill (N, C, H, W) where trust (N, 1, H, W) is below 1 from a picture of half the size, filled in the same way.
-
-    The pull-push pyramid of Gortler et al. 1996, "The Lumigraph", section 3.4. Where trust is 1 nothing changes.
-    """
-    if max(trust.shape[-2:]) <= 1 or bool((trust == 1).all()):
-        return colours
-    size = [-(-n // 2) for n in trust.shape[-2:]]
-    weighted, weight = (F.interpolate(x, size=size, mode="area") for x in (colours * trust, trust))
-    coarse = push_pull(weighted / weight.clamp(min=1e-6), (weight * 4).clamp(max=1))
-    filled = F.interpolate(coarse, size=trust.shape[-2:], mode="bilinear", align_corners=False)
-    return torch.lerp(filled, colours, trust)
 
 
 def refined_mask(mask: Tensor, picture: Tensor, radius: int, eps: float = 1e-4) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .bleed import bled
 from .blend import BlendMode, blend
 from .comfyui_blend import blend_over, to_light, to_srgb
 from .layers import Layers
@@ -68,7 +69,8 @@ def place(layers: Layers, placement: Placement, background: Tensor | None = None
 
     background: (N, 3, H, W) or (1, 3, H, W) in [0, 1]; None takes the layers' own. Floats of 32 or 64 bits. A single
     foreground goes onto every background and a single background under every foreground. What falls outside the
-    background is cut off; outside its own canvas the foreground has mask 0 and the colour of its nearest edge pixel.
+    background is cut off; outside its own canvas the foreground has mask 0 and the colour of its nearest edge pixel. Under a
+    feather its colours go on beyond its edge, so that what the mask hid is not seen.
 
     The returned foreground carries the blend with the background, so in the colour space srgb `composite()` is exactly
     `compose`. In linear the blend is computed in light, but `composite()` still mixes as the paper does: it agrees with
@@ -78,6 +80,8 @@ def place(layers: Layers, placement: Placement, background: Tensor | None = None
     """
     background = layers.background if background is None else background.to(layers.foreground)
     batch_size = _common_batch_size(layers, background)
+    if placement.feather:
+        layers = Layers(bled(layers.foreground, layers.mask), layers.background, layers.mask)
     foreground, mask = _moved(layers, placement, (background.shape[-2], background.shape[-1]))
     mask = gaussian_blur(mask, placement.feather) * placement.opacity
     foreground, background, mask = (x.expand(batch_size, -1, -1, -1) for x in (foreground, background, mask))

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .edges import bled, square_max
+from .bleed import bled
+from .edges import square_max
 from .stack import Layer, Stack
 
 Method = Literal["lanczos", "bicubic", "bilinear", "area", "nearest"]

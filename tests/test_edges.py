@@ -8,12 +8,10 @@ import torch.nn.functional as F
 
 from t2l.edges import (
     EdgeConfig,
-    bled,
     box_mean,
     clean_edges,
     clean_layer,
     foreground_colours,
-    push_pull,
     refined_mask,
     shrunk,
 )
@@ -104,22 +102,6 @@ def test_a_picture_of_its_own_gives_the_colours():
     assert torch.equal(by_picture, clean_edges(layers.composite(), layers.mask)[0])
 
 
-def test_bleeding_keeps_what_is_seen_and_stays_between_the_colours_there_are():
-    picture, mask = random(1, 3, 33, 47) * 0.5 + 0.25, disc((33, 47), radius=10)
-    extended = bled(picture, mask)
-    seen = (mask >= 0.1).expand_as(picture)
-    assert torch.equal(extended[seen], picture[seen])
-    assert extended.min() >= 0.25 - 1e-5 and extended.max() <= 0.75 + 1e-5
-
-
-def test_push_pull_fills_from_the_only_colour_there_is():
-    trust = torch.zeros(1, 1, 19, 5)
-    trust[..., 3, 2] = 1
-    torch.testing.assert_close(
-        push_pull(solid((0.2, 0.9, 0.4), (19, 5)) * trust, trust), solid((0.2, 0.9, 0.4), (19, 5))
-    )
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (64, 91)])
 def test_any_size_and_every_picture_of_a_batch_on_its_own(size):
     config = EdgeConfig(refine=2, shrink=1.5, feather=1)
@@ -129,6 +111,28 @@ def test_any_size_and_every_picture_of_a_batch_on_its_own(size):
     for i, part in enumerate(together):
         torch.testing.assert_close(part, torch.cat([one[i] for one in alone]))
         assert part.isfinite().all() and part.min() >= 0 and part.max() <= 1
+
+
+def cut_out(hidden, size=(64, 64)):
+    """A soft yellow disc over hidden colours."""
+    mask = disc(size, radius=18, soft=2)
+    return torch.where(mask > 0, solid((1, 0.9, 0.2), size), hidden), mask
+
+
+@pytest.mark.parametrize("settings", [{"feather": 1}, {"feather": 6}, {"shrink": -3.5}, {"shrink": -8, "feather": 3}])
+@pytest.mark.parametrize("hidden", ["black", "blue", "noise"])
+def test_a_mask_that_grows_shows_nothing_that_was_hidden(settings, hidden):
+    """Black came with a cut-out's transparent pixels; softened or grown, the edge was dark."""
+    under = random(1, 3, 64, 64) * 0.5 if hidden == "noise" else solid(NINE_BACKGROUNDS[hidden], (64, 64))
+    colours, mask = clean_edges(*cut_out(under), EdgeConfig(decontaminate=False, **settings))
+    red = Layers(colours, torch.ones_like(colours), mask).composite()[:, 0]
+    assert (red.min() * 255).round() == 255
+
+
+@pytest.mark.parametrize("settings", [{}, {"shrink": 2.5}, {"refine": 3}])
+def test_without_decontaminate_a_mask_that_does_not_grow_keeps_every_colour(settings):
+    colours, mask = cut_out(random(1, 3, 64, 64))
+    assert torch.equal(clean_edges(colours, mask, EdgeConfig(decontaminate=False, **settings))[0], colours)
 
 
 def test_two_runs_are_equal():

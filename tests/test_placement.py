@@ -178,12 +178,45 @@ def test_a_white_cut_out_on_white_has_no_fringe_of_what_it_hides(where):
     assert compose(Layers(mask * white, white, mask), Placement(**where)).min() > 0.9999
 
 
-def test_hidden_colours_are_there_for_a_feather():
-    """Where nothing shows, the foreground keeps its own colours: a softened edge shows them."""
+def yellow_disc(hidden, size=64):
+    """A soft yellow disc on white paper, over `hidden` where its mask is 0."""
+    rows, columns = torch.arange(size)[:, None] - size / 2 + 0.5, torch.arange(size)[None] - size / 2 + 0.5
+    mask = ((24 - torch.hypot(rows, columns)) / 6).clamp(0, 1)[None, None]
+    yellow = torch.tensor([1.0, 220 / 255, 40 / 255]).view(1, 3, 1, 1).expand(1, 3, size, size)
+    return Layers(torch.where(mask > 0, yellow, hidden), torch.ones(1, 3, size, size), mask)
+
+
+ANYWHERE = [
+    {},
+    {"x": 0.4, "y": -3.7},
+    {"scale": 0.6},
+    {"scale": 1.7, "rotation": 31},
+    {"x": 30, "flip_horizontal": True},
+]
+
+
+@pytest.mark.parametrize("where", ANYWHERE, ids=str)
+@pytest.mark.parametrize("feather", [0.0, 1.0, 3.0, 12.0])
+@pytest.mark.parametrize("hidden", [0.0, 0.5, "noise"])
+def test_a_feathered_cut_out_shows_nothing_that_was_hidden(where, feather, hidden):
+    """Black came with a cut-out's transparent pixels: feathered on white paper, its rim was dark (238, then 209 of 255)."""
+    under = pictures(size=(64, 64)) if hidden == "noise" else torch.full((1, 3, 64, 64), hidden)
+    red = compose(yellow_disc(under), Placement(**where, feather=feather))[:, 0]
+    assert (red.min() * 255).round() == 255
+
+
+@pytest.mark.parametrize("seen", [0.01, 0.05])
+def test_a_rim_that_hardly_shows_gives_a_feather_no_colour(seen):
     layers = square()
-    bright = Layers(torch.ones_like(layers.foreground), layers.background, layers.mask)
-    placed = place(bright, Placement(x=0.5, feather=2))
-    torch.testing.assert_close(placed.foreground, torch.ones_like(placed.foreground))
+    rim = (layers.mask == 0).float() * seen
+    dirty = Layers(layers.mask.expand(-1, 3, -1, -1), torch.ones(1, 3, 24, 24), layers.mask + rim)
+    assert compose(dirty, Placement(feather=2)).min() > 0.999
+
+
+def test_without_a_feather_what_is_copied_keeps_its_hidden_colours():
+    layers = random_layers()
+    layers = Layers(layers.foreground, layers.background, (layers.mask > 0.5).float())
+    assert torch.equal(place(layers, Placement(opacity=0.5)).foreground, layers.foreground)
 
 
 def test_whatever_is_resampled_stays_in_range():

@@ -13,12 +13,16 @@ from PIL import Image
 
 from t2l.cli.options import MODELS, default_checkpoint
 from t2l.cli.pictures import _check_words
+from t2l.data.demo.captions import load_things
+from t2l.data.demo.cutouts import COLOURS
 from t2l.generate import GenerateConfig, generate
 from t2l.io.checkpoint import read_metadata
-from t2l.model.text2layer import Text2Layer, load_autoencoder
+from t2l.model.text2layer import Text2Layer, load_autoencoder, read_trained_size
+from t2l.model.vocabulary import Vocabulary
 
 PROMPT = "a red teapot on a wooden table"
 REPOSITORY = Path(__file__).parent.parent
+DEMO_DATA = REPOSITORY / "t2l" / "data" / "demo"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,8 @@ def test_the_file_says_what_it_is(model):
     assert metadata["format"] == "text2layer" and metadata["license"]
     assert set(json.loads(metadata["config"])) == {"autoencoder", "unet", "text_encoder", "diffusion"}
     assert len(model.latent_rgb_factors) == model.autoencoder.config.latent_channels
-    assert int(model.info["steps"]) > 0 and model.trained_size in (128, 256)
+    assert int(model.info["steps"]) > 0
+    assert model.trained_size == read_trained_size(default_checkpoint()) == 256
 
 
 def test_a_prompt_becomes_a_foreground_a_background_and_a_mask_that_joins_them(model, teapot):
@@ -125,3 +130,29 @@ def test_the_command_writes_every_picture_and_stays_under_two_gigabytes(tmp_path
     assert names == {"foreground.png", "background.png", "mask.png", "composite.png", "cutout.png", "sheet.png"}
     cutout = Image.open(next((tmp_path / "out").glob("*_cutout.png")))
     assert cutout.size == (137, 101) and cutout.mode == "RGBA"
+
+
+def listed(path):
+    """The lists of words in a page: what follows `- 126 things: `, without the full stop."""
+    text = (REPOSITORY / path).read_text(encoding="utf-8")
+    return [
+        line.strip("。.") for line in re.findall(r"^- (?:\d+ .+?|Colours|颜色)[:：] ?(.+)$", text, flags=re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize("path", ["models/README.md", *(f"web/docs/T2L_LoadCheckpoint/{x}.md" for x in ("en", "zh"))])
+def test_help_and_model_card_list_the_things_and_places_it_was_trained_on(path):
+    things = [thing for thing in load_things() if not thing.held_out]
+    phrases = [place["phrases"] for place in json.loads((DEMO_DATA / "places.json").read_text())["places"]]
+    names, places, colours = listed(path)
+    assert names == ", ".join(" / ".join(thing.names) for thing in things)
+    assert places == ", ".join(" / ".join(both) for both in phrases)
+    assert colours.startswith(", ".join(COLOURS)) and colours.endswith(
+        ", ".join(thing.name for thing in things if thing.recolour)
+    )
+
+
+def test_every_word_of_the_lists_is_known(model):
+    known = Vocabulary(model.text_encoder.config.token_ids)
+    assert known.unseen(" ".join(listed("models/README.md")[0:2])) == []
+    assert known.unseen(", ".join(COLOURS)) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -116,12 +115,12 @@ def _checked_prompt(prompt: str) -> str:
 def _check_words(model: Text2Layer, prompts: Sequence[str], any_words: bool) -> None:
     """Refuse, or with any_words only mention, words that the checkpoint was never trained on."""
     from ..model.tokenizer import END_ID, MAX_TOKENS, Tokenizer
+    from ..model.vocabulary import Vocabulary
 
-    tokenizer, known = Tokenizer(), model.text_encoder.config.token_ids
-    words = list(dict.fromkeys(word for prompt in prompts for word in re.findall(r"\w+", prompt.lower())))
-    unseen = [word for word in words if known is not None and not set(tokenizer([word])[0].tolist()) <= set(known)]
+    tokenizer, known = Tokenizer(), Vocabulary(model.text_encoder.config.token_ids)
+    unseen = known.unseen("\n".join(prompts))
     if unseen:
-        sentence = f"this checkpoint was never trained on {', '.join(map(repr, unseen))}"
+        sentence = f"this checkpoint was never trained on {known.named(unseen)}"
         if not any_words:
             raise ValueError(f"{sentence}; say it in other words, or add --any-words to draw it all the same")
         note(sentence)

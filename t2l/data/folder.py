@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..bleed import bled
 from ..budget import FILE_BYTES, parse_json, read_text, shown, shown_path
-from ..edges import bled
 from ..io.image import to_image
 from ..io.layer_file import READ as LAYERED
 from ..io.layer_file import open_layer_file

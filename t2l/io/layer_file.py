@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..edges import bled
+from ..bleed import bled
 from ..stack import Layer, Stack, placed
 from .image import clean_stem, layer_images, read_image, save_png, to_image
-from .layer_tree import Account, Depth, LayerFile, MaskAs
+from .layer_nodes import Account, Depth, LayerFile, MaskAs
 
 READ = (".psd", ".psb", ".ora")  # endings that open_layer_file takes
 WRITTEN = (".psd", ".ora")  # endings that save_layer_file takes

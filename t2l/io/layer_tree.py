@@ -1,185 +1,474 @@
-"""What the files of editors have in common: groups and clipped layers, brought down to a plain `Stack`.
+"""What the files of editors have in common: groups, clipped layers and holes, brought down to a plain `Stack`.
 
 A group that mixes as if it were not there is opened, so that its layers stay layers; any other is merged into one layer.
-Everything here is exact as long as colours are mixed in sRGB, and what is not exact is said in a sentence.
+Everything here is exact as long as colours are mixed in sRGB, and what is merged with what lies below is said in a sentence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..blend import BlendMode, blend
-from ..stack import Layer, Stack, cropped
+from ..blend import blend
+from ..stack import Layer, cropped, over, placed
+from .layer_nodes import (
+    Account,
+    Clipped,
+    Depth,
+    Group,
+    Knockout,
+    LayerFile,
+    Mask,
+    MaskAs,
+    Node,
+    Special,
+)
 
-Depth = Literal[8, 16]  # bits per channel
-MaskAs = Literal["layer mask", "transparency"]  # how a PSD holds a layer's mask
-MAX_PIXELS = 40 << 20  # of all layers of a file together; 16 bytes each in memory
-MAX_LAYERS = 1000  # of a file, groups counted too
-MAX_DEPTH = 32  # groups within groups
-MAX_FILE = 512 << 20  # bytes
+__all__ = [
+    "Account",
+    "Clipped",
+    "Depth",
+    "Group",
+    "LayerFile",
+    "Mask",
+    "MaskAs",
+    "Node",
+    "Special",
+    "plain_layers",
+]
 
-
-@dataclass(frozen=True)
-class LayerFile:
-    """What a file held."""
-
-    stack: Stack
-    notes: tuple[str, ...] = ()  # what could not be shown as the editor shows it, one sentence each
-
-
-@dataclass
-class Account:
-    """What has been read of a file so far."""
-
-    name: str  # of the file, for sentences
-    notes: list[str] = field(default_factory=list)
-    pixels: int = 0
-
-    def claim(self, height: int, width: int, channels: int = 4) -> None:
-        """Count one more picture, or a mask of one channel. Raises ValueError before more memory is taken than there should be."""
-        self.pixels += height * width * channels // 4
-        if self.pixels > MAX_PIXELS:
-            raise ValueError(
-                f"{self.name} is too large: its layers have more than {MAX_PIXELS:,} pixels together (the next one is "
-                f"{width:,} x {height:,}); scale it down, or merge layers in your editor"
-            )
+Box = tuple[int, int, int, int]  # left, top, right, bottom on the canvas
 
 
-@dataclass(frozen=True, eq=False)
-class Mask:
-    """A mask that lies somewhere on the canvas and has one value everywhere else."""
+def plain_layers(
+    nodes: Sequence[Node], height: int, width: int, account: Account, has_background: bool = False
+) -> list[Layer]:
+    """A tree of layers as the layers of a stack on a canvas of this size, from the bottom up.
 
-    values: Tensor  # (h, w) in [0, 1]
-    x: int
-    y: int
-    outside: float
-
-    def window(self, x: int, y: int, height: int, width: int) -> Tensor:
-        """The part over a window of the canvas, (1, height, width)."""
-        result = self.values.new_full((1, height, width), self.outside)
-        if not self.values.numel():
-            return result
-        as_layer = Layer(image=self.values.expand(3, -1, -1), mask=self.values[None], x=self.x - x, y=self.y - y)
-        inside = cropped(as_layer, height, width)
-        if inside is not None:
-            rows, columns = inside.size
-            result[:, inside.y : inside.y + rows, inside.x : inside.x + columns] = inside.mask
-        return result
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Clipped:
-    """A layer or group and those above it that are seen only inside of it."""
-
-    base: Layer | Group
-    above: tuple[Layer | Group, ...]  # from the bottom up
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Group:
-    """Layers that are merged before they meet what lies below; with `pass_through` they meet it one by one."""
-
-    children: tuple[Node, ...]  # from the bottom up
-    name: str = "group"
-    opacity: float = 1.0
-    blend_mode: BlendMode = "normal"
-    visible: bool = True
-    pass_through: bool = False
-    mask: Mask | None = None
-
-
-Node = Layer | Group | Clipped
-
-
-def plain_layers(nodes: Sequence[Node], height: int, width: int, account: Account) -> list[Layer]:
-    """A tree of layers as the layers of a stack on a canvas of this size, from the bottom up."""
-    found: list[Layer] = []
+    has_background: the lowest node is one that no hole goes through.
+    """
+    scope = _Scope(_reach(nodes, (0, 0, width, height)), (height, width), account, bottom=int(has_background))
     for node in nodes:
-        if isinstance(node, Layer):
-            found.append(node)
-        elif isinstance(node, Group) and _is_open(node):
-            inner = plain_layers(node.children, height, width, account)
-            found += inner if node.visible else [replace(layer, visible=False) for layer in inner]
-        else:
-            merged = _merged(node, (height, width), account)
-            found += [] if merged is None else [merged]
-    return found
+        scope.add(node)
+    return scope.layers
 
 
-def _is_open(group: Group) -> bool:
-    """Whether a group looks the same when its layers are taken out of it."""
-    if not group.visible:
-        return True
-    plain = group.opacity == 1 and group.mask is None and (group.pass_through or group.blend_mode == "normal")
-    return plain and (group.pass_through or _is_normal(group.children))
+def _reach(nodes: Iterable[Node], canvas: Box) -> Box:
+    """The part of the canvas that layers touch."""
+    found = [_rectangle(layer) for node in nodes for layer in _leaves(node)]
+    left, top = (max(canvas[i], min((x[i] for x in found), default=0)) for i in (0, 1))
+    right, bottom = (min(canvas[i], max((x[i] for x in found), default=0)) for i in (2, 3))
+    return left, top, max(left, right), max(top, bottom)
+
+
+def _rectangle(layer: Layer) -> Box:
+    return layer.x, layer.y, layer.x + layer.size[1], layer.y + layer.size[0]
+
+
+def _leaves(node: Node) -> list[Layer]:
+    if isinstance(node, Layer):
+        return [node]
+    if isinstance(node, Special):
+        return _leaves(node.node)
+    inner = node.children if isinstance(node, Group) else (node.base, *node.above)
+    return [layer for child in inner for layer in _leaves(child)]
 
 
 def _is_normal(nodes: Sequence[Node]) -> bool:
     """Whether all layers cover what is below without a blend mode: then it does not matter what they are grouped with."""
-    seen = [node.base if isinstance(node, Clipped) else node for node in nodes]
-    return all(
-        node.blend_mode == "normal" and (isinstance(node, Layer) or _is_normal(node.children))
-        for node in seen
-        if node.visible
-    )
+    return all(_covers(node) for node in nodes)
 
 
-def _merged(node: Node, size: tuple[int, int], account: Account) -> Layer | None:
-    """A node as one layer; None when there is nothing to see in it."""
-    if isinstance(node, Layer):
-        return node
-    return _merged_group(node, size, account) if isinstance(node, Group) else _merged_clipping(node, size, account)
+def _covers(node: Node) -> bool:
+    if isinstance(node, Special):
+        return False
+    if isinstance(node, Clipped):
+        return _covers(node.base) and (node.as_group or _is_normal(node.above))
+    return not node.visible or (node.blend_mode == "normal" and (isinstance(node, Layer) or _is_normal(node.children)))
 
 
-def _merged_group(group: Group, size: tuple[int, int], account: Account) -> Layer | None:
-    """Merged as far as its layers reach on the canvas."""
-    layers = [cropped(layer, *size) for layer in plain_layers(group.children, *size, account)]
-    inside = [layer for layer in layers if layer is not None]
-    if not inside:
-        return None
-    if group.pass_through and not _is_normal(group.children):
-        account.notes.append(
-            f"the group {group.name!r} lets blend modes through while it is faded or masked; it is merged without that"
+def _is_open(group: Group) -> bool:
+    """Whether a group looks the same when its layers are taken out of it."""
+    plain = group.opacity == 1 and group.mask is None and (group.pass_through or group.blend_mode == "normal")
+    return plain and (group.pass_through or _is_normal(group.children))
+
+
+def _is_binary(values: Tensor) -> bool:
+    return bool(((values == 0) | (values == 1)).all())
+
+
+def _masked(layer: Layer, mask: Mask | None, opacity: float = 1.0) -> Layer:
+    """A layer under one more mask."""
+    shown = layer.mask if mask is None else layer.mask * mask.over(layer)
+    return replace(layer, mask=shown, opacity=layer.opacity * opacity)
+
+
+def _shape(layer: Layer) -> Mask:
+    """How much a layer covers, mask times opacity, nothing outside of it."""
+    return Mask(layer.mask[0] * layer.opacity, layer.x, layer.y, outside=0.0)
+
+
+def _outside_of(shape: Mask) -> Mask:
+    return Mask(1 - shape.values, shape.x, shape.y, outside=1 - shape.outside)
+
+
+def _moved(layer: Layer, box: Box) -> Layer:
+    """A layer as seen from the corner of a box."""
+    return replace(layer, x=layer.x - box[0], y=layer.y - box[1])
+
+
+def _slices(layer: Layer) -> tuple[slice, slice]:
+    """Rows and columns of the picture that a layer lies on."""
+    return slice(layer.y, layer.y + layer.size[0]), slice(layer.x, layer.x + layer.size[1])
+
+
+def _met(layer: Layer, colour: Tensor, alpha: Tensor) -> Tensor:
+    """A layer's colours after its blend mode with a backdrop, (3, H, W): where that is transparent, its own."""
+    return torch.lerp(layer.image, blend(colour, layer.image, layer.blend_mode), alpha)
+
+
+class _Scope:
+    """Layers that gather from the bottom up: those of a document, or of a group that is merged afterwards.
+
+    What lies below is nothing, or for a group that lets blend modes through the picture so far.
+    """
+
+    def __init__(
+        self,
+        box: Box,
+        canvas: tuple[int, int],
+        account: Account,
+        bottom: int = 0,
+        base: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """bottom: how many layers no hole goes through. base: colour and alpha below the box, made of the layers below."""
+        self.box, self.canvas, self.account, self.base = box, canvas, account, base
+        self.layers: list[Layer] = []
+        self.bottom = bottom
+        self.floors = [_Floor(bottom)]  # of the groups that are open at the moment
+        self._head: _Picture | None = None  # of all layers so far
+        self._floor: _Picture | None = None  # of the lowest ones
+
+    # ---- nodes become layers
+
+    def add(self, node: Node) -> None:
+        """Put a node on top."""
+        if isinstance(node, Layer):
+            self.layers.append(node)
+        elif isinstance(node, Special):
+            self._add_special(node)
+        elif isinstance(node, Group):
+            self._add_group(node)
+        elif node.as_group:
+            self._append(self._merged_clipping(node))
+        else:
+            self._add_ungrouped(node)
+
+    def _append(self, layer: Layer | None) -> None:
+        self.layers += [] if layer is None else [layer]
+
+    def _add_group(self, group: Group) -> None:
+        if not group.visible:
+            inner = plain_layers(group.children, *self.canvas, self.account)
+            self.layers += [replace(layer, visible=False) for layer in inner]
+        elif _is_open(group):
+            self.floors.append(_Floor(len(self.layers)))
+            for child in group.children:
+                self.add(child)
+            self.floors.pop()
+        elif group.pass_through:
+            self.layers += self._faded(group)
+        else:
+            self._append(self._merged_group(group))
+
+    def _faded(self, group: Group) -> list[Layer]:
+        """A group that lets blend modes through and is masked or faded: between the backdrop and what it makes of it.
+
+        A single layer stays itself; several that differ in their modes become one.
+        """
+        inside = self._through(group)
+        seen = inside.seen()
+        if len(seen) > 1:
+            return [_masked(self._resolved(inside, seen, group), group.mask, group.opacity)]
+        return [_masked(layer, group.mask, group.opacity) for layer in inside.layers]
+
+    def _through(self, group: Group) -> _Scope:
+        """The layers of a group that lets blend modes through, on the picture so far."""
+        box = _reach(group.children, self.box)
+        inside = _Scope(box, self.canvas, self.account, base=self.below(box))
+        for child in group.children:
+            inside.add(child)
+        return inside
+
+    def _resolved(self, inside: _Scope, seen: Sequence[Layer], group: Group) -> Layer:
+        """The layers of a group that lets blend modes through as one."""
+        if any(layer.blend_mode != "normal" for layer in seen):
+            self.account.notes.append(
+                f"the group {group.name!r} lets blend modes through while it is faded, masked or clipped to: its layers are "
+                "merged with the colours that lie below them"
+            )
+        return inside.merged(seen, group.name)
+
+    def seen(self, start: int = 0) -> list[Layer]:
+        """The visible layers on the canvas, from `start` on."""
+        return [x for x in self.layers[start:] if x.visible and cropped(x, *self.canvas) is not None]
+
+    def _layer(self, node: Layer | Group | Clipped | Special) -> Layer | None:
+        """A node as one layer; None when there is nothing to see in it."""
+        if isinstance(node, Layer):
+            return node
+        if isinstance(node, Special):
+            return self._layer(node.node)
+        return self._merged_group(node) if isinstance(node, Group) else self._merged_clipping(node)
+
+    def _merged_group(self, group: Group) -> Layer | None:
+        """Merged as far as its layers reach on the canvas."""
+        if group.pass_through and group.visible:
+            inside = self._through(group)
+        else:
+            inside = _Scope(_reach(group.children, self.box), self.canvas, self.account)
+            for child in group.children:
+                inside.add(child)
+        seen = inside.seen()
+        if not seen:
+            return None
+        merged = self._resolved(inside, seen, group) if inside.base else inside.merged(seen, group.name)
+        mode = "normal" if group.pass_through else group.blend_mode
+        return _masked(replace(merged, blend_mode=mode, visible=group.visible), group.mask, group.opacity)
+
+    def merged(self, layers: Sequence[Layer], name: str, start: int = 0) -> Layer:
+        """Layers from `start` on as one that covers what lies below: their joint mask, and the colours they end up with."""
+        parts = [part for part in (cropped(layer, *self.canvas) for layer in layers) if part is not None]
+        box = _reach(parts, (0, 0, self.canvas[1], self.canvas[0]))
+        height, width = box[3] - box[1], box[2] - box[0]
+        self.account.claim(1, max(0, height * width - sum(part.mask.numel() for part in parts)))  # what is between them
+        colour, alpha = self.below(box, start)
+        image, mask = torch.zeros_like(colour), torch.zeros_like(alpha)
+        for part in parts:
+            place = (slice(None), *_slices(_moved(part, box)))
+            weight, source = part.mask * part.opacity, _met(part, colour[place], alpha[place])
+            image[place] = torch.lerp(image[place], source, weight)  # times the mask, until the end
+            mask[place] = torch.lerp(mask[place], torch.ones_like(weight), weight)
+            colour[place], alpha[place] = over(part, colour[place], alpha[place])
+        image = (image / mask.clamp(min=torch.finfo(mask.dtype).tiny)).clamp(0, 1)
+        return Layer(image=image, mask=mask, name=name, x=box[0], y=box[1])
+
+    # ---- clipped layers
+
+    def _merged_clipping(self, node: Clipped) -> Layer | None:
+        """The clipped layers painted onto the colours of their base, whose mask stays."""
+        base = self._layer(node.base)
+        if base is None:
+            return None
+        image, hidden = base.image.clone(), 0
+        for upper in node.above:
+            layer = self._layer(upper)
+            if layer is None or not layer.visible:
+                hidden += 1
+                continue
+            inside = cropped(replace(layer, x=layer.x - base.x, y=layer.y - base.y), *base.size)
+            if inside is not None:
+                place = (slice(None), *_slices(inside))
+                image[place] = self._painted(image[place], base.image[place], inside, upper)
+        if hidden:
+            self.account.notes.append(f"{hidden} hidden layers clipped to {base.name!r} are left out")
+        return replace(base, image=image)
+
+    def _painted(self, colour: Tensor, base: Tensor, layer: Layer, node: Node) -> Tensor:
+        """A clipped layer on the colours so far, (3, H, W); one that knocks out goes down to its base."""
+        options = node if isinstance(node, Special) else Special(node=layer)
+        below = colour if options.knockout == "none" else base
+        painted = torch.lerp(below, blend(below, layer.image, layer.blend_mode), options.fill)
+        painted = torch.where(layer.image.new_tensor(options.channels).bool()[:, None, None], painted, colour)
+        return torch.lerp(colour, painted, layer.mask * layer.opacity)
+
+    def _add_ungrouped(self, node: Clipped) -> None:
+        """Clipped layers that meet what lies below in their own modes: layers under the mask of their base."""
+        base = self._layer(node.base)
+        if base is None:
+            return
+        self.layers.append(base)
+        mask = Mask(base.mask[0], base.x, base.y, outside=0.0)
+        for upper in node.above:
+            layer = self._layer(upper)
+            if layer is not None:
+                shown = replace(_masked(layer, mask, node.opacity), visible=layer.visible and base.visible)
+                self.add(replace(upper, node=shown) if isinstance(upper, Special) else shown)
+
+    # ---- nodes that meet what lies below in another way
+
+    def _add_special(self, node: Special) -> None:
+        layer = self._layer(node.node)
+        part = None if layer is None else cropped(layer, *self.canvas)
+        if part is None or not part.visible:
+            self._append(layer)
+        elif node.operator == "src-atop":
+            self._add_atop(part)
+        elif node.operator == "dst-atop":
+            self._add_below(part)
+        elif node.operator != "src-over":
+            self._cut(part, _shape(part) if node.operator == "dst-in" else _outside_of(_shape(part)))
+            self.layers.append(replace(part, visible=False))  # it may be wanted again
+        elif node.knockout == "none" or node.fill == 1 and part.blend_mode == "normal":
+            self._append(part if all(node.channels) else self._restricted(part, node.channels))
+        else:
+            self._add_knockout(part, self._floor_of(part, node.knockout), node.fill)
+
+    def _floor_of(self, layer: Layer, knockout: Knockout) -> int:
+        """How many layers a hole does not go through."""
+        floor = self.floors[-1]
+        if knockout == "deep" and self.base is not None:
+            self.account.notes.append(f"{layer.name!r} knocks out down to the bottom of its group, and not deeper")
+        if knockout == "shallow" and floor.is_torn:
+            self.account.notes.append(
+                f"{layer.name!r} knocks out where a deeper hole is, and shows that; the editor may differ"
+            )
+        return floor.count if knockout == "shallow" else self.bottom
+
+    def _restricted(self, layer: Layer, channels: Sequence[bool]) -> Layer:
+        """A layer that changes only some channels: the others have the colours below it."""
+        colour, alpha = self.below(_rectangle(layer))
+        kept, changed = torch.lerp(layer.image, colour, alpha), _met(layer, colour, alpha)
+        image = torch.where(colour.new_tensor(channels).bool()[:, None, None], changed, kept)
+        self.account.notes.append(
+            f"{layer.name!r} changes only some of the channels: the others are merged with the colours that lie below it"
         )
-    x, y = min(layer.x for layer in inside), min(layer.y for layer in inside)
-    width = max(layer.x + layer.size[1] for layer in inside) - x
-    height = max(layer.y + layer.size[0] for layer in inside) - y
-    account.claim(1, max(0, height * width - sum(layer.mask.numel() for layer in inside)))  # no more than was claimed
-    moved = tuple(replace(layer, x=layer.x - x, y=layer.y - y) for layer in inside)
-    colour, alpha = Stack(height, width, moved).flattened()
-    return Layer(
-        image=colour,
-        mask=alpha if group.mask is None else alpha * group.mask.window(x, y, height, width),
-        name=group.name,
-        x=x,
-        y=y,
-        opacity=group.opacity,
-        blend_mode="normal" if group.pass_through else group.blend_mode,
-        visible=group.visible,
-    )
+        return replace(layer, image=image, blend_mode="normal")
+
+    def _add_knockout(self, layer: Layer, start: int, fill: float) -> None:
+        """A layer that hides those from `start` on under itself and is painted onto what is below them, as far as `fill`."""
+        image = _met(layer, *self.below(_rectangle(layer), start))
+        if fill == 1:
+            self.layers.append(replace(layer, image=image, blend_mode="normal"))
+            self.account.notes.append(
+                f"{layer.name!r} knocks out: it is merged with the colours at the bottom of its hole"
+            )
+        elif fill == 0 or _is_binary(_shape(layer).values) or not self.seen(start):
+            self._cut(layer, _outside_of(_shape(layer)), start)
+            self.layers.append(replace(layer, opacity=layer.opacity * fill))
+        else:
+            self._merge(start, layer.name)
+            self._mix(replace(layer, image=image), fill)
+
+    def _mix(self, layer: Layer, fill: float) -> None:
+        """Another layer in place of the topmost one, under its own shape and as far as `fill`."""
+        top = self.layers.pop()
+        box = _reach([top, layer], (0, 0, self.canvas[1], self.canvas[0]))
+        size = box[3] - box[1], box[2] - box[0]
+        self.account.claim(1, max(0, size[0] * size[1] - top.mask.numel()))
+        below, kept = placed(_moved(top, box), *size)
+        above, weight = placed(_moved(layer, box), *size)
+        kept, weight = kept * (1 - weight), weight * fill
+        image = (below * kept + above * weight) / (kept + weight).clamp(min=torch.finfo(kept.dtype).tiny)
+        self.layers.append(Layer(image=image, mask=kept + weight, name=top.name, x=box[0], y=box[1]))
+
+    def _add_atop(self, layer: Layer) -> None:
+        """A layer that is seen only where something lies below it, and covers nothing more."""
+        alpha = self.below(_rectangle(layer))[1]
+        if _is_binary(alpha[layer.mask > 0]):
+            self.layers.append(replace(layer, mask=layer.mask * alpha))
+            return
+        if len(self.seen()) > 1:
+            self._merge(0, layer.name)
+        at = self.layers.index(self.seen()[0])
+        painted = self._merged_clipping(Clipped(base=self.layers[at], above=(layer,)))
+        self.layers[at] = self.layers[at] if painted is None else painted
+        self._forget()
+
+    def _add_below(self, layer: Layer) -> None:
+        """A layer whose shape becomes everything's, and which is seen where nothing lies below it."""
+        if _is_binary(_shape(layer).values):
+            self._cut(layer, _shape(layer))
+            self.layers.insert(0, layer)
+        else:
+            colour, alpha = self.below(_rectangle(layer))
+            self.account.notes.append(f"{layer.name!r} is merged with what lies below it")
+            seen = self.seen()
+            unseen = [x for x in self.layers if x not in seen]
+            self.layers = [*unseen, replace(layer, image=torch.lerp(layer.image, colour, alpha))]
+        self._forget()
+
+    def _cut(self, layer: Layer, keep: Mask, start: int = 0) -> None:
+        """Leave of the layers from `start` on what a mask keeps: of each where that is exact, or of all of them merged."""
+        if len(self.seen(start)) > 1 and not _is_binary(keep.values):
+            self._merge(start, layer.name)
+        self.account.notes.append(f"the layers below {layer.name!r} are cut along its shape")
+        self.floors = [replace(x, is_torn=x.is_torn or x.count > start) for x in self.floors]
+        self.layers[start:] = [_masked(x, keep) if x.visible else x for x in self.layers[start:]]
+        self._forget(start)
+
+    def _merge(self, start: int, name: str) -> None:
+        """The visible layers from `start` on as one, on top of those that are not seen."""
+        seen = self.seen(start)
+        if len(seen) > 1:
+            self.account.notes.append(f"{len(seen)} layers below {name!r} are merged into one")
+        self.floors = [_Floor(start, is_torn=True) if x.count > start else x for x in self.floors]
+        merged = self.merged(seen, seen[-1].name, start)
+        self.layers[start:] = [*(x for x in self.layers[start:] if x not in seen), merged]
+        self._forget(start)
+
+    # ---- the picture so far
+
+    def below(self, box: Box, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """Colour (3, h, w) and alpha (1, h, w) of a window on the lowest layers, on all of them when there is no count."""
+        if count == 0 and self.base is None:
+            blank = torch.zeros(4, box[3] - box[1], box[2] - box[0])
+            return blank[:3], blank[3:]
+        colour, alpha = self._picture_of(len(self.layers) if count is None else count)
+        rows = slice(box[1] - self.box[1], box[3] - self.box[1])
+        columns = slice(box[0] - self.box[0], box[2] - self.box[0])
+        return colour[:, rows, columns].clone(), alpha[:, rows, columns].clone()
+
+    def _picture_of(self, count: int) -> tuple[Tensor, Tensor]:
+        """The lowest layers over one another, (3, h, w) and (1, h, w) of the box. What was composited before is gone on with."""
+        if count == len(self.layers):
+            self._head = self._head or self._blank()
+            return self._head.grown(self.layers)
+        if self._floor is None or self._floor.count != count:
+            self._floor = self._blank()
+        return self._floor.grown(self.layers[:count])
+
+    def _blank(self) -> _Picture:
+        left, top, right, bottom = self.box
+        blank = torch.zeros(4, bottom - top, right - left)
+        colour, alpha = (blank[:3], blank[3:]) if self.base is None else (x.clone() for x in self.base)
+        return _Picture(left, top, colour, alpha)
+
+    def _forget(self, start: int = 0) -> None:
+        """Layers from `start` on are others now."""
+        self._head = None
+        if self._floor is not None and self._floor.count > start:
+            self._floor = None
 
 
-def _merged_clipping(node: Clipped, size: tuple[int, int], account: Account) -> Layer | None:
-    """The clipped layers painted onto the colours of their base, whose mask stays."""
-    base = _merged(node.base, size, account)
-    if base is None:
-        return None
-    image, hidden = base.image.clone(), 0
-    for upper in node.above:
-        layer = _merged(upper, size, account)
-        if layer is None or not layer.visible:
-            hidden += 1
-            continue
-        inside = cropped(replace(layer, x=layer.x - base.x, y=layer.y - base.y), *base.size)
-        if inside is not None:
-            window = image[:, inside.y : inside.y + inside.size[0], inside.x : inside.x + inside.size[1]]
-            painted = blend(window, inside.image, inside.blend_mode)
-            window.copy_(torch.lerp(window, painted, inside.mask * inside.opacity))
-    if hidden:
-        account.notes.append(f"{hidden} hidden layers clipped to {base.name!r} are left out")
-    return replace(base, image=image)
+@dataclass(frozen=True)
+class _Floor:
+    """Where a group begins."""
+
+    count: int  # how many layers lie below
+    is_torn: bool = False  # whether a hole went through those too since then
+
+
+@dataclass
+class _Picture:
+    """The lowest layers of a scope, composited."""
+
+    x: int  # of its top-left corner on the canvas
+    y: int
+    colour: Tensor  # (3, h, w)
+    alpha: Tensor  # (1, h, w)
+    count: int = 0  # how many layers
+
+    def grown(self, layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
+        """With those layers that it does not show yet."""
+        for layer in layers[self.count :]:
+            moved = replace(layer, x=layer.x - self.x, y=layer.y - self.y)
+            part = cropped(moved, *self.alpha.shape[1:]) if layer.visible else None
+            if part is not None:
+                place = (slice(None), *_slices(part))
+                self.colour[place], self.alpha[place] = over(part, self.colour[place], self.alpha[place])
+        self.count = len(layers)
+        return self.colour, self.alpha

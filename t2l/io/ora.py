@@ -7,8 +7,10 @@ https://www.openraster.org/baseline/layer-stack-spec.html
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,17 +21,19 @@ from PIL import Image
 from torch import Tensor
 
 from ..blend import BlendMode
-from ..budget import NAME_LENGTH, shown
-from ..stack import Layer, Stack
+from ..budget import GROUP_DEPTH, LAYERS, NAME_LENGTH, shown
+from ..stack import Layer, Stack, cropped
 from .archive import Archive, open_archive
 from .atomic import atomic_path
 from .image import to_image
-from .layer_tree import MAX_DEPTH, MAX_LAYERS, Account, Group, LayerFile, Node, plain_layers
+from .layer_nodes import Account, Group, LayerFile, Node, Operator, Special
+from .layer_tree import plain_layers
 from .picture_file import Unreadable
 
 MIMETYPE = "image/openraster"
 THUMBNAIL = 256  # pixels, the longest side
 MAX_XML = 4 << 20  # bytes of stack.xml
+COMPARED = 1 << 20  # pixels at most that are compared with Krita's own picture
 MODES: dict[str, BlendMode] = {
     "svg:src-over": "normal",
     "svg:multiply": "multiply",
@@ -55,9 +59,21 @@ MODES: dict[str, BlendMode] = {
     "krita:linear light": "linear light",
     "krita:vivid_light": "vivid light",
     "krita:pin_light": "pin light",
-    "krita:hard mix": "hard mix",
+    "krita:hard_mix_photoshop": "hard mix",
     "krita:darker color": "darker color",
     "krita:lighter color": "lighter color",
+    "krita:linear_dodge": "add",
+    "krita:soft_light": "soft light krita",
+    "krita:grain_extract": "grain extract",
+    "krita:grain_merge": "grain merge",
+}
+# Modes of Krita that are none of these, with the nearest: its own hard mix dodges and burns.
+RELATED: dict[str, BlendMode] = {"krita:hard mix": "hard mix", "krita:hard_mix_softer_photoshop": "hard mix"}
+OPERATORS: dict[str, Operator] = {  # Porter and Duff's, which paint nothing but change what is below
+    "svg:src-atop": "src-atop",  # Krita's "inherit alpha"
+    "svg:dst-in": "dst-in",
+    "svg:dst-out": "dst-out",  # Krita's eraser
+    "svg:dst-atop": "dst-atop",
 }
 
 
@@ -100,6 +116,22 @@ def _attributes(layer: Layer, source: str) -> dict[str, str]:
     }
 
 
+def _thinned(stack: Stack, step: int) -> Stack:
+    """Every `step`th pixel of every `step`th row; layers without any are left out."""
+    if step == 1:
+        return stack
+    layers = []
+    for layer in stack.layers:
+        part = cropped(layer, stack.height, stack.width)
+        if part is not None and layer.visible:
+            rows, columns = slice(-part.y % step, None, step), slice(-part.x % step, None, step)
+            image, mask = part.image[:, rows, columns], part.mask[:, rows, columns]
+            if mask.numel():
+                x, y = -(-part.x // step), -(-part.y // step)
+                layers.append(replace(part, image=image, mask=mask, x=x, y=y))
+    return Stack(-(-stack.height // step), -(-stack.width // step), tuple(layers or stack.layers[:1]))
+
+
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)  # a third of the time for a tenth more bytes
@@ -139,7 +171,30 @@ class _Reading:
         layers = plain_layers(nodes, height, width, self.account)
         if not layers:
             raise ValueError(" ".join([f"{self.name} holds no layer with pixels.", *self.notes]))
-        return LayerFile(Stack(height, width, tuple(layers)), tuple(self.notes))
+        stack = Stack(height, width, tuple(layers))
+        if root.get("version") == "0.0.1" and "xres" in root.attrib:  # as Krita writes it, and only Krita
+            self._compare(stack)
+        return LayerFile(stack, tuple(dict.fromkeys(self.notes)))
+
+    def _compare(self, stack: Stack) -> None:
+        """Name it when Krita's own picture differs: it weighs brightness in its own way, and mixes pure black and white so."""
+        step = math.ceil(math.sqrt(stack.height * stack.width / COMPARED))
+        try:
+            with self.file.picture("mergedimage.png") as image:
+                if image.size != (stack.width, stack.height):
+                    return
+                pixels = torch.from_numpy(np.array(image.convert("RGBA"))[::step, ::step])
+        except (ValueError, RuntimeError, OSError):
+            return  # it is not needed
+        pixels = pixels.movedim(-1, 0).float() / 255
+        theirs = torch.lerp(torch.ones_like(pixels[:3]), pixels[:3], pixels[3:])
+        difference = 255 * (_thinned(stack, step).composite() - theirs).abs().amax(dim=0)
+        share = float((difference > 2).float().mean())
+        if share > 0:
+            self.notes.append(
+                f"Krita's own picture differs in {max(share, 0.0001):.2%} of its pixels, by up to {float(difference.max()):.0f} "
+                "of 255: some layers are mixed in another way there"
+            )
 
     def _xml(self) -> ElementTree.Element:
         """The root of stack.xml, which may not define entities: they could name other files, or grow without end."""
@@ -153,22 +208,32 @@ class _Reading:
 
     def _nodes(self, parent: ElementTree.Element, depth: int) -> tuple[Node, ...]:
         """The layers of a stack element, from the bottom up."""
-        if depth > MAX_DEPTH:
-            raise ValueError(f"{self.name} has groups in more than {MAX_DEPTH} levels; merge some in your editor")
+        if depth > GROUP_DEPTH.most:
+            raise ValueError(
+                f"{self.name} has groups in more than {GROUP_DEPTH.most} levels; merge some in your editor, or set {GROUP_DEPTH.variable}"
+            )
         nodes: list[Node] = []
         for element in reversed(list(parent)):
             self.layers += 1
-            if self.layers > MAX_LAYERS:
-                raise ValueError(f"{self.name} has more than {MAX_LAYERS:,} layers; merge some in your editor")
+            if self.layers > LAYERS.most:
+                raise ValueError(
+                    f"{self.name} has more than {LAYERS.most:,} layers; merge some in your editor, or set {LAYERS.variable}"
+                )
             if element.tag == "stack":
-                children = self._nodes(element, depth + 1)
-                through = element.get("isolation") == "auto"
-                nodes.append(Group(children=children, pass_through=through, **self._look(element, "group")))
+                children, look = self._nodes(element, depth + 1), self._look(element, "group")
+                plain = look["opacity"] == 1 and element.get("composite-op", "svg:src-over") == "svg:src-over"
+                through = element.get("isolation") == "auto" and plain  # otherwise isolated, by the specification
+                nodes.append(self._operated(element, Group(children=children, pass_through=through, **look)))
             elif element.tag == "layer":
-                nodes.append(self._layer(element))
+                nodes.append(self._operated(element, self._layer(element)))
             else:
                 self.notes.append(f"the {element.tag} {element.get('name', '')!r} holds no pixels and is left out")
         return tuple(nodes)
+
+    def _operated(self, element: ElementTree.Element, node: Layer | Group) -> Node:
+        """A node with its Porter-Duff operator."""
+        operator = OPERATORS.get(element.get("composite-op", ""))
+        return Special(node=node, operator=operator) if operator else node
 
     def _layer(self, element: ElementTree.Element) -> Layer:
         look, source = self._look(element, "layer"), element.get("src", "")
@@ -197,8 +262,9 @@ class _Reading:
         """What layers and groups have in common."""
         name, operator = element.get("name") or kind, element.get("composite-op", "svg:src-over")
         NAME_LENGTH.check(max(len(name), len(operator)), f"{self.name}: the name {shown(name)} or its blend mode has")
-        if operator not in MODES:
-            self.notes.append(f"the blend mode {operator} of {name!r} is shown as normal")
+        if operator not in MODES and operator not in OPERATORS:
+            instead = RELATED.get(operator, "normal")
+            self.notes.append(f"the blend mode {operator} of {name!r} is shown as {instead}")
         try:
             opacity = min(max(float(element.get("opacity", "1")), 0.0), 1.0)
         except ValueError as error:
@@ -206,7 +272,7 @@ class _Reading:
         return {
             "name": name,
             "opacity": opacity if opacity == opacity else 1.0,
-            "blend_mode": MODES.get(operator, "normal"),
+            "blend_mode": MODES.get(operator, RELATED.get(operator, "normal")),
             "visible": element.get("visibility", "visible") != "hidden",
         }
 

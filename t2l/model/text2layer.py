@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 RESERVED = {"format", "version", "kind", "config", "batchnorm", "latent_rgb_factors", "latent_rgb_bias"}
+DEFAULT_SIZE = 256  # pixels a side, of a file that does not say what it was trained on
+SIZES = range(32, 16385)  # pixels a side that a file may name
 FLAT_INPUT = ("encoder.conv_in.weight", "encoder.conv_in.bias")
 Kind = Literal["text2layer", "autoencoder"]
 Network = TypeVar("Network", bound=nn.Module)
@@ -68,7 +70,7 @@ class Text2Layer:
     @property
     def trained_size(self) -> int:
         """Height and width in pixels of the pictures the UNet was trained on; what it draws best."""
-        return int(self.info.get("size", 256))
+        return _trained_size(self.info) or DEFAULT_SIZE
 
     @property
     def device(self) -> torch.device:
@@ -186,6 +188,14 @@ def load_autoencoder(path: str | Path, operations: Any = nn) -> Autoencoder:
     return autoencoder.eval()
 
 
+def read_trained_size(path: str | Path) -> int | None:
+    """Height and width in pixels of the pictures that a file's UNet was trained on; None where it names none.
+
+    Raises FileNotFoundError, or ValueError with a sentence.
+    """
+    return _trained_size(read_header(path).metadata)
+
+
 def folded(autoencoder: Autoencoder) -> Autoencoder:
     """A copy whose heads have their BatchNorm folded into the convolutions."""
     return copy.deepcopy(autoencoder).fold_batchnorm()
@@ -259,6 +269,11 @@ def _checked_header(path: str | Path, needed: Kind) -> Header:
         whole = "UNet, text encoder and autoencoder together" if needed == "text2layer" else f"an {needed}"
         raise ValueError(f"{path} holds only this part of a model: {shown_path(metadata.get('kind'))}; needed: {whole}")
     return header
+
+
+def _trained_size(metadata: Mapping[str, str]) -> int | None:
+    text = metadata.get("size", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 and int(text) in SIZES else None
 
 
 def _config(path: str | Path, metadata: dict[str, str], part: str, cls: type) -> Any:

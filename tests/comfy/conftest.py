@@ -26,7 +26,8 @@ NO_CORE_AUDIO = ("torchaudio", "nodes_audio")  # two core files that need what t
 
 @dataclass
 class Result:
-    """What became of a prompt: refused before it ran (node_errors), failed (error), or what its nodes show, by node id."""
+    """What became of a prompt: refused before it ran (error and node_errors), failed (error), or what its nodes show, by
+    node id. Which of the two it is differs between versions of ComfyUI; the sentence does not."""
 
     error: str | None
     node_errors: dict
@@ -57,12 +58,14 @@ class Server:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 queued = json.load(answer)
         except urllib.error.HTTPError as refusal:
-            return Result(None, json.load(refusal)["node_errors"], {}, {})
+            node_errors = json.load(refusal)["node_errors"]
+            return Result(_sentences(node_errors) or "refused", node_errors, {}, {})
         entry = self._finished(queued["prompt_id"], timeout)
         errors = [body["exception_message"] for kind, body in entry["status"]["messages"] if kind == "execution_error"]
         pictures = {node: [self._picture(x) for x in out.get("images", [])] for node, out in entry["outputs"].items()}
         texts = {node: list(out.get("text", [])) for node, out in entry["outputs"].items()}
-        return Result(errors[0] if errors else None, queued["node_errors"], pictures, texts)
+        error = errors[0] if errors else _sentences(queued["node_errors"])
+        return Result(error, queued["node_errors"], pictures, texts)
 
     def wait_until_idle(self, timeout: float = 300) -> None:
         """Until nothing runs or waits in the queue."""
@@ -83,6 +86,10 @@ class Server:
 
     def _picture(self, entry: dict) -> np.ndarray:
         return np.array(Image.open(io.BytesIO(self.get(f"/view?{urllib.parse.urlencode(entry)}"))))
+
+
+def _sentences(node_errors: dict) -> str | None:
+    return "\n".join(x["details"] for node in node_errors.values() for x in node["errors"]) or None
 
 
 @pytest.fixture(scope="session")

@@ -45,4 +45,44 @@ class DescribeDocument:
         return {"ui": {"text": [json.dumps(layers, default=lambda x: [*x.shape, round(float(x.double().sum()), 3)])]}}
 
 
-NODE_CLASS_MAPPINGS = {"ForeignDocument": ForeignDocument, "DescribeDocument": DescribeDocument}
+class ForeignTensor:
+    """JSON -> an IMAGE and a MASK of any `shape` and `dtype`, filled with `value`; `kind` meta, sparse or list is a stranger one."""
+
+    RETURN_TYPES = ("IMAGE", "MASK")
+    FUNCTION = "make"
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"tensor": ("STRING", {})}}
+
+    def make(self, tensor):
+        wanted = json.loads(tensor)
+        made = torch.full(wanted["shape"], wanted.get("value", 1.0)).to(getattr(torch, wanted.get("dtype", "float32")))
+        strange = {"meta": lambda: made.to("meta"), "sparse": made.to_sparse, "list": lambda: [made]}
+        made = strange.get(wanted.get("kind"), lambda: made)()
+        return (made, made)
+
+
+class ForeignValue:
+    """JSON -> that value on sockets of four types; "nan", "inf" and "tensor" stand for what JSON has no word for."""
+
+    RETURN_TYPES = ("FLOAT", "INT", "STRING", "BOOLEAN", "COMBO")
+    FUNCTION = "make"
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"value": ("STRING", {})}}
+
+    def make(self, value):
+        strange = {"nan": float("nan"), "inf": float("inf"), "tensor": torch.ones(2)}
+        return (strange[value] if value in strange else json.loads(value),) * 5
+
+
+NODE_CLASS_MAPPINGS = {
+    "ForeignValue": ForeignValue,
+    "ForeignDocument": ForeignDocument,
+    "DescribeDocument": DescribeDocument,
+    "ForeignTensor": ForeignTensor,
+}

@@ -1,6 +1,11 @@
 """Layer files and layer documents over HTTP: saved, listed, shown, loaded again, and refused."""
 
+import base64
+import io
 import json
+import os
+import time
+import urllib.parse
 
 import numpy as np
 import pytest
@@ -121,14 +126,112 @@ def test_what_cannot_be_saved_is_refused_in_one_sentence(server, pictures, optio
     assert files_of(server, "") == before
 
 
-def test_only_files_of_comfyui_s_own_folders_are_read(server, pictures, tmp_path):
-    stack = Stack(4, 4, (Layer(image=torch.zeros(3, 4, 4), mask=torch.ones(1, 4, 4)),))
-    save_layer_file(stack, tmp_path / "outside.psd")
-    (server.folder / "input" / "link.psd").symlink_to(tmp_path / "outside.psd")
-    (server.folder / "input" / "words.txt").write_text("words")
-    for name in (str(tmp_path / "outside.psd"), "../../outside.psd", "link.psd", "words.txt", "", ".. [output]"):
-        said = json.dumps(server.run(loading(name)).node_errors)
-        assert "Load Layers: file must be one of the .psd, .psb, .ora files in ComfyUI's input folder" in said, name
+def small_file(path, names=("plain",), value=0.0):
+    """A layer file of 8 x 8 pixels, its layers from the bottom up."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    layers = [Layer(image=torch.full((3, 8, 8), value), mask=torch.ones(1, 8, 8), name=name) for name in names]
+    save_layer_file(Stack(8, 8, tuple(layers)), path)
+    return path
+
+
+def shown_before(server, file):
+    """What the node asks for when a file is chosen."""
+    return json.loads(server.get(f"/text2layer/layers?{urllib.parse.urlencode({'file': file})}"))
+
+
+OUTSIDE = [
+    "../../outside.psd",
+    "..\\..\\outside.psd [input]",
+    "../input/here.psd",
+    "here.psd/../here.psd",
+    "C:\\outside.psd",
+    "\\\\host\\share\\outside.psd",
+    "link.psd",
+    "linked/outside.psd",
+    ".hidden.psd",
+    ".folder/here.psd",
+    "words.txt",
+    "fifo.psd",
+    "nul\0.psd",
+    "",
+    ".. [output]",
+    "here.psd [models]",
+    "\ud800.psd",
+    7,
+    ["here.psd", "x", "y"],
+    "a/" * 250_000 + "x.psd",
+]
+
+
+@pytest.fixture(scope="module")
+def folders(server, tmp_path_factory):
+    """Input and output folders with what may lie in them."""
+    outside, folder = tmp_path_factory.mktemp("outside"), server.folder / "input"
+    small_file(outside / "outside.psd")
+    for name in ("here.psd", "sub/a.psd", "sub/er/b.ora", ".hidden.psd", ".folder/here.psd", "<b>.psd"):
+        small_file(folder / name)
+    small_file(server.folder / "output" / "one" / "two" / "c.psd")
+    small_file(server.folder / "temp" / "d.psd")
+    (folder / "link.psd").symlink_to(outside / "outside.psd")
+    (folder / "linked").symlink_to(outside, target_is_directory=True)
+    (folder / "sub" / "circle").symlink_to(folder, target_is_directory=True)
+    (folder / "circle.psd").symlink_to(folder / "circle.psd")
+    (folder / "words.txt").write_text("words")
+    os.mkfifo(folder / "fifo.psd")
+    return outside
+
+
+def test_files_are_listed_at_any_depth_and_what_is_hidden_or_leads_out_is_not(server, folders):
+    listed = offered(server)
+    assert [name for name in listed if name.endswith("a.psd")] == ["sub/a.psd"]
+    assert {"here.psd", "sub/er/b.ora", "one/two/c.psd [output]"} <= set(listed)
+    assert not [name for name in listed if "hidden" in name or "/." in name or "[temp]" in name or "<" in name]
+    assert not {"link.psd", "linked/outside.psd", "circle.psd", "fifo.psd"} & set(listed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sub/er/b.ora",
+        "sub\\er\\b.ora",
+        "sub\\a.psd [input]",
+        "here.psd [input]",
+        "here.psd[input]",
+        "one/two/c.psd [output]",
+        "one\\two\\c.psd [output]",
+        "d.psd [temp]",
+        "strawberry.psd [example]",
+    ],
+)
+def test_a_file_is_named_as_comfyui_names_it_and_as_windows_does(server, folders, name):
+    assert server.run(loading(name)).error is None
+    assert shown_before(server, name)["picture"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE, ids=range(len(OUTSIDE)))
+def test_only_files_of_comfyui_s_own_folders_are_read(server, folders, name):
+    names = [str(folders / "outside.psd")] if name == "" else []
+    for given in [name, *names]:
+        start = time.monotonic()
+        said = server.run(loading(given)).error
+        assert "Load Layers: file must be one of the .psd, .psb, .ora files in ComfyUI's input folder" in said
+        assert len(said) < 2000 and time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("name", [name for name in OUTSIDE if isinstance(name, str) and "\ud800" not in name][:-1])
+def test_what_the_node_refuses_it_does_not_show_either(server, folders, name):
+    error = "Load Layers: file must be one of the .psd, .psb, .ora files in ComfyUI's input folder"
+    assert shown_before(server, name)["error"].startswith(error)
+
+
+def test_a_chosen_file_is_shown_with_the_names_of_its_layers_from_the_top(server):
+    small_file(server.folder / "input" / "named.psd", ["below", "twice", "<b>bold</b>", "twice"], value=1.0)
+    answer = shown_before(server, "named.psd")
+    picture = Image.open(io.BytesIO(base64.b64decode(answer.pop("picture").split(",")[1])))
+    assert answer == {"layers": ["twice", "<b>bold</b>", "below"], "width": 8, "height": 8, "notes": []}
+    assert picture.size == (8, 8) and picture.getpixel((4, 4)) == (255, 255, 255)
+    (server.folder / "input" / "named.psd").write_bytes(b"8BPS\0\1")
+    assert "named.psd cannot be read as a PSD" in shown_before(server, "named.psd")["error"]
 
 
 def test_a_damaged_file_is_named(server):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from t2l.blend import BlendMode
 from t2l.io.layer_file import open_layer_file, save_layer_file
 from t2l.layers import Layers
-from t2l.stack import Stack
+from t2l.stack import Layer, Stack
 
 SIDE = 1024
 # The name and mask (-1: none) of every layer, its pixels without the mask, and the flattened picture.
@@ -122,6 +124,39 @@ def test_krita_keeps_names_and_count_when_it_saves_our_psd_as_openraster(folder,
         screen=screen,
     )
     assert [layer.name for layer in open_layer_file(folder / "krita.ora").stack.layers] == ["background", "foreground"]
+
+
+@needs("krita")
+@needs("Xvfb")
+@pytest.mark.slow
+def test_krita_s_openraster_of_every_mode_of_a_psd_looks_as_in_krita_or_is_named(folder, screen):
+    """A tile for every mode. Krita weighs brightness differently and treats pure black and white so: that is named."""
+    modes = [mode for mode in BlendMode.__args__ if mode not in ("grain extract", "grain merge", "soft light krita")]
+    noise = torch.rand(2, 3, 32, 32 * len(modes), generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    tiles = [
+        Layer(image=tile, mask=torch.ones(1, 32, 32), name=mode, x=32 * i, blend_mode=mode)
+        for i, (mode, tile) in enumerate(zip(modes, noise[1].split(32, dim=2), strict=True))
+    ]
+    below = Layer(image=noise[0], mask=torch.ones(1, 32, 32 * len(modes)), name="below")
+    save_layer_file(Stack(32, 32 * len(modes), (below, *tiles)), folder / "modes.psd")
+    exported = folder / "modes.ora"
+    run("krita", folder / "modes.psd", "--export", "--export-filename", exported, folder=folder, screen=screen)
+    opened = open_layer_file(exported)
+    with zipfile.ZipFile(exported) as file, file.open("mergedimage.png") as picture:
+        theirs = torch.from_numpy(np.array(Image.open(picture).convert("RGB"))).movedim(-1, 0)
+    apart = (opened.stack.composite() * 255 - theirs).abs().amax(dim=0).split(32, dim=1)
+    different = {mode for mode, tile in zip(modes, apart, strict=True) if tile.max() > 2}
+    assert different <= {
+        "hue",
+        "saturation",
+        "color",
+        "luminosity",
+        "darker color",
+        "lighter color",
+        "hard mix",
+        "vivid light",
+    }
+    assert len(opened.notes) == bool(different) and all(note.startswith("Krita's own picture") for note in opened.notes)
 
 
 @needs("identify")

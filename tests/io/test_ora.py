@@ -66,6 +66,60 @@ def test_a_group_is_opened_when_that_changes_nothing_and_else_merged(tmp_path, o
     assert stack.layers[-1].opacity == opacity
 
 
+def two(path, operator: str, isolation: str = "", opacity: float = 1.0):
+    """A layer over a grey one that covers the left half; both in a group when there is an isolation."""
+    inner = f'<layer name="top" src="data/t.png" composite-op="{operator}"/>'
+    if isolation:
+        inner = f'<stack isolation="{isolation}" opacity="{opacity}">{inner}</stack>'
+    xml = XML.format(f'{inner}<layer name="base" src="data/b.png"/>')
+    return open_ora(ora(path, xml, t_png=png(100, 50, 220, 255), b_png=png(200, 200, 200, 255, size=(30, 40))))
+
+
+@pytest.mark.parametrize(
+    ("operator", "left", "right"),
+    [
+        ("krita:linear_dodge", [255, 250, 255], [100, 50, 220]),
+        ("krita:soft_light", [191, 174, 219], [100, 50, 220]),
+        ("krita:hard_mix_photoshop", [255, 0, 255], [100, 50, 220]),
+        ("krita:grain_merge", [172, 122, 255], [100, 50, 220]),
+        ("krita:grain_extract", [228, 255, 108], [100, 50, 220]),
+        ("svg:src-atop", [100, 50, 220], [255, 255, 255]),
+        ("svg:dst-in", [200, 200, 200], [255, 255, 255]),
+        ("svg:dst-out", [255, 255, 255], [255, 255, 255]),
+        ("svg:dst-atop", [200, 200, 200], [100, 50, 220]),
+    ],
+)
+def test_names_of_krita_and_porter_and_duff_s_operators_are_known(tmp_path, operator, left, right):
+    opened = two(tmp_path / "a.ora", operator)
+    found = opened.stack.composite()[:, 20, [10, 50]].T * 255
+    torch.testing.assert_close(found, torch.tensor([left, right]).float(), atol=0.51, rtol=0)
+    assert not any("shown as" in note for note in opened.notes)
+
+
+@pytest.mark.parametrize(("isolation", "opacity"), [("auto", 1.0), ("auto", 0.5), ("isolate", 1.0), ("isolate", 0.5)])
+def test_a_faded_group_is_isolated_whatever_it_says_and_nothing_is_wrong_with_that(tmp_path, isolation, opacity):
+    opened = two(tmp_path / "a.ora", "svg:multiply", isolation, opacity)
+    colour = torch.tensor([100, 50, 220]) / 255
+    mixed = colour * 200 / 255 if (isolation, opacity) == ("auto", 1.0) else colour
+    expected = torch.lerp(torch.full((3,), 200 / 255), mixed, opacity)
+    torch.testing.assert_close(opened.stack.composite()[:, 20, 10], expected)
+    assert not opened.notes
+
+
+@pytest.mark.parametrize(("size", "grey", "differs"), [((60, 40), 200, 0), ((60, 40), 190, 1), ((1500, 900), 190, 1)])
+def test_krita_s_own_picture_is_compared_and_what_differs_is_named(tmp_path, size, grey, differs):
+    """Also in a file that is larger than what is compared; the layer leaves three columns free."""
+    whole, buffer = Image.new("RGBA", size, (grey, grey, grey, 255)), io.BytesIO()
+    whole.paste((0, 0, 0, 0), (0, 0, 3, size[1]))
+    whole.save(buffer, "PNG")
+    xml = f'<image version="0.0.1" w="{size[0]}" h="{size[1]}" xres="72"><stack><layer src="data/a.png" x="3"/></stack></image>'
+    path = ora(tmp_path / "a.ora", xml, a_png=png(200, 200, 200, 255, size=size))
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("mergedimage.png", buffer.getvalue())
+    notes = open_ora(path).notes
+    assert [note.startswith("Krita's own picture differs in 9") for note in notes] == [True] * differs
+
+
 def test_what_is_not_read_is_named(tmp_path):
     xml = XML.format('<text name="words"/><layer name="glow" src="data/a.png" composite-op="krita:glow"/>')
     assert open_ora(ora(tmp_path / "a.ora", xml, a_png=png(1, 2, 3, 255))).notes == (

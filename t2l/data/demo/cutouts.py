@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ...edges import push_pull
+from ...bleed import push_pull
 from ...io.picture_file import FORMATS
 
 COLOURS = {  # hue in degrees, saturation, value of a fully lit surface

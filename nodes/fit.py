@@ -1,0 +1,88 @@
+"""Fit Layers: a document at the size that a checkpoint paints well."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from comfy_api.v0_0_2 import io
+
+from ..t2l.fit import Fit, fitted
+from ..t2l.upscale import Method
+from .autoencoder import ManagedAutoencoder
+from .documents import document_to_stack, stack_to_document
+from .inputs import validated
+from .latent import AUTOENCODER_INPUT, checked
+from .types import LAYERS, MAX_SIDE, known
+
+SMALLEST = 64  # pixels a side that `size` may ask for
+
+
+class FitLayers(io.ComfyNode):
+    """Fit Layers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="T2L_FitLayers",
+            display_name="Fit Layers",
+            category="text2layer/layers",
+            **known(search_aliases=["resize layers", "fit psd", "model size", "scale layers", "photograph"]),
+            description="Brings a layer document to the size that the checkpoint was trained on; Upscale Layers brings it back.",
+            inputs=[
+                LAYERS.Input("layers", tooltip="From Load, Join or Decode Layers; any size, any number of layers."),
+                AUTOENCODER_INPUT,
+                io.Combo.Input(
+                    "fit",
+                    options=list(get_args(Fit)),
+                    tooltip="keep aspect: as many pixels as in training, nothing cut; crop: the square in the middle; stretch: "
+                    "all in a square.",
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(get_args(Method)),
+                    tooltip="How pixels are resampled. nearest keeps the pixels of pixel art.",
+                ),
+                io.Int.Input(
+                    "size",
+                    default=0,
+                    min=0,
+                    max=MAX_SIDE,
+                    optional=True,
+                    tooltip="Pixels along a side of a square. 0 = what the checkpoint was trained on.",
+                ),
+            ],
+            outputs=[
+                LAYERS.Output(
+                    display_name="layers", tooltip="The same layers on the smaller or larger canvas, for Split Layers."
+                ),
+                io.Int.Output(display_name="width", tooltip="Of the canvas before: for width of Upscale Layers."),
+                io.Int.Output(display_name="height", tooltip="Of the canvas before: for height of Upscale Layers."),
+            ],
+        )
+
+    @classmethod
+    @validated
+    def execute(cls, layers: Any, autoencoder: Any, fit: Any, method: Any, size: int = 0) -> io.NodeOutput:
+        node = "Fit Layers"
+        managed = checked(autoencoder, node)
+        wanted, stack = wanted_size(size, managed, node), document_to_stack(layers, f"{node}: layers")
+        try:
+            fitting, before = fitted(stack, wanted, managed.downscale, fit, method)
+        except ValueError as error:
+            raise ValueError(f"{node}: {error}") from error
+        return io.NodeOutput(stack_to_document(fitting), before.width, before.height)
+
+
+def wanted_size(size: int, managed: ManagedAutoencoder, node: str) -> int:
+    """Pixels along a side. Raises ValueError for one that is too small, and where neither the input nor the file names one."""
+    wanted = size or managed.trained_size
+    if wanted is None:
+        raise ValueError(
+            f"{node}: size must be set, because {managed.name} does not say which size it was trained on; 512 is Stable "
+            "Diffusion 1.x's"
+        )
+    if not SMALLEST <= wanted <= MAX_SIDE:
+        raise ValueError(
+            f"{node}: size must be 0 or from {SMALLEST} to {MAX_SIDE}, got {size}; 0 is the checkpoint's own"
+        )
+    return wanted

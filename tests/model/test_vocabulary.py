@@ -1,0 +1,62 @@
+"""Which words a text encoder knows, and what it knows near those that it does not."""
+
+import pytest
+
+from t2l.model.tokenizer import Tokenizer
+from t2l.model.vocabulary import LIKE, LONGEST, MOST_NAMED, Vocabulary
+
+CAPTIONS = ["a cat, in the snow", "a lion above the sea", "a laptop computer among dandelions", "a wooden castle"]
+
+
+@pytest.fixture(scope="module")
+def known():
+    return Vocabulary(Tokenizer().ids_in(CAPTIONS))
+
+
+def test_words_of_the_captions_are_seen_and_others_are_not(known):
+    assert known.unseen(" ".join(CAPTIONS).upper()) == []
+    assert known.unseen("A basilica, a cat; an aurora. The basilica!") == ["basilica", "an", "aurora"]
+
+
+def test_a_word_of_several_tokens_is_seen_when_all_of_them_are(known):
+    assert known.unseen("computer dandelions") == []
+    assert known.unseen("computers dandelion") == ["computers", "dandelion"]
+
+
+def test_without_a_list_every_word_is_known():
+    assert Vocabulary(None).unseen("aurora borealis 北極光") == []
+
+
+@pytest.mark.parametrize("text", ["", " \n", "!?,;", "..."])
+def test_what_holds_no_word_holds_no_unseen_word(known, text):
+    assert known.unseen(text) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [("lions", "lion"), ("wodden", "wooden"), ("ocean", "sea"), ("kitty", "cat"), ("basilica", "castle")],
+)
+def test_the_nearest_is_alike_in_spelling_or_meaning(known, word, near):
+    assert known.nearest(word)[0] == near
+
+
+def test_only_known_words_are_offered(known):
+    assert all(
+        not known.unseen(near) for words in LIKE.values() for word in words.split() for near in known.nearest(word)
+    )
+    assert known.nearest("masterpiece") == []
+
+
+def test_a_sentence_names_some_and_counts_the_rest(known):
+    words = [f"x{i}" for i in range(MOST_NAMED + 3)]
+    assert known.named(["ocean", "zzz"]) == "'ocean' (near: sea), 'zzz'"
+    assert known.named(words).endswith("and 3 more")
+    assert len(known.named(["q" * 10_000])) <= LONGEST + 2
+
+
+def test_the_table_offers_what_the_shipped_checkpoint_knows():
+    from t2l.cli.options import default_checkpoint
+    from t2l.model.text2layer import read_parts
+
+    shipped = Vocabulary(read_parts(default_checkpoint()).text_encoder_config.token_ids)
+    assert [word for word in LIKE if shipped.unseen(word)] == []

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..blend import BlendMode
-from ..budget import GROUP_DEPTH, LAYERS, NAME_LENGTH, shown
+from ..budget import GROUP_DEPTH, LAYERS, NAME_LENGTH, as_text, shown
 from ..stack import Layer, Stack, cropped
 from .archive import Archive, open_archive
 from .atomic import atomic_path
@@ -199,11 +199,14 @@ class _Reading:
     def _xml(self) -> ElementTree.Element:
         """The root of stack.xml, which may not define entities: they could name other files, or grow without end."""
         try:
-            text = self.file.read("stack.xml", MAX_XML).decode("utf-8-sig")
+            text = as_text(self.file.read("stack.xml", MAX_XML), "it")
             if "<!DOCTYPE" in text or "<!ENTITY" in text:
                 raise ValueError("it defines entities, which are not read")
             return ElementTree.fromstring(text)
-        except (ElementTree.ParseError, ValueError) as error:
+        except ElementTree.ParseError as error:
+            line, column = error.position
+            raise ValueError(f"{self.name} has no stack.xml that can be read: line {line}, column {column}") from error
+        except ValueError as error:
             raise ValueError(f"{self.name} has no stack.xml that can be read: {error}") from error
 
     def _nodes(self, parent: ElementTree.Element, depth: int) -> tuple[Node, ...]:

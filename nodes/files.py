@@ -61,7 +61,11 @@ class SaveLayers(io.ComfyNode):
                     tooltip="layer mask keeps the colours under the mask and can be painted on; psd only.",
                 ),
             ],
-            outputs=[],
+            outputs=[
+                io.Custom("COMBO").Output(  # io.Combo.Output is of another type than io.Combo.Input in ComfyUI 0.3.75
+                    display_name="file", tooltip="The file that was written, by the name that Load Layers knows it by."
+                )
+            ],
             is_output_node=True,
         )
 
@@ -89,7 +93,8 @@ class SaveLayers(io.ComfyNode):
         files = [{"filename": path.name, "subfolder": subfolder, "type": "output"} for path in paths]
         composite = pixels_to_image(stack.composite()[None])
         shown = files[-1:] if format == "png set" else ui.PreviewImage(composite, cls=cls).as_dict()["images"]
-        return io.NodeOutput(ui={"images": shown, "files": files})
+        written = f"{(Path(subfolder) / paths[-1].name).as_posix()} [{OUTPUT}]"
+        return io.NodeOutput(written, ui={"images": shown, "files": files})
 
 
 class LoadLayers(io.ComfyNode):

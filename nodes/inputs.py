@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import wraps
@@ -20,8 +21,11 @@ def validated(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOut
     of files are left to the node, whose list of them changes.
     """
 
+    names = list(inspect.signature(execute).parameters)[1:]
+
     @wraps(execute)
-    def checked_execute(cls: Any, **inputs: Any) -> io.NodeOutput:
+    def checked_execute(cls: Any, *values: Any, **inputs: Any) -> io.NodeOutput:
+        inputs |= dict(zip(names, values, strict=False))  # core gives names; a script may not
         schema = cls.define_schema()
         for socket in schema.inputs:
             value = inputs.get(socket.id)

@@ -80,10 +80,10 @@ def open_psd(path: str | Path) -> LayerFile:
 def _reason(error: Exception) -> str:
     """What went wrong in words for people; psd-tools' own are in the exception's cause."""
     if isinstance(error, MemoryError):
-        return "there is not enough memory for it"
+        return "it needs more memory than there is"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return "its pixels are cut off" if "length mismatch" in str(error) else "it is no PSD, or a damaged one"
+    return "its pixels are cut off" if "length mismatch" in str(error) else "it is damaged, or no PSD"
 
 
 class _Refused(ValueError):
@@ -154,18 +154,12 @@ class _Reading:
 
     def _nodes(self, parent: Iterable[Any], depth: int) -> tuple[Node, ...]:
         """The layers of the file or of a group, from the bottom up, with those that are clipped gathered."""
-        if depth > GROUP_DEPTH.most:
-            raise _Refused(
-                f"has groups in more than {GROUP_DEPTH.most} levels; merge some in your editor, or set {GROUP_DEPTH.variable}"
-            )
+        GROUP_DEPTH.check(depth, f"{self.account.name} has")
         rows: list[tuple[Any, Layer | Group, list[Layer | Group | Special]]] = []
         base_is_missing = False
         for layer in parent:
             self.layers += 1
-            if self.layers > LAYERS.most:
-                raise _Refused(
-                    f"has more than {LAYERS.most:,} layers; merge some in your editor, or set {LAYERS.variable}"
-                )
+            LAYERS.check(self.layers, f"{self.account.name} has at least")
             node: Layer | Group | None = self._group(layer, depth) if layer.is_group() else self._layer(layer)
             is_clipped = bool(layer._record.clipping)
             if not is_clipped:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..budget import parse_json, shown
+from ..budget import as_text, parse_json, shown
 from ..io.picture_file import Unreadable, decoded
 from ..layers import Layers
 
@@ -93,7 +93,7 @@ def ways_to_say(metadata: dict[str, Any]) -> list[str]:
 
 def _from_json(data: bytes) -> Any:
     try:
-        return parse_json(data.decode(), "it")
+        return parse_json(as_text(data, "it"), "it")
     except ValueError as error:
         raise ValueError(f"its json is unreadable: {error}") from error
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
-from ..budget import HEADER_BYTES, NAME_LENGTH, check_regular, parse_json, shown, shown_path
+from ..budget import HEADER_BYTES, NAME_LENGTH, as_text, check_regular, parse_json, shown, shown_path
 
 MOST_NAMES = 12  # named in one message
 MOST_AXES = 16  # of a tensor
@@ -69,7 +69,7 @@ def read_header(path: str | Path) -> Header:
         file.seek(8)
         header = file.read(length)
     try:
-        found = parse_json(header.decode(), "its header")
+        found = parse_json(as_text(header, "its header"), "its header")
         metadata = _metadata(found.pop("__metadata__", {}))
         places = [(name, *_entry(name, entry)) for name, entry in found.items()]
         needed = 8 + length + max((end for *_, end, _ in places), default=0)

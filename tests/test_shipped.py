@@ -136,7 +136,8 @@ def listed(path):
     """The lists of words in a page: what follows `- 126 things: `, without the full stop."""
     text = (REPOSITORY / path).read_text(encoding="utf-8")
     return [
-        line.strip("。.") for line in re.findall(r"^- (?:\d+ [^ ,.]+|Colours|颜色)[:：] ?(.+)$", text, flags=re.MULTILINE)
+        line.strip("。.")
+        for line in re.findall(r"^- (?:\d+ [^ ,.]+|Colours|颜色)[:：] ?(.+)$", text, flags=re.MULTILINE)
     ]
 
 

@@ -148,6 +148,7 @@ class ManagedAutoencoder:
         return sum(passes) / len(tiles)
 
     def _run(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        mm.throw_exception_if_processing_interrupted()
         return network(x.to(self.device, self.dtype)).float()
 
     def _load(self, memory: float) -> None:

@@ -5,7 +5,6 @@ Inside a document a mask is 1 where the layer is transparent; ours are 1 where i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -14,14 +13,17 @@ import torch
 from torch import Tensor
 
 from ..t2l.blend import BlendMode
+from ..t2l.budget import NAME_LENGTH
 from ..t2l.comfyui_blend import NAMES, WITHOUT_NAME
 from ..t2l.comfyui_compositor import placed_bounds
 from ..t2l.layers import Layers
 from ..t2l.stack import Layer, Stack
-from .types import MAX_SIDE, image_to_alpha, image_to_pixels, mask_to_pixels, pixels_to_image, shape_of
+from .inputs import shown
+from .limits import MAX_SIDE, check_canvas, most_together, shown_sizes
+from .types import image_to_alpha, image_to_pixels, mask_to_pixels, pixels_to_image, shape_of
 
 MAX_FRAMES = 50  # layers of one document, as in ComfyUI itself
-MAX_CANVAS = 100_000_000  # pixels of a canvas, and of a layer as it is shown: 1.6 GB in memory
+LARGEST_NUMBER = 1e300  # whole numbers have no end in Python
 EMPTY_CANVAS = (64, 64)  # what core shows of a document without layers
 OWN_MODE = "t2l_blend_mode"  # in an item: a blend mode that core has no name for
 KEYS = {  # a field of Layer -> the keys of an item that say it
@@ -96,12 +98,7 @@ def _check_canvas(canvas: tuple[int, int], layers: Sequence[Layer], source: str)
     """Raises ValueError for pictures that are too large, before any is made."""
     for side in canvas:
         _number(side, "a side of canvas", source, 1, MAX_SIDE)
-    shown = [("its canvas", canvas), *((repr(layer.name), layer.shown_size[::-1]) for layer in layers)]
-    for name, (width, height) in shown:
-        if width * height > MAX_CANVAS:
-            raise ValueError(
-                f"{source} takes at most {MAX_CANVAS:,} pixels, {name} has {width} x {height}; make it smaller"
-            )
+    check_canvas(canvas[::-1], shown_sizes(layers), source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,26 +127,38 @@ def _items(document: Any, source: str) -> list[dict[str, Any]]:
             f"{source} needs a LAYERS document, got {shape_of(document)}; connect Join, Decode or Load Layers"
         )
     version = document.get("version")
-    if version is not None and version != 1:
-        raise ValueError(f"{source} needs a LAYERS document of version 1, got version {version!r}")
+    if not (version is None or (isinstance(version, (int, float)) and version == 1)):
+        raise ValueError(f"{source} needs a LAYERS document of version 1, got version {shown(version)}")
     items = [item for item in items or [] if isinstance(item, dict)]
     for number, item in enumerate(items, 1):
-        if (kind := item.get("type", "raster")) != "raster":
+        kind, name = item.get("type", "raster"), _name(item, number)
+        NAME_LENGTH.check(len(name), f"{source}: the name of layer {number} has")
+        if not (isinstance(kind, str) and kind == "raster"):
             raise ValueError(
-                f"{source}: layer {_name(item, number)!r} must be of type raster, got {kind!r}; render it before"
+                f"{source}: layer {shown(name)} must be of type raster, got {shown(kind)}; render it before"
             )
     items = [item for item in items if isinstance(item.get("image"), Tensor)]
-    items = [item for item in items if item["image"].ndim != 4 or len(item["image"])]  # a batch of none is no layer
-    frames = sum(len(item["image"]) if item["image"].ndim == 4 else 1 for item in items)
+    items = [item for item in items if _frames_of(item)]  # a batch of none is no layer
+    frames = sum(_frames_of(item) for item in items)
     if frames > MAX_FRAMES:
         raise ValueError(f"{source} takes at most {MAX_FRAMES} layers, got {frames}; merge some, or split the batch")
+    values = sum(item["image"].numel() for item in items if not item["image"].is_nested)
+    if values > 4 * most_together():
+        raise ValueError(
+            f"{source} takes at most {most_together():,} pixels in all layers, got {values:,} numbers; make them smaller"
+        )
     return sorted(items, key=lambda item: _whole(item.get("z_index"), 0))
+
+
+def _frames_of(item: dict[str, Any]) -> int:
+    image = item["image"]
+    return image.shape[0] if image.ndim == 4 and not image.is_nested else 1
 
 
 def _item_to_layers(item: dict[str, Any], number: int, source: str) -> list[Layer]:
     """One item of a document as a layer for each picture of its batch."""
     name = _name(item, number)
-    source = f"{source}: layer {name!r}"
+    source = f"{source}: layer {shown(name)}"
     image, mask = _item_pixels(item, source)
     count, layers = len(image), []
     for i in range(count):
@@ -160,7 +169,7 @@ def _item_to_layers(item: dict[str, Any], number: int, source: str) -> list[Laye
                 name=name if count == 1 else f"{name} {i + 1}",
                 opacity=min(max(_finite_number(item.get("opacity"), 1.0), 0.0), 1.0),
                 blend_mode=_blend_mode(item),
-                visible=bool(item.get("visible", True)),
+                visible=_switch(item.get("visible"), True),
                 **_item_placement(item),
             )
         except ValueError as error:
@@ -177,10 +186,11 @@ def _name(item: dict[str, Any], number: int) -> str:
 def _blend_mode(item: dict[str, Any]) -> BlendMode:
     """An item's blend mode by our name; core's, ours and those with other spaces are understood."""
     given = item.get("blend_mode")
-    mode = str("normal" if given is None else given).lower().replace("_", " ").replace("-", " ")
+    text = given[:80] if isinstance(given, str) else "normal"
+    mode = text.lower().replace("_", " ").replace("-", " ")
     mode = "add" if mode == "linear dodge" else mode
     own = item.get(OWN_MODE)
-    return own if own in WITHOUT_NAME and NAMES[own] == given else mode  # type: ignore[return-value]
+    return own if isinstance(own, str) and own in WITHOUT_NAME and NAMES[own] == given else mode  # type: ignore[return-value]
 
 
 def _item_pixels(item: dict[str, Any], source: str) -> tuple[Tensor, Tensor]:
@@ -203,8 +213,8 @@ def _item_placement(item: dict[str, Any]) -> dict[str, Any]:
         "shown_width": width if width > 0 else None,
         "shown_height": height if height > 0 else None,
         "rotation": _finite_number(item.get("rotation"), 0.0),
-        "flip_horizontal": bool(item.get("flip_h")),
-        "flip_vertical": bool(item.get("flip_v")),
+        "flip_horizontal": _switch(item.get("flip_h"), False),
+        "flip_vertical": _switch(item.get("flip_v"), False),
     }
 
 
@@ -312,10 +322,14 @@ def _whole(value: Any, default: int) -> int:
 
 def _finite_number(value: Any, default: float) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number and math.isfinite(value) else default
+    return value if is_number and abs(value) <= LARGEST_NUMBER else default
+
+
+def _switch(value: Any, default: bool) -> bool:
+    return bool(value) if isinstance(value, (bool, int, float, str)) else default
 
 
 def _number(value: Any, name: str, source: str, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError(f"{source}: {name} must be a number from {low} to {high}, got {value!r}")
+        raise ValueError(f"{source}: {name} must be a number from {low} to {high}, got {shown(value)}")
     return value

@@ -15,12 +15,14 @@ from ..t2l.compare import before_and_after
 from ..t2l.edges import EdgeConfig, clean_layer
 from ..t2l.evaluation.metrics import mask_iou
 from ..t2l.evaluation.ranking import best_first, edge_contrast
+from ..t2l.layers import Layers
 from ..t2l.recompose import Agreement, agreement, difference_picture, made_to_agree
 from ..t2l.stack import TOP, Stack
 from ..t2l.upscale import Enlarge, Method, upscaled
 from .documents import document_to_stack, stack_to_document, stack_to_layers
-from .inputs import validated
-from .types import LAYER_INPUT, LAYERS, MAX_SIDE, POLARITY, image_to_pixels, known, mask_to_pixels, pixels_to_image
+from .inputs import kind_of, validated
+from .limits import MAX_SIDE, check_resized
+from .types import LAYER_INPUT, LAYERS, POLARITY, image_to_pixels, known, mask_to_pixels, pixels_to_image
 
 TILE, SMALLEST_TILE, OVERLAP = 512, 128, 32  # pixels of a tile before an upscale model, as core takes them
 BYTES_PER_PIXEL = 384 * 3  # core's estimate of an upscale model's memory, per pixel of a tile and byte of its dtype
@@ -165,14 +167,15 @@ class RecomposeCheck(io.ComfyNode):
         node = "Recompose Check"
         stacks = stacks_of(layers, node)
         pictures = pictures_of(composite, stacks, node)
-        before = [agreement(stack.composite(), picture) for stack, picture in zip(stacks, pictures, strict=True)]
+        composites = [checked(node, stack.composite) for stack in stacks]
+        before = [agreement(seen, picture) for seen, picture in zip(composites, pictures, strict=True)]
         differences = [
-            pixels_to_image(difference_picture(stack.composite(), picture, gain[0])[None])
-            for stack, picture in zip(stacks, pictures, strict=True)
+            pixels_to_image(difference_picture(seen, picture, gain[0])[None])
+            for seen, picture in zip(composites, pictures, strict=True)
         ]
         lines = [str(figures) for figures in before]
         if correct[0]:
-            stacks = [corrected(stack, picture, node) for stack, picture in zip(stacks, pictures, strict=True)]
+            stacks = [checked(node, corrected, stack, picture) for stack, picture in zip(stacks, pictures, strict=True)]
             after = [agreement(stack.composite(), picture) for stack, picture in zip(stacks, pictures, strict=True)]
             lines = [f"{line}; corrected: {figures}" for line, figures in zip(lines, after, strict=True)]
         text = "\n".join(f"{number}: {line}" for number, line in enumerate(lines, 1))
@@ -241,6 +244,7 @@ class UpscaleLayers(io.ComfyNode):
         node = "Upscale Layers"
         stack = document_to_stack(layers, f"{node}: layers")
         size = target_size(stack, factor, width, height, node)
+        check_resized(stack, (stack.height, stack.width), size, f"{node}: factor, width and height: layers")
         enlarge = None if upscale_model is None else enlarger(upscale_model, node)
         larger = checked(node, upscaled, stack, *size, method, enlarge)
         shown = before_and_after(*(torch.cat(x.flattened()) for x in (stack, larger)))
@@ -301,13 +305,14 @@ class BestLayers(io.ComfyNode):
         chosen = [stacks[i] for i in order[: keep[0]]]
         return io.NodeOutput(
             [stack_to_document(stack) for stack in chosen],
-            [pixels_to_image(stack.composite()[None]) for stack in chosen],
+            [pixels_to_image(checked(node, stack.composite)[None]) for stack in chosen],
             "\n".join(lines),
         )
 
 
 def checked(node: str, call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """What a function of t2l returns; what it refuses, with the node's name before it."""
+    """What a function of t2l returns; what it refuses, with the node's name before it. Cancel in ComfyUI stops it before."""
+    mm.throw_exception_if_processing_interrupted()
     try:
         return call(*arguments, **named)
     except ValueError as error:
@@ -321,7 +326,11 @@ def preview(pictures: list[Tensor], cls: type[io.ComfyNode]) -> ui.PreviewImage:
 
 def stacks_of(documents: list[Any], node: str) -> list[Stack]:
     """The documents of a list input."""
-    return [document_to_stack(document, f"{node}: layers") for document in documents]
+    stacks = []
+    for document in documents:
+        mm.throw_exception_if_processing_interrupted()
+        stacks.append(document_to_stack(document, f"{node}: layers"))
+    return stacks
 
 
 def pictures_of(images: list[Any], stacks: list[Stack], node: str) -> list[Tensor]:
@@ -348,13 +357,13 @@ def for_each(items: list[Tensor], count: int, source: str) -> list[Tensor]:
     return items * count if len(items) == 1 else items
 
 
-def corrected(stack: Stack, picture: Tensor, node: str) -> Stack:
+def corrected(stack: Stack, picture: Tensor) -> Stack:
     """Two layers that make the picture. Raises ValueError for a stack where others would have to change."""
     stack = stack.drawn
     whole = [layer.size == (stack.height, stack.width) and plain(layer) for layer in stack.layers]
     if whole != [True, True] or not bool((stack.layers[0].mask == 1).all()):
         raise ValueError(
-            f"{node}: correct needs an opaque layer and one over it, both as large as the canvas, visible and of normal "
+            f"correct needs an opaque layer and one over it, both as large as the canvas, visible and of normal "
             f"blend mode, got {len(stack.layers)} layers; switch it off, or put Split Layers and Join Layers before"
         )
     layers = made_to_agree(stack.to_layers(), picture[None])
@@ -368,8 +377,14 @@ def plain(layer: Any) -> bool:
 
 def cutout(stack: Stack, layer: str, node: str) -> Tensor:
     """One layer as an IMAGE with transparency, (1, H, W, 4)."""
-    layers = stack_to_layers(stack, layer, node)
+    layers = checked_layers(stack, layer, node)
     return pixels_to_image(torch.cat([layers.foreground, layers.mask], dim=1))
+
+
+def checked_layers(stack: Stack, layer: str, node: str) -> Layers:
+    """One layer against the others; Cancel in ComfyUI stops it before."""
+    mm.throw_exception_if_processing_interrupted()
+    return stack_to_layers(stack, layer, node)
 
 
 def target_size(stack: Stack, factor: float, width: int, height: int, node: str) -> tuple[int, int]:
@@ -377,7 +392,7 @@ def target_size(stack: Stack, factor: float, width: int, height: int, node: str)
     scale_x = width / stack.width if width else height / stack.height if height else factor
     scale_y = height / stack.height if height else scale_x
     size = max(1, round(stack.height * scale_y)), max(1, round(stack.width * scale_x))
-    if max(size) > MAX_SIDE:
+    if max(size) > MAX_SIDE:  # before the layers are looked at
         raise ValueError(
             f"{node}: factor, width and height must give at most {MAX_SIDE} pixels a side, got {size[1]} x {size[0]}"
         )
@@ -388,7 +403,7 @@ def enlarger(upscale_model: Any, node: str) -> Enlarge:
     """An UPSCALE_MODEL as a function of pictures, in tiles that are halved while memory runs out, as core does."""
     if not hasattr(upscale_model, "scale") or not hasattr(upscale_model, "model"):
         raise ValueError(
-            f"{node}: upscale_model needs an upscale model, got a {type(upscale_model).__name__}; connect Load Upscale Model"
+            f"{node}: upscale_model needs an upscale model, got {kind_of(upscale_model)}; connect Load Upscale Model"
         )
     device = mm.get_torch_device()
 
@@ -415,7 +430,7 @@ def in_tiles(upscale_model: Any, pixels: Tensor) -> Tensor:
             )
             bar = comfy.utils.ProgressBar(steps)
             return comfy.utils.tiled_scale(
-                pixels, lambda part: upscale_model(part), tile, tile, OVERLAP, upscale_model.scale, pbar=bar
+                pixels, lambda part: _enlarged(upscale_model, part), tile, tile, OVERLAP, upscale_model.scale, pbar=bar
             )
         except mm.OOM_EXCEPTION:
             if tile <= SMALLEST_TILE:
@@ -424,16 +439,22 @@ def in_tiles(upscale_model: Any, pixels: Tensor) -> Tensor:
         mm.soft_empty_cache()  # outside the except block, which holds on to what was allocated
 
 
+def _enlarged(upscale_model: Any, part: Tensor) -> Tensor:
+    mm.throw_exception_if_processing_interrupted()
+    return upscale_model(part)
+
+
 def recompose_errors(stacks: list[Stack], composite: list[Any], node: str) -> list[float]:
     """Mean difference of each stack from the picture it should make, in 1/255."""
     pictures = pictures_of(composite, stacks, node)
-    figures: list[Agreement] = [agreement(s.composite(), p) for s, p in zip(stacks, pictures, strict=True)]
+    composites = [checked(node, stack.composite) for stack in stacks]
+    figures: list[Agreement] = [agreement(seen, p) for seen, p in zip(composites, pictures, strict=True)]
     return [figure.mean for figure in figures]
 
 
 def mask_figures(stacks: list[Stack], mask: list[Any] | None, layer: str, node: str) -> list[float]:
     """How much each mask agrees with the second opinion, or without one, with the edges of its own composite."""
-    layers = [stack_to_layers(stack, layer, node) for stack in stacks]
+    layers = [checked_layers(stack, layer, node) for stack in stacks]
     if mask is None:
         return [edge_contrast(x.mask, x.composite()).item() for x in layers]
     source = f"{node}: mask"

@@ -45,6 +45,16 @@ def path_below(folder: str | Path, name: str) -> Path | None:
     return Path(path) if path.startswith(base.rstrip(os.sep) + os.sep) else None
 
 
+def check_inside(base: str | Path, folder: str | Path) -> None:
+    """Raises ValueError for a folder below another one, there or not yet, that a link leads out of it."""
+    real_base, real = (os.path.realpath(path) for path in (base, os.path.join(base, folder)))
+    if real != real_base and not real.startswith(real_base.rstrip(os.sep) + os.sep):
+        raise ValueError(
+            f"must stay inside the output folder, got {shortened(str(folder))}, a link that leads out of it; write another "
+            "name, or start ComfyUI with --output-directory"
+        )
+
+
 def files_below(folder: str | Path, endings: tuple[str, ...]) -> list[str]:
     """The names of the files below a folder that end so: its own first, then those of its folders, at any depth.
 

@@ -16,7 +16,7 @@ from ..t2l.io.layer_file import READ, check_format, open_layer_file, save_layer_
 from ..t2l.io.layer_tree import LayerFile, MaskAs
 from ..t2l.stack import TOP, Stack
 from .documents import MAX_FRAMES, document_to_stack, stack_to_document, stack_to_layers, unknown_to_core
-from .file_names import LONGEST, files_below, path_below, shortened
+from .file_names import LONGEST, check_inside, files_below, path_below, shortened
 from .inputs import validated
 from .load import speaking_for
 from .types import LAYER_INPUT, LAYERS, POLARITY, known, layers_to_cutout, pixels_to_image, pixels_to_mask
@@ -190,12 +190,27 @@ def _wrong_choice(given: dict[str, Any]) -> str | None:
 def _free_name(prefix: str, stack: Stack) -> tuple[Path, str, str]:
     """Folder, stem with a number that no file there has, and the folder below ComfyUI's output folder."""
     output = folder_paths.get_output_directory()
-    found = folder_paths.get_save_image_path(clean_prefix(prefix), output, stack.width, stack.height)
+    if len(prefix) > LONGEST:
+        raise ValueError(f"must have at most {LONGEST} characters, got {len(prefix):,}; write a shorter name")
+    name = _filled_in(clean_prefix(prefix), output, stack)
+    check_inside(output, Path(name).parent)
+    try:
+        found = folder_paths.get_save_image_path(name, output)
+    except OSError as error:  # a file where a folder should be, no permission, a path longer than the system's
+        reason = (error.strerror or "it cannot be made").lower()
+        raise ValueError(f"must name a folder that can be used, got {shortened(name)}: {reason}") from error
     folder, name, counter, subfolder = Path(found[0]), *found[1:4]
     taken = {entry.name.lower() for entry in folder.iterdir()}
     while any(entry.startswith(f"{name}_{counter:05}_".lower()) for entry in taken):
         counter += 1
     return folder, f"{name}_{counter:05}", subfolder
+
+
+def _filled_in(prefix: str, output: str, stack: Stack) -> str:
+    """A clean prefix with ComfyUI's %year% and the like filled in, by ComfyUI itself, which here gets no folder to make."""
+    return folder_paths.get_save_image_path(prefix.replace("/", "|"), output, stack.width, stack.height)[4].replace(
+        "|", "/"
+    )
 
 
 def _texts(hidden: Any) -> dict[str, str]:

@@ -6,13 +6,14 @@ from typing import Any, get_args
 
 from comfy_api.v0_0_2 import io
 
-from ..t2l.fit import Fit, fitted
+from ..t2l.fit import Fit, fitted, fitted_size
 from ..t2l.upscale import Method
 from .autoencoder import ManagedAutoencoder
 from .documents import document_to_stack, stack_to_document
 from .inputs import validated
 from .latent import AUTOENCODER_INPUT, checked
-from .types import LAYERS, MAX_SIDE, known
+from .limits import MAX_SIDE, check_resized
+from .types import LAYERS, known
 
 SMALLEST = 64  # pixels a side that `size` may ask for
 
@@ -66,11 +67,13 @@ class FitLayers(io.ComfyNode):
         node = "Fit Layers"
         managed = checked(autoencoder, node)
         wanted, stack = wanted_size(size, managed, node), document_to_stack(layers, f"{node}: layers")
+        before = (stack.height, stack.width) if fit != "crop" else (min(stack.height, stack.width),) * 2
+        check_resized(stack, before, fitted_size(before, wanted, managed.downscale, fit), f"{node}: layers")
         try:
-            fitting, before = fitted(stack, wanted, managed.downscale, fit, method)
+            fitting, cut = fitted(stack, wanted, managed.downscale, fit, method)
         except ValueError as error:
             raise ValueError(f"{node}: {error}") from error
-        return io.NodeOutput(stack_to_document(fitting), before.width, before.height)
+        return io.NodeOutput(stack_to_document(fitting), cut.width, cut.height)
 
 
 def wanted_size(size: int, managed: ManagedAutoencoder, node: str) -> int:

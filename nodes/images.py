@@ -13,7 +13,8 @@ from ..t2l.stack import Layer, Stack
 from .documents import MAX_FRAMES, stack_to_document
 from .edges import checked, for_each, preview, stacks_of
 from .inputs import validated
-from .types import LAYERS, MAX_SIDE, POLARITY, image_to_alpha, image_to_pixels, known, mask_to_pixels, pixels_to_image
+from .limits import MAX_SIDE, check_canvas, shown_sizes
+from .types import LAYERS, POLARITY, image_to_alpha, image_to_pixels, known, mask_to_pixels, pixels_to_image
 
 NODE = "Images to Layers"
 Picture = tuple[Tensor, Tensor]  # colours (3, H, W) and mask (1, H, W), 1 = shows
@@ -117,7 +118,7 @@ class ImagesToLayers(io.ComfyNode):
         for i, stack in enumerate(below):
             pictures = [picture for socket in sockets for picture in shared(socket, i, len(below))]
             stacks.append(piled(stack, pictures, (height[0], width[0]), inputs))
-        pictures = [stack.composite() for stack in stacks]
+        pictures = [checked(NODE, stack.composite) for stack in stacks]
         composites = [pixels_to_image(picture[None]) for picture in pictures]
         return io.NodeOutput([stack_to_document(stack) for stack in stacks], composites, ui=preview(pictures, cls))
 
@@ -170,14 +171,14 @@ def piled(below: Stack | None, pictures: list[Picture], size: tuple[int, int], i
         )
     height = size[0] or (below.height if below else max(mask.shape[-2] for _, mask in pictures))
     width = size[1] or (below.width if below else max(mask.shape[-1] for _, mask in pictures))
-    if max(height, width) > MAX_SIDE or min(height, width) < 1:
-        raise ValueError(f"{NODE}: width and height must be from 0 to {MAX_SIDE} pixels, got {width} and {height}")
+    check_canvas((height, width), [], f"{NODE}: width and height:")
     names = "\n".join(inputs["names"]).splitlines()
     places = offsets_of("\n".join(inputs["offsets"]), len(pictures))
     layers = []
     for i, picture in enumerate(pictures):
         name = (names[i].strip() if i < len(names) else "") or f"layer {len(lower) + i + 1}"
         layers.append(checked(NODE, layer_of, picture, name, places[i], {key: own(inputs[key], i) for key in LOOK}))
+    check_canvas((height, width), shown_sizes((*lower, *layers)), f"{NODE}: image")
     return Stack(height, width, (*lower, *layers), source=below.source if below else None)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
@@ -14,10 +13,23 @@ from ..t2l.window import Window, followed
 from .autoencoder import ManagedAutoencoder
 from .documents import to_documents
 from .hints import mind_size
-from .inputs import validated
+from .inputs import kind_of, validated
+from .limits import check_pictures
 from .pairing import paired
-from .types import AUTOENCODER, LAYERS, POLARITY, known, layers_to_cutout, pixels_to_image, pixels_to_mask, to_layers
+from .types import (
+    AUTOENCODER,
+    LAYERS,
+    POLARITY,
+    known,
+    layers_to_cutout,
+    pixels_to_image,
+    pixels_to_mask,
+    shape_of,
+    strangeness,
+    to_layers,
+)
 
+LARGEST = 1e4  # in latents: those of pictures stay below 100, and a network makes NaN of huge ones
 SIZE = "t2l_size"  # in a LATENT: where the pictures lie on the latent grid, which rounds their size up; None = unknown
 AUTOENCODER_INPUT = AUTOENCODER.Input(
     "autoencoder", tooltip="From Load Text2Layer Checkpoint or Load Layered Autoencoder."
@@ -177,7 +189,7 @@ def checked(autoencoder: Any, node: str) -> ManagedAutoencoder:
     """What is on the socket, when it is a layered autoencoder."""
     if not hasattr(autoencoder, "decode_tiled") or not hasattr(autoencoder, "downscale"):
         raise ValueError(
-            f"{node}: autoencoder needs a layered autoencoder, got a {type(autoencoder).__name__}; connect the "
+            f"{node}: autoencoder needs a layered autoencoder, got {kind_of(autoencoder)}; connect the "
             "autoencoder output of Load Text2Layer Checkpoint or Load Layered Autoencoder"
         )
     return autoencoder
@@ -214,16 +226,19 @@ def to_latent(samples: Tensor, layers: Layers, managed: ManagedAutoencoder) -> d
 
 def samples_of(latent: Any, managed: ManagedAutoencoder, node: str) -> Tensor:
     """The samples of a LATENT. Raises ValueError for latents of another kind of model."""
-    samples = latent.get("samples") if isinstance(latent, dict) else None
-    shape = tuple(samples.shape) if isinstance(samples, Tensor) else None
-    if shape is None or len(shape) != 4 or shape[1] != managed.latent_channels:
+    samples = latent.get("samples") if isinstance(latent, dict) else latent
+    is_plain = isinstance(samples, Tensor) and not strangeness(samples) and isinstance(latent, dict)
+    if not is_plain or samples.ndim != 4 or samples.shape[1] != managed.latent_channels or samples.numel() == 0:
         raise ValueError(
             f"{node}: latent needs samples of shape (N, {managed.latent_channels}, h, w), as {managed.name} makes them, got "
-            f"{shape or type(latent).__name__}; connect the latent of a KSampler with this checkpoint's model, or of "
-            "Encode Layers"
+            f"{shape_of(samples)}; connect the latent of a KSampler with this checkpoint's model, or of Encode Layers"
         )
-    if not torch.isfinite(samples).all():
-        raise ValueError(f"{node}: latent holds NaN or infinite values; lower cfg or change the sampler before it")
+    height, width = (length * managed.downscale for length in samples.shape[-2:])
+    check_pictures((height, width), len(samples), f"{node}: latent")
+    if not (samples.float().abs() <= LARGEST).all():
+        raise ValueError(
+            f"{node}: latent holds NaN, infinite or huge values; lower cfg or change the sampler before it"
+        )
     return samples
 
 

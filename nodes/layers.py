@@ -15,6 +15,7 @@ from ..t2l.shadow import Shadow, shadowed
 from ..t2l.stack import TOP, Stack
 from .documents import document_to_stack, stack_to_layers, to_documents
 from .inputs import validated
+from .limits import check_pictures
 from .pairing import paired
 from .types import (
     LAYER_INPUT,
@@ -206,7 +207,8 @@ class CompositeLayers(io.ComfyNode):
         except ValueError as error:
             raise ValueError(f"{node}: {error}") from error
         layers = to_layers(foreground, foreground, mask, node)  # its own background is not used
-        behind = image_to_pixels(background, f"{node}: background").clamp(0, 1)
+        behind = image_to_pixels(background, f"{node}: background")
+        check_pictures((behind.shape[-2], behind.shape[-1]), max(len(behind), len(layers)), f"{node}: background")
         if len(behind) != len(layers) and 1 not in (len(behind), len(layers)):
             raise ValueError(
                 f"{node}: foreground and background must hold equally many pictures, or one of them one, got "

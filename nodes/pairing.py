@@ -63,7 +63,7 @@ def _shared(value: Any, frames: list[int], source: str) -> list[Any]:
 
 def _frames(value: Any) -> int:
     """Pictures in an IMAGE or a MASK; 1 for everything else."""
-    if not isinstance(value, Tensor) or value.ndim not in (3, 4):
+    if not isinstance(value, Tensor) or value.is_nested or value.ndim not in (3, 4):
         return 1
     return len(value) if value.ndim == 4 or value.shape[-1] not in (1, 3, 4) else 1
 

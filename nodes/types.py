@@ -18,11 +18,21 @@ from torch import Tensor
 from ..t2l.bleed import bled
 from ..t2l.layers import Layers
 from ..t2l.stack import TOP
+from .inputs import kind_of
+from .limits import check_pictures
 
 AUTOENCODER = io.Custom("T2L_AUTOENCODER")
 LAYERS = io.Custom("LAYERS")
 POLARITY = "1 = the foreground shows, 0 = the background does (Load Image gives the opposite: 1 = transparent)"
-MAX_SIDE = 16384  # pixels, ComfyUI's own largest picture
+
+NUMBERS = {torch.bool} | {  # kinds of number that torch can read
+    getattr(torch, name)
+    for name in [
+        *("float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64"),
+        *("float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64"),
+    ]
+    if hasattr(torch, name)
+}
 
 LAYER_INPUT = io.String.Input(
     "layer",
@@ -56,12 +66,13 @@ def image_to_alpha(image: Any, source: str) -> Tensor:
 def _picture(image: Any, source: str) -> Tensor:
     """IMAGE of any shape that is one -> (N, H, W, 1, 3 or 4) in [0, 1]."""
     needs = "an IMAGE of shape (N, H, W, 3)"
-    picture = _values(image, needs, source)
+    picture = plain(image, needs, source)
     picture = picture[..., None] if picture.ndim == 2 else picture
     picture = picture[None] if picture.ndim == 3 else picture
     if picture.ndim != 4 or picture.shape[-1] not in (1, 3, 4):
         raise ValueError(f"{source} needs {needs}, got {shape_of(image)}; connect a picture of 1, 3 or 4 channels")
-    return picture
+    check_pictures((picture.shape[1], picture.shape[2]), len(picture), source)
+    return _values(picture, source)
 
 
 def mask_to_pixels(mask: Any, size: tuple[int, int], source: str) -> Tensor:
@@ -71,11 +82,13 @@ def mask_to_pixels(mask: Any, size: tuple[int, int], source: str) -> Tensor:
     read as (N, H, W) it has just the size of the pictures. Raises ValueError for everything else.
     """
     needs = "a MASK of shape (N, H, W)"
-    values = _values(mask, needs, source)
-    readings = _readings(values)
+    readings = _readings(plain(mask, needs, source))
     if not readings:
         raise ValueError(f"{source} needs {needs}, got {shape_of(mask)}; Convert Image to Mask makes one of a picture")
-    pixels = next((x for x in readings if x.shape[-2:] == size), readings[0])[:, None]
+    chosen = next((x for x in readings if x.shape[-2:] == size), readings[0])
+    for area in ((chosen.shape[1], chosen.shape[2]), size):
+        check_pictures(area, len(chosen), source)
+    pixels = _values(chosen, source)[:, None]
     return pixels if pixels.shape[-2:] == size else resized(pixels, size, crop="disabled")
 
 
@@ -88,11 +101,24 @@ def _readings(mask: Tensor) -> list[Tensor]:
     return [mask.squeeze(axis) for axis in (-1, 1) if mask.ndim == 4 and mask.shape[axis] == 1]
 
 
-def _values(value: Any, needs: str, source: str) -> Tensor:
-    """A tensor of any number type as floats in [0, 1]: whole numbers count to 255 where one of them is above 1."""
-    strange = not isinstance(value, Tensor) or value.is_meta or value.is_complex() or value.layout != torch.strided
-    if strange or value.numel() == 0:
+def plain(value: Any, needs: str, source: str) -> Tensor:
+    """A tensor whose numbers can be read, of any shape; nothing of it is looked at. Raises ValueError for everything else."""
+    if not isinstance(value, Tensor) or strangeness(value) or value.numel() == 0:
         raise ValueError(f"{source} needs {needs}, got {shape_of(value)}; connect one that holds pixels")
+    return value
+
+
+def strangeness(tensor: Tensor) -> list[str]:
+    """What keeps the numbers of a tensor from being read, in words."""
+    if tensor.is_nested:
+        return ["nested"]
+    strange = [str(tensor.device)] * tensor.is_meta + [str(tensor.layout)] * (tensor.layout != torch.strided)
+    strange += [str(tensor.dtype)] * (tensor.dtype not in NUMBERS)
+    return [word.removeprefix("torch.") for word in strange]
+
+
+def _values(value: Tensor, source: str) -> Tensor:
+    """A tensor of any number type as floats in [0, 1]: whole numbers count to 255 where one of them is above 1."""
     values = finite(value.float(), source)
     whole = not value.is_floating_point() and bool((values > 1).any())
     return (values / 255 if whole else values).clamp(0, 1)
@@ -122,8 +148,10 @@ def to_layers(foreground: Any, background: Any, mask: Any, node: str) -> Layers:
     front = image_to_pixels(foreground, f"{node}: foreground")
     size = (front.shape[-2], front.shape[-1])
     back = image_to_pixels(background, f"{node}: background")
+    check_pictures(size, len(back), f"{node}: background")
     back = back if back.shape[-2:] == size else resized(back, size, crop="center")
     joint = mask_to_pixels(mask, size, f"{node}: mask")
+    check_pictures(size, max(len(front), len(back), len(joint)), f"{node}: foreground")
     back, joint = back.to(front.device), joint.to(front.device)
     counts = {"foreground": len(front), "background": len(back), "mask": len(joint)}
     count = max(counts.values())
@@ -146,7 +174,7 @@ def finite(pixels: Tensor, source: str) -> Tensor:
 def shape_of(value: Any) -> str:
     """What came, in words: the shape of a tensor, and what is strange about it."""
     if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    strange = [str(value.device)] * value.is_meta + [str(value.layout)] * (value.layout != torch.strided)
-    strange += [str(value.dtype)] * value.is_complex()
-    return f"{tuple(value.shape)}" + (f" ({', '.join(strange)})" if strange else "")
+        return kind_of(value)
+    strange = strangeness(value)
+    shape = "tensors of several shapes" if value.is_nested else f"{tuple(value.shape)}"
+    return shape + (f" ({', '.join(strange)})" if strange else "")

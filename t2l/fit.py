@@ -37,9 +37,13 @@ def fitted(stack: Stack, trained_size: int, multiple: int, fit: Fit, method: Met
         raise ValueError(f"fit must be one of {', '.join(get_args(Fit))}, got {fit!r}")
     if fit == "crop":
         stack = _middle_square(stack)
+    return upscaled(stack, *fitted_size((stack.height, stack.width), trained_size, multiple, fit), method), stack
+
+
+def fitted_size(size: tuple[int, int], trained_size: int, multiple: int, fit: Fit) -> tuple[int, int]:
+    """Height and width that `fitted` brings a canvas to; with "crop", of one that is cut."""
     square = _on_grid(trained_size, multiple)
-    size = near_size((stack.height, stack.width), trained_size, multiple) if fit == "keep aspect" else (square, square)
-    return upscaled(stack, *size, method), stack
+    return near_size(size, trained_size, multiple) if fit == "keep aspect" else (square, square)
 
 
 def near_size(size: tuple[int, int], trained_size: int, multiple: int) -> tuple[int, int]:

@@ -64,7 +64,9 @@ class Layer:
             )
         if self.blend_mode not in get_args(BlendMode):
             known = ", ".join(get_args(BlendMode))
-            raise ValueError(f"the blend mode of layer {self.name!r} must be one of {known}, got {self.blend_mode!r}")
+            raise ValueError(
+                f"the blend mode of layer {self.name!r} must be one of {known}, got {self.blend_mode[:80]!r}"
+            )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -153,9 +155,9 @@ class Stack:
         if rule != TOP:
             named = [i for i, layer in enumerate(self.layers) if layer.name == rule]
             if not named:
-                names = ", ".join(repr(layer.name) for layer in self.layers)
+                names = ", ".join(_quoted(layer.name) for layer in self.layers)
                 raise ValueError(
-                    f"no layer is called {rule!r}; there are {names}, or {TOP!r} for the highest visible one"
+                    f"no layer is called {_quoted(rule)}; there are {names}, or {TOP!r} for the highest visible one"
                 )
             return named[-1]
         visible = [i for i, layer in enumerate(self.layers) if layer.visible]
@@ -231,6 +233,11 @@ def cropped(layer: Layer, height: int, width: int) -> Layer | None:
         return None
     rows, columns = slice(top - layer.y, bottom - layer.y), slice(left - layer.x, right - layer.x)
     return replace(layer, image=layer.image[:, rows, columns], mask=layer.mask[:, rows, columns], x=left, y=top)
+
+
+def _quoted(name: str) -> str:
+    """A name in a sentence."""
+    return repr(name if len(name) <= 80 else f"{name[:80]}...")
 
 
 def _merged(layers: Sequence[Layer], canvas: Stack) -> tuple[Tensor, Tensor]:

@@ -184,7 +184,7 @@ class _Reading:
                 if image.size != (stack.width, stack.height):
                     return
                 pixels = torch.from_numpy(np.array(image.convert("RGBA"))[::step, ::step])
-        except ValueError:
+        except (ValueError, RuntimeError, OSError):
             return  # it is not needed
         pixels = pixels.movedim(-1, 0).float() / 255
         theirs = torch.lerp(torch.ones_like(pixels[:3]), pixels[:3], pixels[3:])
@@ -211,11 +211,17 @@ class _Reading:
 
     def _nodes(self, parent: ElementTree.Element, depth: int) -> tuple[Node, ...]:
         """The layers of a stack element, from the bottom up."""
-        GROUP_DEPTH.check(depth, f"{self.name} has")
+        if depth > GROUP_DEPTH.most:
+            raise ValueError(
+                f"{self.name} has groups in more than {GROUP_DEPTH.most} levels; merge some in your editor, or set {GROUP_DEPTH.variable}"
+            )
         nodes: list[Node] = []
         for element in reversed(list(parent)):
             self.layers += 1
-            LAYERS.check(self.layers, f"{self.name} has at least")
+            if self.layers > LAYERS.most:
+                raise ValueError(
+                    f"{self.name} has more than {LAYERS.most:,} layers; merge some in your editor, or set {LAYERS.variable}"
+                )
             if element.tag == "stack":
                 children, look = self._nodes(element, depth + 1), self._look(element, "group")
                 plain = look["opacity"] == 1 and element.get("composite-op", "svg:src-over") == "svg:src-over"

@@ -154,12 +154,18 @@ class _Reading:
 
     def _nodes(self, parent: Iterable[Any], depth: int) -> tuple[Node, ...]:
         """The layers of the file or of a group, from the bottom up, with those that are clipped gathered."""
-        GROUP_DEPTH.check(depth, f"{self.account.name} has")
+        if depth > GROUP_DEPTH.most:
+            raise _Refused(
+                f"has groups in more than {GROUP_DEPTH.most} levels; merge some in your editor, or set {GROUP_DEPTH.variable}"
+            )
         rows: list[tuple[Any, Layer | Group, list[Layer | Group | Special]]] = []
         base_is_missing = False
         for layer in parent:
             self.layers += 1
-            LAYERS.check(self.layers, f"{self.account.name} has at least")
+            if self.layers > LAYERS.most:
+                raise _Refused(
+                    f"has more than {LAYERS.most:,} layers; merge some in your editor, or set {LAYERS.variable}"
+                )
             node: Layer | Group | None = self._group(layer, depth) if layer.is_group() else self._layer(layer)
             is_clipped = bool(layer._record.clipping)
             if not is_clipped:

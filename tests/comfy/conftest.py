@@ -11,6 +11,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +117,13 @@ def base(comfyui, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def server(comfyui, base):
     """The running server; its log is checked by test_nodes.py."""
+    with start_server(comfyui, base, {}) as running:
+        yield running
+
+
+@contextmanager
+def start_server(comfyui: Path, base: Path, environment: dict[str, str]) -> Iterator[Server]:
+    """A server until the block ends; environment: variables beside those of the tests."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -122,7 +131,9 @@ def server(comfyui, base):
     command = [sys.executable, "main.py", *arguments, "--database-url", f"sqlite:///{base}/comfy.db"]
     log = base / "server.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=comfyui, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=comfyui, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment
+        )
     try:
         running = Server(f"http://127.0.0.1:{port}", base, log, process.pid)
         _wait(running, process)

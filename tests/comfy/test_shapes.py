@@ -72,9 +72,9 @@ STRANGE = [
     ({"shape": [1, 0, 64]}, r"(1, 0, 64)"),
     ({"shape": [64]}, r"(64,)"),
     ({"shape": [1, 64, 64], "kind": "meta"}, r"(1, 64, 64) (meta)"),
-    ({"shape": [1, 64, 64], "kind": "sparse"}, r"(1, 64, 64) (torch.sparse_coo)"),
+    ({"shape": [1, 64, 64], "kind": "sparse"}, r"(1, 64, 64) (sparse_coo)"),
     ({"shape": [1, 64, 64], "kind": "list"}, r"a list"),
-    ({"shape": [1, 64, 64], "dtype": "complex64"}, r"(1, 64, 64) (torch.complex64)"),
+    ({"shape": [1, 64, 64], "dtype": "complex64"}, r"(1, 64, 64) (complex64)"),
 ]
 
 

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from ..t2l.compare import before_and_after
 from ..t2l.edges import EdgeConfig, clean_layer
-from ..t2l.evaluation.metrics import mask_iou
-from ..t2l.evaluation.ranking import best_first, edge_contrast
 from ..t2l.layers import Layers
 from ..t2l.recompose import Agreement, agreement, difference_picture, made_to_agree
 from ..t2l.stack import TOP, Stack
@@ -298,6 +296,8 @@ class BestLayers(io.ComfyNode):
         stacks = stacks_of(layers, node)
         errors = [] if composite is None else [recompose_errors(stacks, composite, node)]
         opinions = mask_figures(stacks, mask, layer[0], node)
+        from ..t2l.evaluation.ranking import best_first
+
         order = best_first(*errors, [-opinion for opinion in opinions])
         names = [*(["recompose error"] if errors else []), "edge contrast" if mask is None else "mask IOU"]
         figures = list(zip(names, [*errors, opinions], strict=True))
@@ -454,6 +454,9 @@ def recompose_errors(stacks: list[Stack], composite: list[Any], node: str) -> li
 
 def mask_figures(stacks: list[Stack], mask: list[Any] | None, layer: str, node: str) -> list[float]:
     """How much each mask agrees with the second opinion, or without one, with the edges of its own composite."""
+    from ..t2l.evaluation.metrics import mask_iou
+    from ..t2l.evaluation.ranking import edge_contrast
+
     layers = [checked_layers(stack, layer, node) for stack in stacks]
     if mask is None:
         return [edge_contrast(x.mask, x.composite()).item() for x in layers]

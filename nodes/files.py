@@ -13,7 +13,7 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..t2l.io.file_name import clean_prefix
 from ..t2l.io.layer_file import READ, check_format, open_layer_file, save_layer_file, save_png_set
-from ..t2l.io.layer_tree import LayerFile, MaskAs
+from ..t2l.io.layer_nodes import LayerFile, MaskAs
 from ..t2l.stack import TOP, Stack
 from .documents import MAX_FRAMES, document_to_stack, stack_to_document, stack_to_layers, unknown_to_core
 from .file_names import LONGEST, check_inside, files_below, path_below, shortened

@@ -18,7 +18,7 @@ PSD_FILES := $(COMFY)/psd-files
 PORT ?= 8188
 
 .DEFAULT_GOAL := help
-.PHONY: help demo comfy test test-comfy lint format bench train-demo train-systems clean
+.PHONY: help demo comfy test test-comfy fuzz lint format bench train-demo train-systems clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,7 +54,13 @@ test-comfy: ## the nodes' tests on another ComfyUI (COMFYUI_PATH=FOLDER)
 	$(MAKE) VENV=$(OTHER) $(OTHER)/.installed-full $(OTHER)/.installed-browser
 	$(OTHER)/bin/python -m pip install --disable-pip-version-check -r "$(COMFYUI_PATH)/requirements.txt" requests
 	COMFYUI_PATH="$(COMFYUI_PATH)" OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
-	    $(OTHER)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/comfy $(PYTEST)
+	    $(OTHER)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/comfy tests/fuzz/test_workflows.py $(PYTEST)
+
+N ?= 1000
+SEED ?= 1
+fuzz: $(COMFYUI) ## hostile files and workflows by the thousand (N=1000 of each kind, SEED=1; FUZZ_KEEP=FOLDER keeps what is found)
+	FUZZ_N=$(N) FUZZ_SEED=$(SEED) FUZZ_ANSWER=0.5 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
+	    $(BIN)/python -m pytest tests/fuzz --timeout 0 --log-cli-level=WARNING --tb=line $(PYTEST)
 
 lint: $(FULL) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import comfy.model_management as mm
 import torch
 from torch import Tensor
 
@@ -45,7 +46,11 @@ KEYS = {  # a field of Layer -> the keys of an item that say it
 
 def to_documents(layers: Layers) -> list[dict[str, Any]]:
     """One LAYERS document per picture: the background below, the foreground with its mask above."""
-    return [stack_to_document(Stack.from_layers(layers[i : i + 1])) for i in range(len(layers))]
+    documents = []
+    for i in range(len(layers)):
+        mm.throw_exception_if_processing_interrupted()
+        documents.append(stack_to_document(Stack.from_layers(layers[i : i + 1])))
+    return documents
 
 
 def stack_to_document(stack: Stack) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def validated(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOut
         for socket in schema.inputs:
             source = f"{schema.display_name}: {socket.id}"
             many = schema.is_input_list and isinstance(inputs.get(socket.id), list)
-            if socket.id in inputs and _is_nothing(inputs[socket.id], many):
+            if _is_nothing(inputs.get(socket.id), many):
                 _leave_out(inputs, socket, source)
             if socket.id not in inputs or not (check := _check_of(socket)):
                 continue
@@ -45,7 +45,7 @@ def _leave_out(inputs: dict[str, Any], socket: Any, source: str) -> None:
     """Nothing on a wire is no wire. Raises ValueError where one is needed."""
     if not socket.optional:
         raise ValueError(f"{source} is needed, got nothing; look at the node that it comes from")
-    del inputs[socket.id]
+    inputs.pop(socket.id, None)
 
 
 def _is_nothing(value: Any, many: bool) -> bool:

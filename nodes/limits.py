@@ -8,6 +8,7 @@ from ..t2l.budget import CANVAS_PIXELS
 from ..t2l.stack import Layer, Stack
 
 MAX_SIDE = 16384  # pixels, ComfyUI's own largest picture
+MAX_PICTURES = 4096  # of a batch, as in ComfyUI itself
 TOGETHER = 2  # times CANVAS_PIXELS: of all pictures of a batch, and of all layers of a document
 
 
@@ -19,6 +20,8 @@ def most_together() -> int:
 def check_pictures(size: tuple[int, int], count: int, source: str) -> None:
     """Raises ValueError for so many pictures of a size (height, width) that are too large; `source` names node and input."""
     height, width = size
+    if count > MAX_PICTURES:
+        raise ValueError(f"{source} takes at most {MAX_PICTURES} pictures, got {count}; split the batch")
     if height * width > CANVAS_PIXELS.most:
         raise ValueError(
             f"{source} takes at most {CANVAS_PIXELS.most:,} pixels, got {width} x {height}; make the picture smaller"

@@ -161,7 +161,13 @@ def to_layers(foreground: Any, background: Any, mask: Any, node: str) -> Layers:
 
 
 def resized(pixels: Tensor, size: tuple[int, int], crop: str) -> Tensor:
-    """(N, C, H, W) at height x width, by ComfyUI's own resampling; crop is "center" or "disabled"."""
+    """(N, C, H, W) at height x width, by ComfyUI's own resampling; crop is "center" or "disabled".
+
+    A picture of which the crop would leave less than two pixels along a side is stretched: core's rounding leaves none of it.
+    """
+    height, width = pixels.shape[-2:]
+    left = min(height, width * size[0] / size[1]), min(width, height * size[1] / size[0])
+    crop = crop if min(left) >= 2 else "disabled"
     return comfy.utils.common_upscale(pixels, size[1], size[0], "bilinear", crop)
 
 

@@ -110,7 +110,8 @@ def base(comfyui, tmp_path_factory) -> Path:
         (folder / name).mkdir()
     shutil.copy(comfyui / "input" / "example.png", folder / "input")
     (folder / "custom_nodes" / "text2layer").symlink_to(ROOT, target_is_directory=True)
-    shutil.copy(Path(__file__).parent / "foreign_documents.py", folder / "custom_nodes")
+    for path in (Path(__file__).parent / "foreign_documents.py", ROOT / "tests" / "fuzz" / "foreign_anything.py"):
+        shutil.copy(path, folder / "custom_nodes")
     return folder
 
 

@@ -132,7 +132,6 @@ NAMES: set[str] = set()
 def watched(comfyui, base, tmp_path_factory):  # noqa: F811
     """The server with the foreign nodes, files that should not be there, and a stand-in for every program that may be started."""
     folder = tmp_path_factory.mktemp("outside")
-    shutil.copy(Path(__file__).parent / "foreign_anything.py", base / "custom_nodes")
     hostile_files(base, folder)
     log = base / "touched.log"
     programs = tmp_path_factory.mktemp("programs")

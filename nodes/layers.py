@@ -11,7 +11,6 @@ from torch import Tensor
 from ..t2l.blend import BlendMode
 from ..t2l.comfyui_compositor import composite_as_comfyui
 from ..t2l.placement import ColourSpace, Placement, compose, place
-from ..t2l.shadow import Shadow, shadowed
 from ..t2l.stack import TOP, Stack
 from .documents import document_to_stack, stack_to_layers, to_documents
 from .inputs import validated
@@ -201,6 +200,8 @@ class CompositeLayers(io.ComfyNode):
         shadow_softness: float = 1.0,
         **placement: Any,
     ) -> io.NodeOutput:
+        from ..t2l.shadow import Shadow, shadowed
+
         node = "Composite Layers"
         try:
             where, cast = Placement(**placement), Shadow(strength=shadow, softness=shadow_softness)

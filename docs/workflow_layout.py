@@ -40,6 +40,7 @@ SIZES = {
     "T2L_CleanEdges": (230, 460),
     "T2L_SplitLayers": (230, 160),
     "T2L_UpscaleLayers": (230, 400),
+    "T2L_FitLayers": (230, 180),
     "T2L_BestLayers": (230, 170),
     "PreviewAny": (230, 150),
     "SetLatentNoiseMask": (230, 60),

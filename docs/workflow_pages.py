@@ -91,6 +91,22 @@ def read(name: str, file: str = "strawberry.psd [example]", label: str = "") -> 
     return Node(name, "T2L_LoadLayers", {"file": file, "layer": "top"}, label)
 
 
+def split(name: str, source: str) -> Node:
+    return Node(name, "T2L_SplitLayers", {"layers": [source, 0], "layer": "top", "compositing": "srgb"})
+
+
+def fitted(source: str) -> Node:
+    """A document at the size that the model paints."""
+    wires = {"layers": [source, 0], "autoencoder": ["load", 2]}
+    return Node("fit", "T2L_FitLayers", {**wires, "fit": "keep aspect", "method": "lanczos", "size": 0})
+
+
+def restored(source: str, output: int) -> Node:
+    """Layers at the size that `fitted` found."""
+    size = {"factor": 1.0, "width": ["fit", 1], "height": ["fit", 2], "method": "lanczos"}
+    return Node("larger", "T2L_UpscaleLayers", {"layers": [source, output], **size})
+
+
 def start(*prompts: Node, batch: int = 1) -> Group:
     return Group("1  Say what to paint", BLUE, [[loader()], [*prompts, no_words(), canvas(batch)]])
 
@@ -445,16 +461,16 @@ WORKFLOWS = [
     ),
     Workflow(
         "photoshop-round-trip",
-        "## Photoshop round trip\nA PSD goes in, its layers are repainted with new words, a PSD comes out. Choose your own file: the highest "
-        "visible layer is the foreground. Lower *denoise* keeps more.",
+        "## Photoshop round trip\nA PSD of any size goes in, is fitted to the model, repainted with new words, and comes out at its old size. "
+        "Choose your own file: the highest visible layer is the foreground. Lower *denoise* keeps more.",
         [
             Group(
                 "1  A file, and new words",
                 BLUE,
                 [
                     [read("file")],
-                    [loader(), encoder("file", 1)],
-                    [words("prompt", "a strawberry in the snow"), no_words()],
+                    [loader(), fitted("file"), split("split", "fit")],
+                    [words("prompt", "a strawberry in the snow"), no_words(), encoder("split", 0)],
                 ],
             ),
             Group(
@@ -466,8 +482,8 @@ WORKFLOWS = [
                 "3  Back to Photoshop",
                 GREEN,
                 [
-                    [written("layers", LAYERS, "repainted")],
-                    [saved("layers", COMPOSITE, "round-trip"), picture("cut-out", "layers", CUTOUT)],
+                    [restored("layers", LAYERS), picture("cut-out", "layers", CUTOUT)],
+                    [written("larger", 0, "repainted"), saved("layers", COMPOSITE, "round-trip")],
                 ],
             ),
         ],

@@ -11,10 +11,7 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
-from ..t2l.compare import before_and_after
 from ..t2l.edges import EdgeConfig, clean_layer
-from ..t2l.evaluation.metrics import mask_iou
-from ..t2l.evaluation.ranking import best_first, edge_contrast
 from ..t2l.layers import Layers
 from ..t2l.recompose import Agreement, agreement, difference_picture, made_to_agree
 from ..t2l.stack import TOP, Stack
@@ -99,7 +96,7 @@ class CleanEdges(io.ComfyNode):
             for stack, picture in zip(stacks, pictures, strict=True)
         ]
         before, after = ([cutout(stack, layer[0], node) for stack in kind] for kind in (stacks, cleaned))
-        shown = [before_and_after(*(x[0].movedim(-1, 0) for x in pair)) for pair in zip(before, after, strict=True)]
+        shown = [compared(*(x[0].movedim(-1, 0) for x in pair)) for pair in zip(before, after, strict=True)]
         return io.NodeOutput([stack_to_document(stack) for stack in cleaned], after, ui=preview(shown, cls))
 
 
@@ -247,7 +244,7 @@ class UpscaleLayers(io.ComfyNode):
         check_resized(stack, (stack.height, stack.width), size, f"{node}: factor, width and height: layers")
         enlarge = None if upscale_model is None else enlarger(upscale_model, node)
         larger = checked(node, upscaled, stack, *size, method, enlarge)
-        shown = before_and_after(*(torch.cat(x.flattened()) for x in (stack, larger)))
+        shown = compared(*(torch.cat(x.flattened()) for x in (stack, larger)))
         return io.NodeOutput(stack_to_document(larger), ui=preview([shown], cls))
 
 
@@ -298,6 +295,8 @@ class BestLayers(io.ComfyNode):
         stacks = stacks_of(layers, node)
         errors = [] if composite is None else [recompose_errors(stacks, composite, node)]
         opinions = mask_figures(stacks, mask, layer[0], node)
+        from ..t2l.evaluation.ranking import best_first
+
         order = best_first(*errors, [-opinion for opinion in opinions])
         names = [*(["recompose error"] if errors else []), "edge contrast" if mask is None else "mask IOU"]
         figures = list(zip(names, [*errors, opinions], strict=True))
@@ -317,6 +316,13 @@ def checked(node: str, call: Callable[..., Any], *arguments: Any, **named: Any) 
         return call(*arguments, **named)
     except ValueError as error:
         raise ValueError(f"{node}: {error}") from error
+
+
+def compared(before: Tensor, after: Tensor) -> Tensor:
+    """Two pictures (4, h, w) beside one another, (3, H, W)."""
+    from ..t2l.compare import before_and_after
+
+    return before_and_after(before, after)
 
 
 def preview(pictures: list[Tensor], cls: type[io.ComfyNode]) -> ui.PreviewImage:
@@ -454,6 +460,9 @@ def recompose_errors(stacks: list[Stack], composite: list[Any], node: str) -> li
 
 def mask_figures(stacks: list[Stack], mask: list[Any] | None, layer: str, node: str) -> list[float]:
     """How much each mask agrees with the second opinion, or without one, with the edges of its own composite."""
+    from ..t2l.evaluation.metrics import mask_iou
+    from ..t2l.evaluation.ranking import edge_contrast
+
     layers = [checked_layers(stack, layer, node) for stack in stacks]
     if mask is None:
         return [edge_contrast(x.mask, x.composite()).item() for x in layers]

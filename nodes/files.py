@@ -13,7 +13,7 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..t2l.io.file_name import clean_prefix
 from ..t2l.io.layer_file import READ, check_format, open_layer_file, save_layer_file, save_png_set
-from ..t2l.io.layer_tree import LayerFile, MaskAs
+from ..t2l.io.layer_nodes import LayerFile, MaskAs
 from ..t2l.stack import TOP, Stack
 from .documents import MAX_FRAMES, document_to_stack, stack_to_document, stack_to_layers, unknown_to_core
 from .file_names import LONGEST, check_inside, files_below, path_below, shortened
@@ -62,7 +62,11 @@ class SaveLayers(io.ComfyNode):
                     tooltip="layer mask keeps the colours under the mask and can be painted on; psd only.",
                 ),
             ],
-            outputs=[],
+            outputs=[
+                io.Custom("COMBO").Output(  # io.Combo.Output is of another type than io.Combo.Input in ComfyUI 0.3.75
+                    display_name="file", tooltip="The file that was written, by the name that Load Layers knows it by."
+                )
+            ],
             is_output_node=True,
         )
 
@@ -90,7 +94,8 @@ class SaveLayers(io.ComfyNode):
         files = [{"filename": path.name, "subfolder": subfolder, "type": "output"} for path in paths]
         composite = pixels_to_image(stack.composite()[None])
         shown = files[-1:] if format == "png set" else ui.PreviewImage(composite, cls=cls).as_dict()["images"]
-        return io.NodeOutput(ui={"images": shown, "files": files})
+        written = f"{(Path(subfolder) / paths[-1].name).as_posix()} [{OUTPUT}]"
+        return io.NodeOutput(written, ui={"images": shown, "files": files})
 
 
 class LoadLayers(io.ComfyNode):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from comfy_api.v0_0_2 import io
 
 from ..t2l.fit import Fit, fitted, fitted_size
 from ..t2l.upscale import Method
-from .autoencoder import ManagedAutoencoder
 from .documents import document_to_stack, stack_to_document
 from .inputs import validated
 from .latent import AUTOENCODER_INPUT, checked
 from .limits import MAX_SIDE, check_resized
 from .types import LAYERS, known
+
+if TYPE_CHECKING:
+    from .autoencoder import ManagedAutoencoder
 
 SMALLEST = 64  # pixels a side that `size` may ask for
 

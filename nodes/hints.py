@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_execution.utils import get_executing_context
 
 from ..t2l.fit import paints_well
-from .autoencoder import ManagedAutoencoder
+
+if TYPE_CHECKING:
+    from .autoencoder import ManagedAutoencoder
 
 EVENT = "text2layer.hint"
 MOST_REMEMBERED = 1000  # of what was said; then all of it may be said again

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..t2l.layers import Layers
-from ..t2l.model.autoencoder import Decoded
 from ..t2l.window import Window, followed
-from .autoencoder import ManagedAutoencoder
 from .documents import to_documents
 from .hints import mind_size
 from .inputs import kind_of, validated
@@ -30,6 +29,10 @@ from .types import (
 )
 
 LARGEST = 1e4  # in latents: those of pictures stay below 100, and a network makes NaN of huge ones
+if TYPE_CHECKING:
+    from ..t2l.model.autoencoder import Decoded
+    from .autoencoder import ManagedAutoencoder
+
 SIZE = "t2l_size"  # in a LATENT: where the pictures lie on the latent grid, which rounds their size up; None = unknown
 AUTOENCODER_INPUT = AUTOENCODER.Input(
     "autoencoder", tooltip="From Load Text2Layer Checkpoint or Load Layered Autoencoder."
@@ -255,7 +258,7 @@ def cropped(decoded: Decoded, latent: dict[str, Any], managed: ManagedAutoencode
     if not isinstance(window, Window) or window.grid != tuple(latent["samples"].shape[-2:]):
         return decoded
     layers = Layers.from_stacked(window.of_decoded(decoded.layers.stacked(), managed.downscale))
-    return Decoded(layers, window.of_decoded(decoded.auxiliary, managed.downscale))
+    return replace(decoded, layers=layers, auxiliary=window.of_decoded(decoded.auxiliary, managed.downscale))
 
 
 def outputs(decoded: Decoded) -> tuple[Any, ...]:

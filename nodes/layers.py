@@ -14,7 +14,6 @@ from ..t2l.blend import BlendMode
 from ..t2l.comfyui_compositor import composite_as_comfyui
 from ..t2l.layers import Layers
 from ..t2l.placement import ColourSpace, Placement, compose, place
-from ..t2l.shadow import Shadow, shadowed
 from ..t2l.stack import TOP, Stack
 from .documents import document_to_stack, stack_to_layers, to_documents
 from .inputs import validated
@@ -205,6 +204,8 @@ class CompositeLayers(io.ComfyNode):
         shadow_softness: float = 1.0,
         **placement: Any,
     ) -> io.NodeOutput:
+        from ..t2l.shadow import Shadow
+
         node = "Composite Layers"
         try:
             where, cast = Placement(**placement), Shadow(strength=shadow, softness=shadow_softness)
@@ -218,12 +219,15 @@ class CompositeLayers(io.ComfyNode):
                 f"{node}: foreground and background must hold equally many pictures, or one of them one, got "
                 f"{len(layers)} and {len(behind)}"
             )
-        composites, masks = zip(*(composed(*pair, where, cast) for pair in in_pieces(layers, behind)), strict=True)
-        return io.NodeOutput(pixels_to_image(torch.cat(composites)), pixels_to_mask(torch.cat(masks)))
+        pieces = [composed(*pair, where, cast) for pair in in_pieces(layers, behind)]
+        composite, seen = pieces[0] if len(pieces) == 1 else (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        return io.NodeOutput(pixels_to_image(composite), pixels_to_mask(seen))
 
 
-def composed(layers: Layers, behind: Tensor, where: Placement, cast: Shadow) -> tuple[Tensor, Tensor]:
-    """The foreground over a background (N, 3, H, W), and its mask there, (N, 1, H, W)."""
+def composed(layers: Layers, behind: Tensor, where: Placement, cast: Any) -> tuple[Tensor, Tensor]:
+    """The foreground over a background (N, 3, H, W), and its mask there, (N, 1, H, W). cast: a Shadow."""
+    from ..t2l.shadow import shadowed
+
     seen = place(layers, where, behind).mask
     behind = shadowed(behind, seen, cast, where.colour_space)
     return compose(layers, where, behind), seen

@@ -10,9 +10,6 @@ from typing import Any
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..t2l.model.text2layer import read_parts
-from .autoencoder import ManagedAutoencoder
-from .diffusion_model import build_clip, build_model
 from .file_names import is_offered, meant, shortened
 from .inputs import validated
 from .types import AUTOENCODER, known
@@ -128,6 +125,12 @@ class LoadCheckpoint(io.ComfyNode):
     def execute(cls, checkpoint: str) -> io.NodeOutput:
         source = "Load Text2Layer Checkpoint: checkpoint"
         path = path_of(checkpoint, source)
+        from ..t2l.model.text2layer import (
+            read_parts,  # networks are imported where one is loaded: ComfyUI waits for a pack
+        )
+        from .autoencoder import ManagedAutoencoder
+        from .diffusion_model import build_clip, build_model
+
         with speaking_for(source):
             parts, autoencoder = read_parts(path), ManagedAutoencoder(path)
             model = build_model(parts, autoencoder.model.config, path)
@@ -169,6 +172,8 @@ class LoadAutoencoder(io.ComfyNode):
     def execute(cls, autoencoder: str) -> io.NodeOutput:
         source = "Load Layered Autoencoder: autoencoder"
         path = path_of(autoencoder, source)
+        from .autoencoder import ManagedAutoencoder
+
         with speaking_for(source):
             managed = ManagedAutoencoder(path)
         return io.NodeOutput(managed, managed.as_vae())

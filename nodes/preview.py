@@ -9,8 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-
 from ..t2l.io.image import to_image
 from .files import path_of, read_chosen
 from .hints import running_server
@@ -29,9 +27,10 @@ def register_route() -> None:
     server, turn = running_server(), asyncio.Lock()
     if server is None:
         return
+    from aiohttp import web  # a server has it already
 
     @server.routes.get(ROUTE)
-    async def layers(request: web.Request) -> web.Response:
+    async def layers(request: Any) -> Any:
         async with turn:  # one thread at most: people turn pages faster than large files are read
             try:
                 return web.json_response(await asyncio.to_thread(about, request.query.get("file", "")))

@@ -90,18 +90,15 @@ def check_regular(path: Path, what: str) -> int:
 def read_text(path: Path, what: str) -> str:
     """An ordinary file as text. Raises as `check_regular`, and ValueError for one that is too large or not UTF-8."""
     TEXT_BYTES.check(check_regular(path, what), f"{shown_path(path)} has")
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{shown_path(path)} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    return as_text(path.read_bytes(), shown_path(path))
 
 
 def as_text(data: bytes, what: str) -> str:
-    """Bytes as text. what: begins the sentence, e.g. the file's name. Raises ValueError for what is not UTF-8."""
+    """UTF-8 from a file. what: begins the sentence, e.g. the file's name. Raises ValueError for other bytes."""
     try:
-        return data.decode()
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{what} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise ValueError(f"{what} is not UTF-8 text, from byte {error.start:,} on") from error
 
 
 def parse_json(text: str, what: str) -> Any:

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..bleed import bled
-from ..budget import FILE_BYTES, parse_json, read_text, shown, shown_path
+from ..budget import FILE_BYTES, as_text, parse_json, read_text, shown, shown_path
 from ..io.image import to_image
 from ..io.layer_file import READ as LAYERED
 from ..io.layer_file import open_layer_file
@@ -238,9 +238,7 @@ def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST_TEXT:
             raise ValueError(f"has {path.name} of more than {LARGEST_TEXT:,} bytes, too large for a caption")
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        return as_text(path.read_bytes(), path.name)
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read: {error.strerror}") from error
 

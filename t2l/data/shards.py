@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from ..budget import check_regular, parse_json, read_text, shown
+from ..budget import as_text, check_regular, parse_json, read_text, shown
 from .example import Example, check_metadata, decode_example, encode_example
 
 REMEDY = "delete this shard and its index, and run the command that made them again"
 ROW = ("key", "members", "metadata", "sha256")  # of an index; the last is missing in those of the first version
-LONGEST_LINE = 1 << 20  # characters of an index's first line, which names a file and two numbers
+LONGEST_LINE = 1 << 20  # bytes of an index's first line, which names a file and two numbers
 INDEXES_KEPT = 16  # 2.8 MB each in memory, at 1,000 examples a shard
 
 
@@ -163,8 +163,8 @@ def _read_count(path: Path) -> int:
     if not index.is_file():
         raise ValueError(f"shard {path.name} has no index {index.name}; {REMEDY}")
     size = check_regular(path, "the shard")
-    with _parsing(index), index.open(encoding="utf-8") as file:
-        head = parse_json(file.readline(LONGEST_LINE), "its first line")
+    with _parsing(index), index.open("rb") as file:
+        head = parse_json(as_text(file.readline(LONGEST_LINE), "its first line"), "its first line")
         expected, count = head["bytes"], head["count"]
         if type(expected) is not int or type(count) is not int:
             raise ValueError("its first line needs two whole numbers, bytes and count")
@@ -204,6 +204,5 @@ def _parsing(index: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        is_ours = isinstance(error, ValueError) and not isinstance(error, UnicodeDecodeError)
-        reason = f": {error}" if is_ours else ", it is no index of ours"
+        reason = f": {error}" if isinstance(error, ValueError) else ", it is no index of ours"
         raise ValueError(f"the index {index.name} of shard {index.stem}.tar is unreadable{reason}; {REMEDY}") from error

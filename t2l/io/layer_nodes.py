@@ -39,7 +39,7 @@ class Account:
         if self.pixels > PIXELS.most:
             raise ValueError(
                 f"{self.name} is too large: its layers have more than {PIXELS.most:,} pixels together (the next one is "
-                f"{width:,} x {height:,}); scale it down, merge layers in your editor, or allow more by {PIXELS.variable}"
+                f"{width:,} x {height:,}); scale it down, or merge layers in your editor, or set {PIXELS.variable}"
             )
 
 

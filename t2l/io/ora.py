@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..blend import BlendMode
-from ..budget import GROUP_DEPTH, LAYERS, NAME_LENGTH, shown
+from ..budget import GROUP_DEPTH, LAYERS, NAME_LENGTH, as_text, shown
 from ..stack import Layer, Stack, cropped
 from .archive import Archive, open_archive
 from .atomic import atomic_path
@@ -184,7 +184,7 @@ class _Reading:
                 if image.size != (stack.width, stack.height):
                     return
                 pixels = torch.from_numpy(np.array(image.convert("RGBA"))[::step, ::step])
-        except ValueError:
+        except (ValueError, RuntimeError, OSError):
             return  # it is not needed
         pixels = pixels.movedim(-1, 0).float() / 255
         theirs = torch.lerp(torch.ones_like(pixels[:3]), pixels[:3], pixels[3:])
@@ -199,20 +199,29 @@ class _Reading:
     def _xml(self) -> ElementTree.Element:
         """The root of stack.xml, which may not define entities: they could name other files, or grow without end."""
         try:
-            text = self.file.read("stack.xml", MAX_XML).decode("utf-8-sig")
+            text = as_text(self.file.read("stack.xml", MAX_XML), "it")
             if "<!DOCTYPE" in text or "<!ENTITY" in text:
                 raise ValueError("it defines entities, which are not read")
             return ElementTree.fromstring(text)
-        except (ElementTree.ParseError, ValueError) as error:
+        except ElementTree.ParseError as error:
+            line, column = error.position
+            raise ValueError(f"{self.name} has no stack.xml that can be read: line {line}, column {column}") from error
+        except ValueError as error:
             raise ValueError(f"{self.name} has no stack.xml that can be read: {error}") from error
 
     def _nodes(self, parent: ElementTree.Element, depth: int) -> tuple[Node, ...]:
         """The layers of a stack element, from the bottom up."""
-        GROUP_DEPTH.check(depth, f"{self.name} has")
+        if depth > GROUP_DEPTH.most:
+            raise ValueError(
+                f"{self.name} has groups in more than {GROUP_DEPTH.most} levels; merge some in your editor, or set {GROUP_DEPTH.variable}"
+            )
         nodes: list[Node] = []
         for element in reversed(list(parent)):
             self.layers += 1
-            LAYERS.check(self.layers, f"{self.name} has at least")
+            if self.layers > LAYERS.most:
+                raise ValueError(
+                    f"{self.name} has more than {LAYERS.most:,} layers; merge some in your editor, or set {LAYERS.variable}"
+                )
             if element.tag == "stack":
                 children, look = self._nodes(element, depth + 1), self._look(element, "group")
                 plain = look["opacity"] == 1 and element.get("composite-op", "svg:src-over") == "svg:src-over"

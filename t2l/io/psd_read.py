@@ -72,12 +72,18 @@ def open_psd(path: str | Path) -> LayerFile:
                 raise ValueError(f"{path.name} {error}") from error
             if type(error) is ValueError and str(error).startswith(path.name):  # a sentence already
                 raise
-            reason = (
-                "it needs more memory than there is" if isinstance(error, MemoryError) else "it is damaged, or no PSD"
-            )
-            raise ValueError(f"{path.name} cannot be read as a PSD: {reason}") from error
+            raise ValueError(f"{path.name} cannot be read as a PSD: {_reason(error)}") from error
         except PSDDecompressionWarning as error:
-            raise ValueError(f"{path.name} is damaged: {error}") from error
+            raise ValueError(f"{path.name} is damaged: some of its pixels are missing") from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in words for people; psd-tools' own are in the exception's cause."""
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "its pixels are cut off" if "length mismatch" in str(error) else "it is damaged, or no PSD"
 
 
 class _Refused(ValueError):
@@ -148,12 +154,18 @@ class _Reading:
 
     def _nodes(self, parent: Iterable[Any], depth: int) -> tuple[Node, ...]:
         """The layers of the file or of a group, from the bottom up, with those that are clipped gathered."""
-        GROUP_DEPTH.check(depth, f"{self.account.name} has")
+        if depth > GROUP_DEPTH.most:
+            raise _Refused(
+                f"has groups in more than {GROUP_DEPTH.most} levels; merge some in your editor, or set {GROUP_DEPTH.variable}"
+            )
         rows: list[tuple[Any, Layer | Group, list[Layer | Group | Special]]] = []
         base_is_missing = False
         for layer in parent:
             self.layers += 1
-            LAYERS.check(self.layers, f"{self.account.name} has at least")
+            if self.layers > LAYERS.most:
+                raise _Refused(
+                    f"has more than {LAYERS.most:,} layers; merge some in your editor, or set {LAYERS.variable}"
+                )
             node: Layer | Group | None = self._group(layer, depth) if layer.is_group() else self._layer(layer)
             is_clipped = bool(layer._record.clipping)
             if not is_clipped:

@@ -15,6 +15,7 @@ from t2l.stack import Layer, Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 READY = "window.app && window.app.graph && window.app.extensionManager && Object.keys(LiteGraph.registered_node_types).length > 100"
 RED_WIRES = """() => [...app.graph.links.values()].filter(link => {
@@ -32,6 +33,25 @@ PROMPT_ALONE = """() => {
 HINT = (
     """() => app.graph._nodes[1].widgets.find(({ name }) => name === "text2layer_hint")?.element.textContent ?? '' """
 )
+GROWN = """() => app.graph._nodes.filter(node => {
+    const [width, height] = node.computeSize();
+    return width > node.size[0] + 40 || height > node.size[1];  // long titles are cut, not wrapped
+}).map(node => node.type)"""
+VUE_BOXES = """() => {
+    const boxes = [...document.querySelectorAll("[data-node-id]")].map(node => [node.dataset.nodeId, node.getBoundingClientRect()]);
+    const touch = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+    return boxes.flatMap(([one, a], i) => boxes.slice(i + 1).filter(([, b]) => touch(a, b)).map(([two]) => `${one} ${two}`));
+}"""
+WIRED = """() => {
+    const [blueprint] = app.graph._nodes, source = LiteGraph.createNode("T2L_LoadLayers");
+    const seen = LiteGraph.createNode("PreviewImage");
+    app.graph.add(source);
+    app.graph.add(seen);
+    for (const [i, { type, widget }] of blueprint.inputs.entries())
+        if (!widget) source.connect(type === "LAYERS" ? 0 : 2, blueprint, i);
+    blueprint.connect(blueprint.outputs.findIndex(({ type }) => type === "IMAGE"), seen, 0);
+    if (!seen.inputs[0].link) blueprint.connect(0, seen, 0);
+}"""
 MISSING_NODES = "() => app.graph._nodes.map(n => n.type).filter(type => !LiteGraph.registered_node_types[type])"
 
 
@@ -69,11 +89,28 @@ def test_a_workflow_opens_whole_and_is_its_twin(page, path):
         del node["_meta"]
         if node["class_type"] == "PreviewAny":
             node["inputs"].pop("preview", None)  # the frontend's own text box
-    assert prompt == json.loads((Path(__file__).parent / "workflows" / path.name).read_text())
+    assert prompt == json.loads((Path(__file__).parent / "workflows" / path.name.removeprefix("1-")).read_text())
+
+
+def test_every_node_of_a_workflow_has_the_room_it_needs(canvas):
+    for path in WORKFLOWS:
+        canvas.evaluate("graph => app.loadGraphData(graph)", json.loads(path.read_text()))
+        canvas.wait_for_timeout(700)
+        assert canvas.evaluate(VUE_BOXES if canvas.vue else GROWN) == [], path.stem
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_blueprint_runs_as_one_node(page, server, path):
+    page.evaluate("graph => app.loadGraphData(graph)", json.loads(path.read_text()))
+    page.evaluate(WIRED)
+    result = server.run(page.evaluate("async () => (await app.graphToPrompt()).output"))
+    assert result.error is None and not result.node_errors
+    assert all(picture.std() > 10 for pictures in result.pictures.values() for picture in pictures)
+    assert result.pictures
 
 
 def test_text_to_layers_runs_to_its_end_in_the_frontend(page, server):
-    graph = json.loads((ROOT / "workflows" / "text-to-layers.json").read_text())
+    graph = json.loads((ROOT / "workflows" / "1-text-to-layers.json").read_text())
     page.evaluate("graph => app.loadGraphData(graph)", graph)
     page.evaluate("app.queuePrompt(0, 1)")
     shown = "() => app.graph._nodes.filter(n => n.type == 'PreviewImage').every(n => n.imgs && n.imgs.length)"
@@ -197,7 +234,7 @@ def test_a_file_dropped_on_a_node_is_chosen_in_it(canvas, tmp_path):
 
 @pytest.mark.parametrize("ending", ["psd", "ora"])
 def test_a_file_of_ours_brings_its_workflow_and_with_the_shift_key_it_does_not(canvas, server, tmp_path, ending):
-    graph = json.loads((ROOT / "workflows" / "text-to-layers.json").read_text())
+    graph = json.loads((ROOT / "workflows" / "1-text-to-layers.json").read_text())
     graph["nodes"][1]["title"] = HTML
     path = layer_file(tmp_path / f"ours {canvas.vue}.{ending}", workflow=json.dumps(graph))
     drop(canvas, path, shift=True)
@@ -253,7 +290,7 @@ def test_a_prefix_is_filled_in_as_that_of_save_image(canvas):
 
 
 def test_a_template_whose_checkpoint_is_missing_says_what_to_do(page):
-    graph = json.loads((ROOT / "workflows" / "text-to-layers.json").read_text())
+    graph = json.loads((ROOT / "workflows" / "1-text-to-layers.json").read_text())
     loader = next(node for node in graph["nodes"] if node["type"] == "T2L_LoadCheckpoint")
     loader["widgets_values"] = ["elsewhere.safetensors"]
     page.evaluate("graph => app.loadGraphData(graph)", graph)
@@ -267,7 +304,9 @@ def test_a_template_whose_checkpoint_is_missing_says_what_to_do(page):
 
 
 def test_the_help_page_of_a_node_shows(page):
-    page.evaluate("graph => app.loadGraphData(graph)", json.loads((ROOT / "workflows/text-to-layers.json").read_text()))
+    page.evaluate(
+        "graph => app.loadGraphData(graph)", json.loads((ROOT / "workflows/1-text-to-layers.json").read_text())
+    )
     page.evaluate("app.canvas.selectNode(app.graph._nodes.find(n => n.type == 'T2L_DecodeLayers'))")
     page.get_by_test_id("info-button").click()
     help_page = (ROOT / "web" / "docs" / "T2L_DecodeLayers" / "en.md").read_text()
@@ -277,11 +316,11 @@ def test_the_help_page_of_a_node_shows(page):
 
 def test_the_template_browser_offers_every_workflow(page):
     offered = page.evaluate("async () => await (await fetch('/api/workflow_templates')).json()")
-    (pack,) = (names for names in offered.values() if "text-to-layers" in names)
+    (pack,) = (names for names in offered.values() if "1-text-to-layers" in names)
     assert sorted(pack) == [path.stem for path in WORKFLOWS]
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     page.get_by_role("dialog").get_by_text("text2layer", exact=True).click()
-    page.get_by_text("text-to-layers").first.wait_for()
+    page.get_by_text("1-text-to-layers").first.wait_for()
 
 
 def test_the_console_holds_no_error_of_ours(page):

@@ -1,4 +1,5 @@
-"""The workflows that artists open, run in the real server as prompts; test_browser.py opens the files themselves."""
+"""The workflows that artists open, run in the real server as prompts; test_browser.py opens the files themselves, and
+test_workflow_files.py looks at where things lie in them."""
 
 import json
 from pathlib import Path
@@ -15,8 +16,9 @@ PICTURES = {"batch-of-four": 4, "sticker-sheet": 4}
 
 def test_every_workflow_has_its_twin_and_its_picture():
     workflows = {path.stem for path in (ROOT / "workflows").glob("*.json")}
-    assert workflows == TWINS.keys() and len(workflows) >= 6
+    assert {name.removeprefix("1-") for name in workflows} == TWINS.keys() and len(workflows) >= 13
     assert {path.stem for path in (ROOT / "workflows").glob("*.jpg")} == workflows
+    assert min(workflows) == "1-text-to-layers"  # lists in order of names begin with it
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -40,3 +42,12 @@ def test_comfyui_paints_what_the_library_paints(server):
     config = GenerateConfig(height=256, width=256, seed=8, steps=25, sampler="dpm")
     ours = text_to_layers(model, ["a strawberry on a beach"], config).layers.composite()[0]
     assert np.abs(picture - 255 * ours.permute(1, 2, 0).numpy()).mean() < 4
+
+
+def test_save_and_reload_shows_what_it_has_just_saved(server):
+    graph = TWINS["save-and-reload-a-psd"]
+    psd = next(number for number, node in graph.items() if node["class_type"] == "T2L_SaveLayers")
+    reloaded = next(number for number, node in graph.items() if node["class_type"] == "SaveImage")
+    result = server.run(graph)
+    assert np.abs(result.pictures[psd][0][..., :3].astype(int) - result.pictures[reloaded][0]).max() <= 1
+    assert sorted((server.folder / "output" / "text2layer").glob("strawberry_*_.psd"))

@@ -51,7 +51,7 @@ DAMAGED = {
     "list of metadata": ({"__metadata__": [1]}, "its metadata must be texts by name"),
     "deep": (b'{"w":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "in more than 64 levels"),
     "deeper": (b'{"w":' + b"[" * 100 + b"]" * 100 + b"}", "in more than 64 levels"),
-    "no UTF-8": (b'{"\xff": 1}', r"its header is not UTF-8 text \(invalid start byte at byte 2\)$"),
+    "no UTF-8": (b'{"\xff": 1}', "its header is not UTF-8 text, from byte 2 on$"),
     "UTF-16": (b"{" + '"a": 1}'.encode("utf-16-le"), "is not JSON|decode"),
     "NaN": (b'{"w": NaN}', "by nan"),
 }

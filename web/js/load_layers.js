@@ -49,9 +49,14 @@ class Preview {
     this.node.graph?.setDirtyCanvas(true, true);
   }
 
-  // Asks what the chosen file holds; an answer that comes after the next question is dropped.
+  isWired() {
+    return Boolean(this.node.inputs?.some(({ name, link }) => name === "file" && link != null));
+  }
+
+  // Asks what the chosen file holds; an answer that comes after the next question is dropped. Of one that comes by a wire
+  // nothing is known before the run.
   async update() {
-    const file = this.widget("file").value;
+    const file = this.isWired() ? null : this.widget("file").value;
     const question = (this.question = Symbol());
     const answer = file ? await ask(file) : {};
     if (question === this.question) this.show(answer);
@@ -64,7 +69,7 @@ class Preview {
     this.names.replaceChildren(option(TOP, "top: the highest visible layer"));
     this.names.append(...layers.filter((name) => name !== TOP).map((name) => option(name, name)));
     const noted = notes.length ? `, ${notes.length} ${notes.length > 1 ? "notes" : "note"}` : "";
-    this.about = error ?? (picture ? `${width} x ${height}${noted}` : "");
+    this.about = error ?? (picture ? `${width} x ${height}${noted}` : this.isWired() ? "the file comes by the wire" : "");
     this.words.title = notes.join("\n");
     this.mark();
     this.node.graph?.setDirtyCanvas(true, true);
@@ -108,6 +113,7 @@ function addPreview(node) {
   after(preview.widget("file"), "callback", () => preview.update());
   after(preview.widget("layer"), "callback", () => preview.mark());
   after(node, "onConfigure", () => preview.update()); // a workflow has been opened
+  after(node, "onConnectionsChange", () => preview.update());
   const focused = () => node.graph && preview.update(); // the file may have been saved anew in an editor
   window.addEventListener("focus", focused);
   after(node, "onRemoved", () => window.removeEventListener("focus", focused));

@@ -59,7 +59,7 @@ test-comfy: ## the nodes' tests on another ComfyUI (COMFYUI_PATH=FOLDER)
 N ?= 1000
 SEED ?= 1
 fuzz: $(COMFYUI) ## hostile files and workflows by the thousand (N=1000 of each kind, SEED=1; FUZZ_KEEP=FOLDER keeps what is found)
-	FUZZ_N=$(N) FUZZ_SEED=$(SEED) FUZZ_ANSWER=0.5 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
+	FUZZ_N=$(N) FUZZ_SEED=$(SEED) FUZZ_SECONDS=5 FUZZ_ANSWER=0.5 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
 	    $(BIN)/python -m pytest tests/fuzz --timeout 0 --log-cli-level=WARNING --tb=line $(PYTEST)
 
 lint: $(FULL) ## ruff and mypy

@@ -21,12 +21,13 @@ def validated(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOut
     of files are left to the node, whose list of them changes. Nothing, as None or a list without entries, is no wire.
     """
 
-    names = list(inspect.signature(execute).parameters)[1:]
+    names, schema = list(inspect.signature(execute).parameters)[1:], None
 
     @wraps(execute)
     def checked_execute(cls: Any, *values: Any, **inputs: Any) -> io.NodeOutput:
+        nonlocal schema
         inputs |= dict(zip(names, values, strict=False))  # core gives names; a script may not
-        schema = cls.define_schema()
+        schema = schema or cls.define_schema()  # once: ranges stay, and that of Load Layers walks through folders
         for socket in schema.inputs:
             source = f"{schema.display_name}: {socket.id}"
             many = schema.is_input_list and isinstance(inputs.get(socket.id), list)

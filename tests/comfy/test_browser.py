@@ -190,7 +190,7 @@ def wait_for_files(page, *files):
     """Until Load Layers nodes show these, and no others; what they show."""
     page.wait_for_function(
         f"files => {{ const shown = ({SHOWN})(); return shown.length === files.length"
-        " && shown.every(({file, names}, i) => file === files[i] && names.length); }",
+        " && shown.every(({file, size}, i) => file === files[i] && size); }",
         arg=list(files),
     )
     return page.evaluate(SHOWN)

@@ -57,6 +57,8 @@ class Preview {
   // nothing is known before the run.
   async update() {
     const file = this.isWired() ? null : this.widget("file").value;
+    if (file !== this.file) this.show({}); // not the picture of another file meanwhile
+    this.file = file;
     const question = (this.question = Symbol());
     const answer = file ? await ask(file) : {};
     if (question === this.question) this.show(answer);

@@ -138,7 +138,7 @@ def test_every_document_gets_its_own_picture_or_the_one_there_is(server):
         ({"offsets": "1, 2\nthree"}, "Images to Layers: offsets: line 2 must hold two whole numbers.* got 'three'"),
         ({"mask_3": ["shows", 0]}, "Images to Layers: mask_3 needs a picture, got none; connect image_3"),
         ({"mask": ["shows", 0]}, "Images to Layers: mask must hold one mask, or one for each of the 2 pictures, got 3"),
-        ({"blend_mode": "burn"}, "blend mode of layer 'layer 1' must be one of|not in list"),
+        ({"blend_mode": "burn"}, "blend_mode must be one of|not in list"),
         ({"layers": ["shows", 0]}, "return_type_mismatch"),
     ],
 )

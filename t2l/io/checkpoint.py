@@ -119,7 +119,8 @@ def _open(path: str | Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(f"{shown_path(path)} is a damaged safetensors file: {_reason(error)}") from error
+        reason = _reason(error) if "(os error " in str(error) else "its header is not as safetensors writes it"
+        raise ValueError(f"{shown_path(path)} is a damaged safetensors file: {reason}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -122,3 +122,11 @@ def test_info_answers_on_anything_without_loading_torch(kind, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and len(done.stderr) < 500, done.stderr
     assert done.stderr.startswith("t2l: ")
+
+
+def test_half_a_character_in_a_header_is_named_in_our_words(tmp_path):
+    """JSON allows it in Python, and safetensors does not: its own words came through."""
+    header = b'{"__metadata__":{"a":"\\ud800"},"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(ValueError, match="x.safetensors is a damaged safetensors file: its header is not as"):
+        read_tensors(tmp_path / "x.safetensors")

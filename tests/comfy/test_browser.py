@@ -45,6 +45,7 @@ VUE_BOXES = """() => {
 WIRED = """() => {
     const [blueprint] = app.graph._nodes, source = LiteGraph.createNode("T2L_LoadLayers");
     const seen = LiteGraph.createNode("PreviewImage");
+    source.widgets.find(({ name }) => name === "file").value = "strawberry.psd [example]";  // others may lie in input/
     app.graph.add(source);
     app.graph.add(seen);
     for (const [i, { type, widget }] of blueprint.inputs.entries())

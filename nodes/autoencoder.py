@@ -32,9 +32,7 @@ class ManagedAutoencoder:
 
     def __init__(self, path: str | Path) -> None:
         self.name = Path(path).name
-        self.trained_size = read_trained_size(
-            path
-        )  # pixels a side that the file's UNet paints best; None: it says none
+        self.trained_size = read_trained_size(path)  # pixels a side that its UNet paints best; None: it says none
         self.device = mm.vae_device()
         self.dtype = mm.vae_dtype(self.device, [torch.bfloat16, torch.float32])
         self.output_device = mm.intermediate_device()

@@ -17,7 +17,7 @@ from ..t2l.io.layer_nodes import LayerFile, MaskAs
 from ..t2l.stack import TOP, Stack
 from .documents import MAX_FRAMES, document_to_stack, stack_to_document, stack_to_layers, unknown_to_core
 from .file_names import LONGEST, check_inside, files_below, path_below, shortened
-from .inputs import validated
+from .inputs import refusal, validated
 from .load import speaking_for
 from .types import LAYER_INPUT, LAYERS, POLARITY, known, layers_to_cutout, pixels_to_image, pixels_to_mask
 
@@ -26,9 +26,8 @@ BITS = ["8", "16"]
 LONGEST_PREFIX = 1000  # characters: with the output folder's, no more than a system opens
 MASKS = list(get_args(MaskAs))
 INPUT, OUTPUT, TEMP, EXAMPLE = "input", "output", "temp", "example"  # in brackets behind a name: the folder it lies in
-_ONE_AT_A_TIME = (
-    threading.Lock()
-)  # a file may take a gigabyte; and psd-tools' warnings are caught for the whole process
+# A file may take a gigabyte, and psd-tools' warnings are caught for the whole process.
+_ONE_AT_A_TIME = threading.Lock()
 EXAMPLES = Path(__file__).resolve().parent.parent / "workflows"
 
 
@@ -72,8 +71,7 @@ class SaveLayers(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, format: Any, bits: Any, mask_as: Any) -> bool | str:
-        given = {"format": format, "bits": bits, "mask_as": mask_as}  # None: it comes through a wire
-        return _wrong_choice({name: value for name, value in given.items() if value is not None}) or True
+        return refusal(cls, format=format, bits=bits, mask_as=mask_as) or True
 
     @classmethod
     @validated
@@ -177,15 +175,6 @@ def read_chosen(file: Any) -> LayerFile:
                 "merge some in your editor"
             )
     return opened
-
-
-def _wrong_choice(given: dict[str, Any]) -> str | None:
-    """The sentence about the first value of Save Layers that is none of its list."""
-    for name, value in given.items():
-        known = {"format": FORMATS, "bits": BITS, "mask_as": MASKS}[name]
-        if value not in known:
-            return f"Save Layers: {name} must be one of {', '.join(known)}, got {shortened(value)}"
-    return None
 
 
 def _free_name(prefix: str, stack: Stack) -> tuple[Path, str, str]:

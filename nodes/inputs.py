@@ -42,6 +42,19 @@ def validated(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOut
     return checked_execute
 
 
+def refusal(cls: Any, **given: Any) -> str | None:
+    """The sentence about the first widget that the schema does not allow, for validate_inputs; None comes by a wire."""
+    schema = cls.define_schema()
+    for socket in schema.inputs:
+        check = _check_of(socket)
+        if check and given.get(socket.id) is not None:
+            try:
+                check(given[socket.id], socket, f"{schema.display_name}: {socket.id}")
+            except ValueError as error:
+                return str(error)
+    return None
+
+
 def _leave_out(inputs: dict[str, Any], socket: Any, source: str) -> None:
     """Nothing on a wire is no wire. Raises ValueError where one is needed."""
     if not socket.optional:

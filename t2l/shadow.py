@@ -21,11 +21,8 @@ SPREAD, RISE = 0.015, 0.4  # of the blur along the ground: at the foot and for e
 FLAT = 0.35  # depth to width on the ground, seen from a little above
 DEEPEST = 0.9  # of the light, right where the thing stands
 SOLID = 0.5  # from here on a mask is part of the thing, below it is its soft edge
-CURVE, BACK, ROUND = (
-    1.5,
-    0.2,
-    0.05,
-)  # of the line of the feet, in sizes: its radius under a foot, its largest fall, its blur
+# Of the line of the feet, in sizes: its radius under a foot, its largest fall, its blur.
+CURVE, BACK, ROUND = 1.5, 0.2, 0.05
 COLUMNS = 512  # in which that line is drawn
 LARGEST = 1024  # pixels along a side at which a shadow is computed; larger pictures get it enlarged
 MOST = 64  # things, the widest; a mask of stripes has hundreds, and each takes its time

@@ -177,9 +177,7 @@ class AutoencoderTask(Task):
         """One optimiser step on a process's share of a batch, as `layers` takes it."""
         target = self.layers(batch)
         set_learning_rate(self.update.optimizer, self.lr(step))
-        halved = (
-            float(torch.rand((), generator=step_generator(self.config.seed, step))) < self.config.scale_equivariance
-        )
+        halved = self._halves(step)
         noise, extra = self._noise(target, step)
         logged, seen = [], []
         for part in self.update.parts(len(self.share)):
@@ -193,6 +191,11 @@ class AutoencoderTask(Task):
         if self.discriminator_update is not None:
             means["discriminator"] = self._train_discriminator(self.discriminator_update, seen, step, fine)
         return StepResult(means | {"gradient_norm": norm}, fine)
+
+    def _halves(self, step: int) -> bool:
+        """Whether the step decodes halved latents."""
+        share = self.config.scale_equivariance
+        return share > 0 and float(torch.rand((), generator=step_generator(self.config.seed, step))) < share
 
     def _noise(self, target: Layers, step: int) -> tuple[Tensor, Tensor]:
         """What the posteriors of this process's share are sampled with, (N, C, h, w), and the `extra` of Reconstruction.

@@ -85,7 +85,9 @@ def test_noise_on_latents_is_a_share_of_their_size_and_adds_to_the_posteriors_ow
 def test_the_unet_learns_and_its_snapshot_loads(unet_config, latents, tmp_path):
     seen = []
     config = replace(unet_config, steps=60, save_every=30)
-    snapshot = train_unet(config, latents, tmp_path, sample=lambda model, prompts, path: seen.append((prompts, path.name)))
+    snapshot = train_unet(
+        config, latents, tmp_path, sample=lambda model, prompts, path: seen.append((prompts, path.name))
+    )
     rows = stats(tmp_path)
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert seen == [(["a cup on a table"] * 4, f"00000{step}.png") for step in (30, 60)]

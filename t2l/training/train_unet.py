@@ -40,7 +40,7 @@ from .low_rank import add_low_rank, merged
 from .precision import at_least_float32, precision_context, weight_dtype
 from .processes import Processes
 from .run import Run
-from .start import freeze, starting_networks
+from .start import freeze, starting_networks, with_vocabulary
 from .update import Updater
 
 if TYPE_CHECKING:
@@ -372,7 +372,4 @@ def latent_preview(autoencoder: Autoencoder, cached: Latents, count: int = 64) -
 
 
 def _with_vocabulary(config: UNetTrainConfig, cached: Latents, init: Path | None) -> UNetTrainConfig:
-    """The config with the token ids of the captions as the text encoder's vocabulary, unless it names its own."""
-    if init is not None or config.text_encoder.token_ids is not None:
-        return config
-    return replace(config, text_encoder=replace(config.text_encoder, token_ids=Tokenizer().ids_in(cached.texts)))
+    return with_vocabulary(config, cached.texts, init)[0]

@@ -107,7 +107,10 @@ def checkpoint(kind, config, folder):
         ("an ordinary autoencoder", "is an ordinary autoencoder; a Stable Diffusion 1.x checkpoint .* is needed"),
         ("no UNet", "the UNet of .*base.safetensors does not fit its config: it lacks .*"),
         ("no text encoder", "holds no tensor under cond_stage_model.transformer.; a whole Stable Diffusion 1.x"),
-        ("other channels", "has a UNet of 8 channels, which can go on with 8 or 24; the config asks for 4 in and 4 out"),
+        (
+            "other channels",
+            "has a UNet of 8 channels, which can go on with 8 or 24; the config asks for 4 in and 4 out",
+        ),
         ("eps", "was trained with prediction 'eps', the config asks for prediction 'v'; make them equal in diffusion"),
         ("another width", "holds a UNet with conditioning_width 64, the config asks for conditioning_width 32"),
     ],

@@ -59,8 +59,8 @@ def test_a_unet_run_starts_from_stable_diffusion_and_leaves_what_is_frozen(
     snapshot = train_unet(config, latents, tmp_path, stable_diffusion.path)
     model = Text2Layer.load(snapshot)
     theirs = stable_diffusion.text_encoder.state_dict()
-    assert all(torch.equal(x, theirs[name].half().float()) for name, x in model.text_encoder.state_dict().items())
-    assert not torch.equal(model.unet.conv_in.weight, stable_diffusion.unet.conv_in.weight.half().float())
+    assert all(torch.equal(x.half(), theirs[name].half()) for name, x in model.text_encoder.state_dict().items())
+    assert not torch.equal(model.unet.conv_in.weight.half(), stable_diffusion.unet.conv_in.weight.half())
     assert (model.unet.conv_in.weight - stable_diffusion.unet.conv_in.weight).abs().max() < 0.01
     about = read_metadata(snapshot)
     assert about["system"] == "CaT2I-AE-SD" and about["license"] == "creativeml-openrail-m"
@@ -154,7 +154,7 @@ def test_a_low_rank_run_changes_attention_alone_and_resumes(unet_config, stable_
     )
     snapshot = train_unet(config, latents, tmp_path, stable_diffusion.path)
     ours, theirs = Text2Layer.load(snapshot).unet.state_dict(), stable_diffusion.unet.state_dict()
-    changed = {name for name in ours if not torch.equal(ours[name], theirs[name].half().float())}
+    changed = {name for name in ours if not torch.equal(ours[name].half(), theirs[name].half())}
     assert changed and all(".to_" in name and name.endswith(".weight") for name in changed)
     before = snapshot.read_bytes()
     train_unet(config, latents, tmp_path, stable_diffusion.path)  # nothing is left to do

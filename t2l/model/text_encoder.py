@@ -94,11 +94,12 @@ def add_tokens(encoder: TextEncoder, token_ids: Iterable[int]) -> None:
         return
     listed = set(encoder.config.token_ids)
     new = tuple(i for i in dict.fromkeys(token_ids) if i not in listed)
-    encoder.config = replace(encoder.config, token_ids=encoder.config.token_ids + new)
+    all_ids = encoder.config.token_ids + new
+    encoder.config = replace(encoder.config, token_ids=all_ids)
     table: Any = encoder.text_model.embeddings.token_embedding
     table.weight = nn.Parameter(torch.cat([table.weight, table.weight[:1].expand(len(new), -1)]))
     table.num_embeddings = encoder.text_model.config.vocab_size = encoder.config.num_rows
-    encoder.rows = row_of_id(encoder.config.token_ids).to(encoder.rows.device)
+    encoder.rows = row_of_id(all_ids).to(encoder.rows.device)
 
 
 def fingerprint(encoder: TextEncoder) -> str:

@@ -55,6 +55,15 @@ def autoencoder_steps() -> Steps:
     return {"ours": lambda step: trainer.step(target, step), "bare": bare}
 
 
+class SameCaptions:
+    """Two captions for every picture."""
+
+    each = 2
+
+    def __getitem__(self, pictures: Tensor) -> list[list[str]]:
+        return [["a cat", "a dog"]] * len(pictures)
+
+
 @dataclass
 class CacheInMemory:
     """Random latents in the place of a Latents from disk."""
@@ -63,15 +72,16 @@ class CacheInMemory:
     std: Tensor
 
     def __post_init__(self) -> None:
-        self.texts, self.embeddings = ["", "a cat", "a dog"], None
-        self.ways = torch.tensor([[1, 2]] * len(self))
-        self.buckets = torch.zeros(len(self), dtype=torch.long)
+        self.captions, self.embeddings, self.counts = SameCaptions(), None, [len(self)]
 
     def __len__(self) -> int:
         return len(self.mean)
 
-    def read(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        return self.mean[pictures].float(), self.std[pictures].float()
+    def pictures(self, bucket: int, ranks: Tensor) -> Tensor:
+        return ranks
+
+    def of_bucket(self, bucket: int, ranks: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean[ranks].float(), self.std[ranks].float()
 
 
 def unet_steps() -> Steps:

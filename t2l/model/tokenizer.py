@@ -7,7 +7,8 @@ Cleaning is that of transformers and ComfyUI (NFC, white space, lower case), wit
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,11 @@ class Tokenizer:
         ids = [encoding.ids for encoding in self._backend.encode_batch(texts)]
         return torch.tensor(ids, dtype=torch.long).view(-1, MAX_TOKENS)
 
-    def ids_in(self, prompts: Sequence[str]) -> tuple[int, ...]:
+    def ids_in(self, prompts: Iterable[str]) -> tuple[int, ...]:
         """Every id that occurs in the prompts, start and end included, rising: a TextEncoderConfig.token_ids."""
-        ids = {START_ID, END_ID}
-        for start in range(0, len(prompts), 4096):  # a data set's captions: not all their tokens at a time
-            ids.update(self(prompts[start : start + 4096]).unique().tolist())
+        ids, rest = {START_ID, END_ID}, iter(prompts)
+        while chunk := list(islice(rest, 4096)):  # a data set's captions: not all of them at a time
+            ids.update(self(chunk).unique().tolist())
         return tuple(sorted(ids))
 
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.crops import CropBatches, CropConfig, crop_batches, worker_deaths_told
+from ..data.ahead import worker_deaths_told
+from ..data.crops import CropBatches, CropConfig, crop_batches, pixels_from_bytes
 from ..data.draws import sample_noise
 from ..data.shards import Shards
 from ..io.image import contact_sheet, save_png
@@ -179,8 +180,8 @@ class Trainer:
         self.guard = self.update.guard
 
     def layers(self, batch: Tensor) -> Layers:
-        """What CropBatches gives, (N, 7, H, W), where and as the networks take it."""
-        return Layers.from_stacked(batch.to(self.device, self.dtype))
+        """What CropBatches gives, (N, 7, H, W) in 8 bits, where and as the networks take it."""
+        return Layers.from_stacked(pixels_from_bytes(batch.to(self.device, non_blocking=True), self.dtype))
 
     def lr(self, step: int) -> float:
         return learning_rate(step, self.config.steps, self.config.lr, self.config.warmup)
@@ -324,7 +325,9 @@ def standardized(model: Autoencoder, batches: Iterator[Tensor]) -> Autoencoder:
     model = copy.deepcopy(model).eval()
     means, squares = [], []
     for batch in batches:
-        mean = model.encode(Layers.from_stacked(batch.to(model.quant_conv.weight))).mean.double()
+        weight = model.quant_conv.weight
+        pixels = pixels_from_bytes(batch.to(weight.device, non_blocking=True), weight.dtype)
+        mean = model.encode(Layers.from_stacked(pixels)).mean.double()
         means.append(mean.mean(dim=(0, 2, 3)))
         squares.append(mean.square().mean(dim=(0, 2, 3)))
     mean = torch.stack(means).mean(dim=0)

@@ -41,17 +41,23 @@ def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
 
 
 def cover(layers: Layers, size: Size) -> Layers:
-    """The largest piece around the centre that has the shape of `size`, at that size; nothing is squeezed.
+    """The largest piece around the centre that has the shape of `size`, at that size; nothing is squeezed."""
+    return layers if layers.size == size else Layers.from_stacked(cover_stacked(layers.stacked(), size))
+
+
+def cover_stacked(stacked: Tensor, size: Size) -> Tensor:
+    """The same of (N, C, H, W) floats in [0, 1], or 8 bits, which become such.
 
     Cropped before it is resized: a strip of one pixel by ten thousand needs no memory.
     """
-    if layers.size == size:
-        return layers
-    (height, width), stacked = layers.size, layers.stacked()
+    height, width = stacked.shape[-2:]
     piece = min(height, max(1, round(width * size[0] / size[1]))), min(width, max(1, round(height * size[1] / size[0])))
     top, left = (height - piece[0]) // 2, (width - piece[1]) // 2
     stacked = stacked[..., top : top + piece[0], left : left + piece[1]]
-    return Layers.from_stacked(F.interpolate(stacked, size=size, mode="bilinear", antialias=True).clamp(0, 1))
+    pixels = stacked.float() / 255 if stacked.dtype == torch.uint8 else stacked
+    if piece == size:
+        return pixels
+    return F.interpolate(pixels, size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
 
 class Dealt(NamedTuple):

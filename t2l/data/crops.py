@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from ..layers import Layers
 from .ahead import read_in_workers
 from .draws import sample_generator
-from .example import Pictures
+from .example import Pictures, stacked_bytes
 from .orders import dealt
 from .shards import Shards
 
@@ -94,29 +94,19 @@ def _piece(pictures: Pictures, config: CropConfig, generator: torch.Generator) -
     whole = None
     if (largest := min(height, width)) < size:
         height, width = (max(size, round(side * size / largest)) for side in (height, width))
-        whole = F.interpolate(_pixels(_cut(pictures, 0, 0, *pictures[0].size)), size=(height, width), mode="bilinear")
+        whole = F.interpolate(stacked_bytes(pictures).float(), size=(height, width), mode="bilinear")
         largest = size
     side = size + round((largest - size) * uniform()) if uniform() < config.rescale else size
     top = int(uniform() * (height - side + 1))
     left = int(uniform() * (width - side + 1))
     if whole is None:
-        piece = _cut(pictures, left, top, side, side)
+        piece = stacked_bytes(pictures, (left, top, left + side, top + side))
     else:
         piece = whole[..., top : top + side, left : left + side]
     if side != size:
-        piece = F.interpolate(_pixels(piece), size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
+        piece = F.interpolate(piece.float(), size=(size, size), mode="bilinear", antialias=True).clamp(0, 255)
     if uniform() < 0.5:
         piece = piece.flip(-1)
     if uniform() < config.flat:
-        piece = Layers.flat(Layers.from_stacked(_pixels(piece)).composite()).stacked()
-    return piece if piece.dtype == torch.uint8 else (piece * 255).round().to(torch.uint8)
-
-
-def _cut(pictures: Pictures, left: int, top: int, width: int, height: int) -> Tensor:
-    """A piece of foreground, background and mask as they are stored, (1, 7, height, width) uint8."""
-    cut = [np.array(picture.crop((left, top, left + width, top + height))) for picture in pictures]
-    return torch.from_numpy(np.concatenate([x.reshape(height, width, -1) for x in cut], axis=2)).permute(2, 0, 1)[None]
-
-
-def _pixels(piece: Tensor) -> Tensor:
-    return piece.float() / 255 if piece.dtype == torch.uint8 else piece
+        piece = Layers.flat(Layers.from_stacked(piece.float() / 255).composite()).stacked() * 255
+    return piece if piece.dtype == torch.uint8 else piece.round().to(torch.uint8)

@@ -63,7 +63,7 @@ def decode_example(key: str, files: dict[str, bytes], metadata: dict[str, Any] |
     missing = [] if metadata or "json" in files else ["json"]
     pictures = decode_pictures(files, missing)
     metadata = check_metadata(_from_json(files["json"]) if metadata is None else metadata)
-    layers = Layers(*(_to_pixels(picture) for picture in pictures))
+    layers = Layers.from_stacked(stacked_bytes(pictures).float() / 255)
     texts = {name: metadata[name] for name in TEXTS}
     return Example(key, layers, colour=metadata.get("colour"), sources=tuple(metadata.get("sources", ())), **texts)
 
@@ -84,6 +84,12 @@ def decode_pictures(files: dict[str, bytes], missing: Sequence[str] = ()) -> Pic
         sizes = ", ".join(f"{name} {picture.width} x {picture.height}" for name, picture in named)
         raise ValueError(f"its pictures differ in size: {sizes}")
     return foreground, background, mask
+
+
+def stacked_bytes(pictures: Pictures, box: tuple[int, int, int, int] | None = None) -> Tensor:
+    """Foreground, background and mask as they are stored, (1, 7, H, W) uint8. box: left, top, right and bottom of a piece."""
+    pieces = pictures if box is None else [picture.crop(box) for picture in pictures]
+    return torch.from_numpy(np.stack([np.asarray(channel) for piece in pieces for channel in piece.split()]))[None]
 
 
 def check_metadata(metadata: Any) -> dict[str, Any]:
@@ -125,9 +131,3 @@ def _from_file(name: str, data: bytes) -> Image.Image:
             return picture.convert("L" if name == "mask.png" else "RGB")
     except Unreadable as error:
         raise ValueError(f"its {name} is unreadable: it {error}") from error
-
-
-def _to_pixels(picture: Image.Image) -> Tensor:
-    """(1, C, H, W) floats in [0, 1]."""
-    array = np.array(picture).reshape(1, picture.height, picture.width, -1)
-    return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255

@@ -35,7 +35,7 @@ from ..io.atomic import atomic_path, remove_partials
 from ..io.header import Entry, Header
 from ..layers import Layers
 from .ahead import read_ahead, read_in_workers
-from .buckets import Size, cover, nearest_bucket
+from .buckets import Size, cover, cover_stacked, nearest_bucket
 from .cache_folder import (
     ABOUT,
     DATA,
@@ -55,7 +55,7 @@ from .cache_folder import (
     write_files,
 )
 from .captions import Captions, packed
-from .example import ways_to_say
+from .example import stacked_bytes, ways_to_say
 from .shards import Shards
 from .texts import TextEmbeddings
 
@@ -238,9 +238,9 @@ class _Covered(Dataset):
         self.sizes = sizes
 
     def __getitem__(self, number: int) -> tuple[Size, Tensor]:
-        layers = self.shards[number].layers
-        size = nearest_bucket(layers.size, self.sizes)
-        return size, cover(layers, size).stacked()
+        pictures = self.shards.pictures(number)
+        size = nearest_bucket(pictures[0].size[::-1], self.sizes)
+        return size, cover_stacked(stacked_bytes(pictures), size)
 
 
 @dataclass

@@ -72,7 +72,7 @@ def test_a_batch_is_the_first_versions_rounded_once(rescale, flat, shards):
         found = CropBatches(shards, config, 5)[step]
         assert found.dtype == torch.uint8 and found.shape == (8, 7, 16, 16)
         expected = first_version(shards, config, 5, step, order_of(shards, config, 5, step))
-        assert torch.equal(found, (expected * 255).round().to(torch.uint8))
+        assert (found - 255 * expected).abs().max() <= 0.5001
         assert (pixels_from_bytes(found) - expected).abs().max() <= 0.5001 / 255
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2l.config import load_config
+from t2l.data.example import Example
+from t2l.data.latents import Latents, cache_latents
+from t2l.data.shards import write_shard
 from t2l.layers import Layers
+from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
+from t2l.model.text2layer import save_autoencoder
+from t2l.model.tokenizer import VOCAB_SIZE
 from t2l.training import train_autoencoder, train_unet
 from t2l.training.loop import make_optimizer
 from t2l.training.losses import autoencoder_loss
@@ -41,7 +48,8 @@ def autoencoder_steps() -> Steps:
     task = train_autoencoder.AutoencoderTask(config, Processes("cpu"))
     model = starting_autoencoder(config.model, None).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model.parameters(), config)
-    target = Layers.from_stacked(torch.rand(config.data.batch_size, 7, config.data.crop, config.data.crop))
+    pictures = torch.randint(256, (config.data.batch_size, 7, config.data.crop, config.data.crop), dtype=torch.uint8)
+    target = task.layers(pictures)
 
     def bare(step: int) -> None:
         with precision_context(CPU, config.precision):
@@ -52,30 +60,28 @@ def autoencoder_steps() -> Steps:
         loss.backward()
         optimizer.step()
 
-    return {"ours": lambda step: task.step(target.stacked(), step), "bare": bare}
+    return {"ours": lambda step: task.step(pictures, step), "bare": bare}
 
 
-@dataclass
-class CacheInMemory:
-    """Random latents in the place of a Latents from disk."""
+def random_cache(folder: Path, channels: int, count: int = 256) -> Latents:
+    """A latent cache of random latents (channels, 16, 16), with two captions for every picture."""
+    pixels = torch.rand(1, 7, 128, 128)
+    said = {"caption": "a cat", "foreground_caption": "a cat", "background_caption": "a dog"}
+    write_shard(folder / "data", 0, [Example(f"{i:06d}", Layers.from_stacked(pixels), **said) for i in range(count)])
+    shape = {"latent_channels": channels, "base_channels": 32, "num_res_blocks": 1}
+    save_autoencoder(LayeredAutoencoder(AutoencoderConfig(**shape)), folder / "autoencoder.safetensors")
 
-    mean: Tensor
-    std: Tensor
+    def encode(layers: Layers) -> tuple[Tensor, Tensor]:
+        return torch.randn(len(layers), channels, 16, 16), torch.rand(len(layers), channels, 16, 16)
 
-    def __post_init__(self) -> None:
-        self.texts, self.embeddings = ["", "a cat", "a dog"], None
-        self.ways = torch.tensor([[1, 2]] * len(self))
-        self.buckets = torch.zeros(len(self), dtype=torch.long)
-
-    def __len__(self) -> int:
-        return len(self.mean)
-
-    def read(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        return self.mean[pictures].float(), self.std[pictures].float()
+    cache_latents(encode, folder / "autoencoder.safetensors", folder / "data", folder / "cache", size=128, workers=0)
+    return Latents(folder / "cache")
 
 
-def unet_steps() -> Steps:
+def unet_steps(folder: Path) -> Steps:
     config = load_config(train_unet.UNetTrainConfig, CONFIGS / "demo-unet.json")
+    words = replace(config.text_encoder, token_ids=tuple(range(VOCAB_SIZE)))  # all of CLIP's, whatever the captions say
+    config = replace(config, text_encoder=words)
     model = train_unet.Conditioned(*starting_networks(config, None))
     model = model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model.parameters(), config)
@@ -91,19 +97,23 @@ def unet_steps() -> Steps:
         loss.backward()
         optimizer.step()
 
-    cached = CacheInMemory(torch.randn(512, *shape[1:]).half(), torch.rand(512, *shape[1:]).half())
-    batches = train_unet.LatentBatches(cached, config, latent_scale=1.0)
-    ours = lambda step: trainer.step(batches[step], step)  # noqa: E731
-    return {"ours": ours, "bare": bare, "example": example_step(config, cached, batch.text)}
+    cached = random_cache(folder, config.unet.in_channels)
+    task = train_unet.UNetTask(config, Processes("cpu"), cached)
+    return {
+        "ours": lambda step: task.step(task.batches[step], step),
+        "bare": bare,
+        "example": example_step(config, cached, batch.text),
+    }
 
 
-def example_step(config: train_unet.UNetTrainConfig, cached: CacheInMemory, tokens: Tensor) -> Callable[[int], object]:
+def example_step(config: train_unet.UNetTrainConfig, cached: Latents, tokens: Tensor) -> Callable[[int], object]:
     """A step written like diffusers' examples/text_to_image, on the same networks and latents."""
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
 
+    mean, std = cached.read(torch.arange(len(cached)))
     accelerator = Accelerator(mixed_precision="bf16" if bf16_is_fast(CPU) else "no")
     model = train_unet.Conditioned(*starting_networks(config, None))
     ema = EMAModel(model.parameters())
@@ -116,9 +126,7 @@ def example_step(config: train_unet.UNetTrainConfig, cached: CacheInMemory, toke
 
     def step(number: int) -> float:
         index = torch.arange(number * len(tokens), (number + 1) * len(tokens)) % len(cached)
-        latents = cached.mean[index].float() + cached.std[index].float() * torch.randn(
-            len(index), *cached.mean.shape[1:]
-        )
+        latents = mean[index] + std[index] * torch.randn(len(index), *mean.shape[1:])
         noise = torch.randn_like(latents)
         t = torch.randint(0, 1000, (len(index),))
         noisy = noise_scheduler.add_noise(latents, noise, t)
@@ -148,11 +156,12 @@ def median_seconds(steps: Steps, count: int) -> dict[str, float]:
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-    for network, steps in (("autoencoder", autoencoder_steps()), ("unet", unet_steps())):
-        medians = median_seconds(steps, count)
-        others = [f"{name} step {seconds:.3f} s" for name, seconds in medians.items()]
-        ratios = [f"ours / {name} {medians['ours'] / medians[name]:.2f}" for name in list(medians)[1:]]
-        print(f"{network}: {', '.join(others + ratios)}")
+    with tempfile.TemporaryDirectory() as folder:
+        for network, steps in (("autoencoder", autoencoder_steps()), ("unet", unet_steps(Path(folder)))):
+            medians = median_seconds(steps, count)
+            others = [f"{name} step {seconds:.3f} s" for name, seconds in medians.items()]
+            ratios = [f"ours / {name} {medians['ours'] / medians[name]:.2f}" for name in list(medians)[1:]]
+            print(f"{network}: {', '.join(others + ratios)}")
 
 
 if __name__ == "__main__":

@@ -70,6 +70,17 @@ def add_commands(command: Command) -> None:
     add("--size", type=whole("size", SMALLEST, LARGEST), metavar="N", help="pixels a side (default: 256)")
     step = {"nargs": "?", "const": 64, "type": whole("buckets", 8, LARGEST), "metavar": "STEP"}
     add("--buckets", **step, help="aspect buckets: sides in steps of 64 or STEP pixels, at most the square's area")
+    add(
+        "--std",
+        choices=("fp16", "uint8", "none"),
+        help="keep the latents' std in 16 bits (default), 8 bits, or not at all",
+    )
+    add(
+        "--workers",
+        type=whole("workers", 0, 1024),
+        metavar="N",
+        help="processes that read pictures (default: one a core, 8 at most)",
+    )
     add("--text-encoder", type=Path, metavar="FILE", help="frozen one: cache the captions' embeddings too")
     add("--check", type=whole("check", 1, 10**9), default=0, metavar="N", help="at the end encode N pictures again")
 
@@ -163,7 +174,7 @@ def cache_latents(args: argparse.Namespace) -> None:
     """Encode a data set once, so that the UNet never waits for pictures; the same command resumes."""
     from ..training.latent_cache import CacheConfig, write_cache
 
-    given = {"size": args.size, "bucket_step": args.buckets}
+    given = {"size": args.size, "bucket_step": args.buckets, "std": args.std, "workers": args.workers}
     config = CacheConfig(**{name: value for name, value in given.items() if value is not None})
     for sentence in write_cache(args.checkpoint, args.data, args.out, config, args.text_encoder, args.check):
         say(sentence)

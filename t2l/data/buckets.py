@@ -5,20 +5,21 @@ The sizes are those of NovelAI's and kohya's buckets: sides that are multiples o
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..layers import Layers
+from .orders import dealt, uniform
 
 Size = tuple[int, int]  # height and width in pixels, as Layers.size
 WIDEST = 2.0  # the longer side by the shorter one, at most
-EPOCHS_KEPT = 2  # a batch seldom reaches back further
 
 
 def aspect_buckets(size: int, step: int, widest: float = WIDEST) -> list[Size]:
@@ -40,69 +41,72 @@ def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
 
 
 def cover(layers: Layers, size: Size) -> Layers:
-    """The largest piece around the centre that has the shape of `size`, at that size; nothing is squeezed.
+    """The largest piece around the centre that has the shape of `size`, at that size; nothing is squeezed."""
+    return layers if layers.size == size else Layers.from_stacked(cover_stacked(layers.stacked(), size))
+
+
+def cover_stacked(stacked: Tensor, size: Size) -> Tensor:
+    """The same of (N, C, H, W) floats in [0, 1], or 8 bits, which become such.
 
     Cropped before it is resized: a strip of one pixel by ten thousand needs no memory.
     """
-    if layers.size == size:
-        return layers
-    (height, width), stacked = layers.size, layers.stacked()
+    height, width = stacked.shape[-2:]
     piece = min(height, max(1, round(width * size[0] / size[1]))), min(width, max(1, round(height * size[1] / size[0])))
     top, left = (height - piece[0]) // 2, (width - piece[1]) // 2
     stacked = stacked[..., top : top + piece[0], left : left + piece[1]]
-    return Layers.from_stacked(F.interpolate(stacked, size=size, mode="bilinear", antialias=True).clamp(0, 1))
+    pixels = stacked.float() / 255 if stacked.dtype == torch.uint8 else stacked
+    if piece == size:
+        return pixels
+    return F.interpolate(pixels, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+
+
+class Dealt(NamedTuple):
+    """What a batch is made of."""
+
+    bucket: int
+    ranks: Tensor  # (batch_size,) int64: which of the bucket's pictures, numbered from 0 in the order of the data
 
 
 class BucketOrder:
-    """Item k is the pictures of step k's batch, (batch_size,) int64, all of one bucket; a pure function of k.
+    """Item k is what step k's batch is made of, all of one bucket; a pure function of (seed, k), in constant memory.
 
-    Every epoch deals each picture once, in that epoch's order, to the batch that its bucket is filling; a batch that is full
-    is the next step's. A batch that an epoch leaves unfilled is filled by the next one, so no picture is left out or dealt
-    twice. With one bucket the batches are the slices of the orders laid end to end.
+    A bucket's batches are the slices of its own orders, one an epoch, laid end to end: no picture is left out or comes twice.
+    How often a bucket comes is its share of the pictures, never off by a whole batch: its batches have equal stretches of time,
+    one each, and come at a moment of theirs that is drawn from the seed. After batch_size epochs all are used up together.
 
-    buckets: (n,), the bucket of every picture, numbered from 0. permutation: epoch -> its order, (n,) int64.
+    counts: how many pictures each bucket has, 1 or more.
     """
 
-    def __init__(self, buckets: Tensor, batch_size: int, permutation: Callable[[int], Tensor]) -> None:
-        self._buckets = buckets
-        self._counts: list[int] = torch.bincount(buckets).tolist()
+    def __init__(self, counts: Sequence[int], batch_size: int, seed: int) -> None:
+        self._counts = list(counts)
         self._batch_size = batch_size
-        self._permutation = permutation
-        self._epochs: dict[int, _Epoch] = {}
+        self._seed = seed
 
-    def __getitem__(self, step: int) -> Tensor:
-        epoch = step * self._batch_size // len(self._buckets)  # or later: steps come late by what waits in the buckets
-        while self._steps_before(epoch + 1) <= step:
-            epoch += 1
-        bucket, number = self._epoch(epoch).batches[step - self._steps_before(epoch)]
-        positions = torch.arange(number * self._batch_size, (number + 1) * self._batch_size)
-        epochs, places = positions // self._counts[bucket], positions % self._counts[bucket]
-        dealt = [self._epoch(e).pictures[bucket][places[epochs == e]] for e in epochs.unique().tolist()]
-        return torch.cat(dealt)
+    def __getitem__(self, step: int) -> Dealt:
+        bucket, number = self._batch(step)
+        positions = np.arange(number * self._batch_size, (number + 1) * self._batch_size)
+        return Dealt(bucket, torch.from_numpy(dealt(positions, self._counts[bucket], self._seed, bucket)))
 
-    def _steps_before(self, epoch: int) -> int:
-        return sum(epoch * count // self._batch_size for count in self._counts)
+    def _batch(self, step: int) -> tuple[int, int]:
+        """The bucket of a step, and how many batches of it came before."""
+        start = (step - len(self._counts)) * self._batch_size / sum(self._counts)  # at most `step` batches come earlier
+        numbers = [self._before(start, bucket) for bucket in range(len(self._counts))]
+        waiting = [(self._moment(bucket, number), bucket) for bucket, number in enumerate(numbers)]
+        heapq.heapify(waiting)
+        for _ in range(step - sum(numbers)):
+            bucket = waiting[0][1]
+            numbers[bucket] += 1
+            heapq.heapreplace(waiting, (self._moment(bucket, numbers[bucket]), bucket))
+        bucket = waiting[0][1]
+        return bucket, numbers[bucket]
 
-    def _epoch(self, epoch: int) -> _Epoch:
-        if epoch not in self._epochs:
-            order = self._permutation(epoch)
-            places = [(self._buckets[order] == bucket).nonzero().flatten() for bucket in range(len(self._counts))]
-            ends = [self._ends(epoch, bucket, of_bucket) for bucket, of_bucket in enumerate(places)]
-            batches = [(bucket, number) for _, bucket, number in sorted(end for of_bucket in ends for end in of_bucket)]
-            kept = {newest: self._epochs[newest] for newest in sorted(self._epochs)[1 - EPOCHS_KEPT :]}
-            self._epochs = kept | {epoch: _Epoch([order[of_bucket] for of_bucket in places], batches)}
-        return self._epochs[epoch]
+    def _before(self, moment: float, bucket: int) -> int:
+        """How many of a bucket's batches come before a moment."""
+        number = max(0, int(moment * self._counts[bucket] / self._batch_size) - 1)
+        while self._moment(bucket, number) < moment:
+            number += 1
+        return number
 
-    def _ends(self, epoch: int, bucket: int, places: Tensor) -> Iterator[tuple[int, int, int]]:
-        """Where in an epoch's order the batches of a bucket become full, with the bucket and the batch's number in it."""
-        before = epoch * len(places)  # dealt to this bucket by the epochs before
-        numbers = range(before // self._batch_size, (before + len(places)) // self._batch_size)
-        last = torch.tensor([(number + 1) * self._batch_size - 1 - before for number in numbers], dtype=torch.long)
-        return zip(places[last].tolist(), repeat(bucket), numbers)
-
-
-class _Epoch(NamedTuple):
-    """One pass over all pictures."""
-
-    pictures: list[Tensor]  # of every bucket, in the order they are dealt
-    batches: list[tuple[int, int]]  # that become full in it, in this order: the bucket, the batch's number in it
+    def _moment(self, bucket: int, number: int) -> float:
+        """When a batch comes, in epochs."""
+        return (number + uniform(number, self._seed, bucket)) * self._batch_size / self._counts[bucket]

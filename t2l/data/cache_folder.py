@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ..budget import parse_json, read_object, shown
 from ..io.atomic import atomic_path
-from ..io.checkpoint import read_tensors, write_tensors
+from ..io.checkpoint import write_tensors
+from ..io.header import Entry, Header, read_header
+from .shards import read_places
 
 ABOUT = "cache.json"
 DATA = "data"  # in cache.json: Shards.digest
 FILE_LENGTH = 1000  # rows in a file: 118 MB of captions' embeddings at CLIP ViT-L/14's width
 MOST_READ = 1_000_000  # files that a cache.json may name
-MOST_FILES = 10_000  # every open one takes one of the 65,530 memory maps that Linux allows a process
+MOST_FILES = 10_000
+KINDS = {"F16": torch.float16, "F32": torch.float32, "U8": torch.uint8, "I64": torch.int64}  # of tensors in a cache
 Content = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata of one file
 
 
@@ -80,53 +85,93 @@ def claim(folder: Path, about: Mapping[str, Any], addition: bool = False) -> Non
 def write_files(
     folder: Path,
     names: Sequence[str],
-    make: Callable[[int], Content],
+    make: Callable[[Sequence[int]], Iterator[Content]],
     process: int,
     processes: int,
     wait: Callable[[], None],
     what: str,
 ) -> None:
-    """Write the files that are not there yet, dealt evenly to the processes; make: number -> what is in it.
+    """Write the files that are not there yet, dealt evenly to the processes; make: their numbers -> what is in each, by turns.
 
     wait: returns when all processes have called it.
     """
     missing = [number for number, name in enumerate(names) if not (folder / name).exists()]
     wait()  # a file that one writes before another has looked would be dealt differently by the two
-    for number in tqdm(missing[process::processes], unit="file", desc=what, disable=process > 0):
-        write_tensors(folder / names[number], *make(number))
+    own = missing[process::processes]
+    for number, content in zip(tqdm(own, unit="file", desc=what, disable=process > 0), make(own), strict=True):
+        write_tensors(folder / names[number], *content)
 
 
 def alone() -> None:
     """Waiting of a process that has no others."""
 
 
-def read_files(folder: Path, names: Sequence[str]) -> list[Content]:
-    """All files, whose tensors stay on the disk until they are used. Raises ValueError when some are missing."""
+def read_headers(folder: Path, names: Sequence[str]) -> Iterator[Header]:
+    """What every file says of itself. Raises ValueError when some are missing, before the first is read."""
     if missing := [name for name in names if not (folder / name).exists()]:
         raise ValueError(
             f"the latent cache {folder} is unfinished, {len(missing)} of {len(names)} files are missing "
             f"(first {missing[0]}); run the same `t2l cache-latents` again"
         )
-    return [read_tensors(folder / name) for name in names]
+    return (read_header(folder / name) for name in names)
 
 
 class Rows:
-    """Tensors of several files as one sequence of rows; only the rows that are asked for are read (memory-mapped)."""
+    """Tensors of one shape but for their length, in several files, as one sequence of rows.
 
-    def __init__(self, parts: Iterable[Tensor]) -> None:
-        self._parts = list(parts)
-        lengths = torch.tensor([len(part) for part in self._parts])
-        self._ends = lengths.cumsum(0)
-        self._starts = self._ends - lengths
+    Only the rows that are asked for are read, and in memory is one place for every tensor: nothing grows with the rows.
+    """
+
+    def __init__(self, parts: Iterable[tuple[Path, Entry]]) -> None:
+        """parts: one or more files, each with its tensor, (n, *shape), of KINDS. Raises ValueError for shapes or kinds that differ."""
+        paths, entries = zip(*parts, strict=True)
+        for path, entry in zip(paths, entries, strict=True):
+            if (entry.shape[1:], entry.dtype) != (entries[0].shape[1:], entries[0].dtype):
+                raise ValueError(
+                    f"{path.name} has tensors of another shape or kind than {paths[0].name}; make the cache again"
+                )
+        self._paths: tuple[Path, ...] = paths
+        self.shape: tuple[int, ...] = entries[0].shape[1:]
+        self.dtype = KINDS[entries[0].dtype]
+        self._begins = np.array([entry.begin for entry in entries])
+        self._ends = np.cumsum([entry.shape[0] for entry in entries])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """rows: (N,), of one shape. Returns (N, *shape), float32."""
-        numbers = torch.bucketize(rows, self._ends, right=True)
-        places = (rows - self._starts[numbers]).tolist()
-        return torch.stack([self._parts[n][i] for n, i in zip(numbers.tolist(), places, strict=True)]).float()
+        """rows: (N,). Returns (N, *shape) in the dtype of the files."""
+        found = torch.empty(len(rows), *self.shape, dtype=self.dtype)
+        size = math.prod(self.shape) * self.dtype.itemsize
+        for place, row in enumerate(rows.tolist()):
+            part, number = self.locate(row)
+            data = read_bytes(self._paths[part], int(self._begins[part]) + number * size, size)
+            found[place] = torch.frombuffer(bytearray(data), dtype=self.dtype).view(self.shape)
+        return found
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """Which part a row is in, and which row of that it is."""
+        part = int(np.searchsorted(self._ends, row, side="right"))
+        return part, row - self.starts_at(part)
+
+    def starts_at(self, part: int) -> int:
+        """How many rows are in the parts before."""
+        return int(self._ends[part - 1]) if part else 0
+
+
+def read_whole(path: Path, entry: Entry) -> np.ndarray:
+    """A whole tensor of a file, of a dtype of KINDS that numpy has."""
+    dtype = torch.empty(0, dtype=KINDS[entry.dtype]).numpy().dtype
+    size = math.prod(entry.shape) * dtype.itemsize
+    return np.frombuffer(read_bytes(path, entry.begin, size), dtype).reshape(entry.shape)
+
+
+def read_bytes(path: Path, begin: int, size: int) -> bytes:
+    """A piece of a file. Raises ValueError that names it where it ends before."""
+    try:
+        return read_places(path, {"": (begin, size)})[""]
+    except ValueError as error:
+        raise ValueError(f"{path.name} is damaged: {error}; make the cache again") from error
 
 
 def spread(length: int, count: int) -> list[int]:

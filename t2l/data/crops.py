@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ..layers import Layers
+from .ahead import read_in_workers
 from .draws import sample_generator
+from .example import Pictures, stacked_bytes
+from .orders import dealt
 from .shards import Shards
+
+FLAT_MASK = 128  # the 8 bits that the mask of a flat picture, 1/2, is rounded to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +34,10 @@ class CropConfig:
 
 
 class CropBatches(Dataset):
-    """Item k is the batch of step k, or a process's share of it: (share, 7, crop, crop), stacked layers in [0, 1].
+    """Item k is the batch of step k, or a process's share of it: (share, 7, crop, crop), stacked layers in 8 bits.
 
-    share: which pieces of the batch; only their pictures are read, and every piece has a generator of its own.
+    Pieces that are cut out as they are stay exact, what is resized or made flat is rounded once. share: which pieces of the
+    batch; only their pictures are read, and every piece has a generator of its own.
     """
 
     def __init__(self, shards: Shards, config: CropConfig, seed: int, share: Sequence[int] | None = None) -> None:
@@ -39,24 +45,18 @@ class CropBatches(Dataset):
         self.config = config
         self.seed = seed
         self.share = range(config.batch_size) if share is None else share
-        self._orders: dict[int, Tensor] = {}
 
     def __getitem__(self, step: int) -> Tensor:
         config = self.config
-        pictures = -(-config.batch_size // config.crops_per_example)  # of one step
+        of_step = -(-config.batch_size // config.crops_per_example)  # pictures
+        order = dealt(np.arange(step * of_step, (step + 1) * of_step), len(self.shards), self.seed)
         pieces = []
         for picture, numbers in groupby(self.share, lambda number: number // config.crops_per_example):
-            stacked = self.shards[self._index(step * pictures + picture)].layers.stacked()
+            pictures = self.shards.pictures(int(order[picture]))
             for number in numbers:
                 generator = sample_generator(self.seed, step * config.batch_size + number, "crop")
-                pieces.append(_piece(stacked, config, generator))
+                pieces.append(_piece(pictures, config, generator))
         return torch.cat(pieces)
-
-    def _index(self, position: int) -> int:
-        epoch, offset = divmod(position, len(self.shards))
-        if epoch not in self._orders:
-            self._orders = {epoch: torch.as_tensor(self.shards.order(self.seed, epoch))}
-        return int(self._orders[epoch][offset])
 
 
 def crop_batches(
@@ -67,69 +67,46 @@ def crop_batches(
     stop: int,
     workers: int,
     share: Sequence[int] | None = None,
+    pin: bool = False,
 ) -> Iterator[Tensor]:
     """The batches of steps start..stop-1, or a share of each, read ahead by `workers` processes.
 
-    Raises ValueError for unreadable pictures. For a worker that dies see `worker_deaths_told`.
+    pin: as `read_in_workers` takes it, which also says what it raises. `pixels_from_bytes` makes floats of a batch.
     """
-    batches = _Answers(CropBatches(shards, config, seed, share))
-    return _read(DataLoader(batches, batch_size=None, sampler=range(start, stop), num_workers=workers))
+    return read_in_workers(CropBatches(shards, config, seed, share), range(start, stop), workers, pin)
 
 
-class _Answers(Dataset):
-    """Batches, or why there is none: an error that leaves a worker by itself drags the worker's traceback along."""
-
-    def __init__(self, batches: CropBatches) -> None:
-        self.batches = batches
-
-    def __getitem__(self, step: int) -> Tensor | Exception:
-        try:
-            return self.batches[step]
-        except (ValueError, OSError) as error:
-            return error
+def pixels_from_bytes(batch: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A batch of CropBatches, (N, 7, H, W) uint8, as floats in [0, 1], on its device: x / 255, and 1/2 for a flat mask."""
+    is_flat = (batch[:, 6:] == FLAT_MASK).flatten(1).all(dim=1).view(-1, 1, 1, 1)
+    pixels = batch.to(dtype) / 255
+    return torch.cat([pixels[:, :6], pixels[:, 6:].masked_fill(is_flat, 0.5)], dim=1)
 
 
-def _read(loader: DataLoader) -> Iterator[Tensor]:
-    for answer in loader:
-        if isinstance(answer, Exception):
-            raise answer
-        yield answer
-
-
-@contextmanager
-def worker_deaths_told() -> Iterator[None]:
-    """Says in a sentence that a worker of `crop_batches` died. torch notices by a signal, whatever is going on just then."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise RuntimeError(
-            f"a process that reads pictures died, perhaps for want of memory ({str(error).splitlines()[0]}); "
-            "run the same command again to go on from the last state, with fewer workers if it happens again"
-        ) from error
-
-
-def _piece(stacked: Tensor, config: CropConfig, generator: torch.Generator) -> Tensor:
-    """One (1, 7, crop, crop) piece of a (1, 7, H, W) picture, which is enlarged when it is too small."""
+def _piece(pictures: Pictures, config: CropConfig, generator: torch.Generator) -> Tensor:
+    """One (1, 7, crop, crop) piece in 8 bits of a picture, which is enlarged when it is too small."""
 
     def uniform() -> float:
         return float(torch.rand((), generator=generator))
 
     size = config.crop
-    largest = min(stacked.shape[-2:])
-    if largest < size:
-        enlarged = [max(size, round(side * size / largest)) for side in stacked.shape[-2:]]
-        stacked = F.interpolate(stacked, size=enlarged, mode="bilinear")
+    width, height = pictures[0].size
+    whole = None
+    if (largest := min(height, width)) < size:
+        height, width = (max(size, round(side * size / largest)) for side in (height, width))
+        whole = F.interpolate(stacked_bytes(pictures).float(), size=(height, width), mode="bilinear")
         largest = size
     side = size + round((largest - size) * uniform()) if uniform() < config.rescale else size
-    top = int(uniform() * (stacked.shape[-2] - side + 1))
-    left = int(uniform() * (stacked.shape[-1] - side + 1))
-    piece = stacked[..., top : top + side, left : left + side]
+    top = int(uniform() * (height - side + 1))
+    left = int(uniform() * (width - side + 1))
+    if whole is None:
+        piece = stacked_bytes(pictures, (left, top, left + side, top + side))
+    else:
+        piece = whole[..., top : top + side, left : left + side]
     if side != size:
-        piece = F.interpolate(piece, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
+        piece = F.interpolate(piece.float(), size=(size, size), mode="bilinear", antialias=True).clamp(0, 255)
     if uniform() < 0.5:
         piece = piece.flip(-1)
     if uniform() < config.flat:
-        piece = Layers.flat(Layers.from_stacked(piece).composite()).stacked()
-    return piece
+        piece = Layers.flat(Layers.from_stacked(piece.float() / 255).composite()).stacked() * 255
+    return piece if piece.dtype == torch.uint8 else piece.round().to(torch.uint8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,18 +60,36 @@ def decode_example(key: str, files: dict[str, bytes], metadata: dict[str, Any] |
     metadata: the parsed json, where it is known already. Raises ValueError naming the file that is missing,
     unreadable or of another size.
     """
-    if missing := [name for name in MEMBERS if name not in files and not (name == "json" and metadata)]:
-        raise ValueError(f"there is no {' and no '.join(missing)}")
+    missing = [] if metadata or "json" in files else ["json"]
+    pictures = decode_pictures(files, missing)
     metadata = check_metadata(_from_json(files["json"]) if metadata is None else metadata)
-    pictures = [_from_file(name, files[name]) for name in PICTURES]
-    sizes = [
-        f"{name} {picture.shape[-1]} x {picture.shape[-2]}" for name, picture in zip(PICTURES, pictures, strict=True)
-    ]
-    if len({picture.shape[-2:] for picture in pictures}) > 1:
-        raise ValueError(f"its pictures differ in size: {', '.join(sizes)}")
+    layers = Layers.from_stacked(stacked_bytes(pictures).float() / 255)
     texts = {name: metadata[name] for name in TEXTS}
-    sources = tuple(metadata.get("sources", ()))
-    return Example(key, Layers(*pictures), colour=metadata.get("colour"), sources=sources, **texts)
+    return Example(key, layers, colour=metadata.get("colour"), sources=tuple(metadata.get("sources", ())), **texts)
+
+
+Pictures = tuple[Image.Image, Image.Image, Image.Image]  # foreground and background in RGB, the mask in L
+
+
+def decode_pictures(files: dict[str, bytes], missing: Sequence[str] = ()) -> Pictures:
+    """The pictures of an example in 8 bits, all of one size. missing: what else of the example is not there.
+
+    Raises ValueError naming the file that is missing, unreadable or of another size.
+    """
+    if missing := [*(name for name in PICTURES if name not in files), *missing]:
+        raise ValueError(f"there is no {' and no '.join(missing)}")
+    foreground, background, mask = (_from_file(name, files[name]) for name in PICTURES)
+    if not foreground.size == background.size == mask.size:
+        named = zip(PICTURES, (foreground, background, mask), strict=True)
+        sizes = ", ".join(f"{name} {picture.width} x {picture.height}" for name, picture in named)
+        raise ValueError(f"its pictures differ in size: {sizes}")
+    return foreground, background, mask
+
+
+def stacked_bytes(pictures: Pictures, box: tuple[int, int, int, int] | None = None) -> Tensor:
+    """Foreground, background and mask as they are stored, (1, 7, H, W) uint8. box: left, top, right and bottom of a piece."""
+    pieces = pictures if box is None else [picture.crop(box) for picture in pictures]
+    return torch.from_numpy(np.stack([np.asarray(channel) for piece in pieces for channel in piece.split()]))[None]
 
 
 def check_metadata(metadata: Any) -> dict[str, Any]:
@@ -105,11 +124,10 @@ def _to_file(pixels: Tensor, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _from_file(name: str, data: bytes) -> Tensor:
-    """A picture file as (1, C, H, W) floats in [0, 1]; C = 1 for the mask, else 3."""
+def _from_file(name: str, data: bytes) -> Image.Image:
+    """A picture file as L for the mask, else as RGB."""
     try:
         with decoded(io.BytesIO(data), formats=("WEBP", "PNG")) as picture:
-            array = np.array(picture.convert("L" if name == "mask.png" else "RGB"))
+            return picture.convert("L" if name == "mask.png" else "RGB")
     except Unreadable as error:
         raise ValueError(f"its {name} is unreadable: it {error}") from error
-    return torch.from_numpy(array).view(1, *array.shape[:2], -1).permute(0, 3, 1, 2).float() / 255

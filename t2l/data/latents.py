@@ -2,12 +2,13 @@
 
     DIR/cache.json                 size, number of pictures and files, hashes of autoencoder and data; buckets and text if there are
     DIR/autoencoder.safetensors    the autoencoder that made them, and that will decode them
-    DIR/000000.safetensors         mean, std (n, C, h, w) float16; captions as JSON in the metadata; 1,000 pictures a file
+    DIR/000000.safetensors         mean, std (n, C, h, w) float16, captions (captions.py); 1,000 pictures a file
     DIR/text-000000.safetensors    the captions' embeddings, where a frozen text encoder was given (texts.py)
 
 Of more than ten million pictures a file holds more, so that there are at most 10,000 files (`divide` in cache_folder.py).
 With aspect buckets a file holds mean.192x320, std.192x320 and pictures.192x320 for every shape that occurs, width x height
-in pixels; `pictures` (n,) are their places in the file, and so in its captions.
+in pixels; `pictures` (n,), rising, are their places in the file, and so in its captions.
+std may also be uint8 (`std_to_bytes`), or missing where cache.json says so: then latents are the means.
 
 Written file by file: the same command goes on where it stopped. `encode` is a callable, so data knows no model.
 """
@@ -15,23 +16,30 @@ Written file by file: the same command goes on where it stopped. `encode` is a c
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ..budget import shown
 from ..io.atomic import atomic_path, remove_partials
+from ..io.header import Entry, Header
 from ..layers import Layers
-from .buckets import Size, cover, nearest_bucket
+from .ahead import read_ahead, read_in_workers
+from .buckets import Size, cover, cover_stacked, nearest_bucket
 from .cache_folder import (
     ABOUT,
     DATA,
+    KINDS,
     MOST_READ,
     Content,
     Rows,
@@ -40,17 +48,20 @@ from .cache_folder import (
     compare,
     divide,
     read_about,
-    read_captions,
-    read_files,
+    read_headers,
     read_number,
+    read_whole,
     spread,
     write_files,
 )
-from .example import ways_to_say
+from .captions import Captions, packed
+from .example import stacked_bytes, ways_to_say
 from .shards import Shards
-from .texts import read_texts
+from .texts import TextEmbeddings
 
 Encode = Callable[[Layers], tuple[Tensor, Tensor]]  # layers -> mean and std of the posterior
+Std = Literal["fp16", "uint8", "none"]  # how a cache keeps the posterior's std
+LEAST_STD, MOST_STD, STEPS = 2.0**-16, 2.0**4, 254  # of a std in 8 bits: 254 equal ratios
 
 
 def cache_latents(
@@ -64,13 +75,16 @@ def cache_latents(
     processes: int = 1,
     wait: Callable[[], None] = alone,
     buckets: Sequence[Size] | None = None,
+    std: Std = "fp16",
+    workers: int = 0,
 ) -> None:
     """Encode every picture of the shards in `data` into the folder `out`, at size x size or at the nearest bucket's size.
 
     A picture of another shape is cropped, not squeezed. autoencoder: the file `encode` came from; it is kept beside the
     latents. process: this one's number among `processes` that share the work by whole files; the folder is the same whatever
-    their number. wait: returns when all of them have called it. Raises ValueError when `out` holds the latents of another
-    autoencoder, data set, size or other buckets.
+    their number. wait: returns when all of them have called it. workers: processes that read pictures ahead while `encode`
+    computes; 0 reads them in between. Raises ValueError when `out` holds the latents of another autoencoder, data set, size or std,
+    or other buckets, and for a std that 8 bits do not hold.
     """
     if process == 0:
         remove_partials(out)
@@ -80,24 +94,29 @@ def cache_latents(
     about = {"size": size, "pictures": len(shards), "files": len(chunks)}
     shapes = None if buckets is None else [_shape(bucket) for bucket in buckets]
     digest = hashlib.sha256(autoencoder.read_bytes()).hexdigest()
-    claim(out, about | {"autoencoder": digest, "buckets": shapes, DATA: shards.digest()})
+    kept = None if std == "fp16" else std
+    claim(out, about | {"autoencoder": digest, "buckets": shapes, "std": kept, DATA: shards.digest()})
     with atomic_path(out / "autoencoder.safetensors") as partial:
         shutil.copyfile(autoencoder, partial)
 
-    def make(number: int) -> Content:
-        groups = _encoded(encode, shards, chunks[number], buckets or [(size, size)], batch_size)
-        captions = json.dumps([ways_to_say(shards.metadata(i)) for i in chunks[number]])
-        return _named(groups, bucketed=buckets is not None), {"captions": captions}
+    def make(numbers: Sequence[int]) -> Iterator[Content]:
+        covered = _Covered(shards, buckets or [(size, size)])
+        read = read_in_workers(covered, chain.from_iterable(chunks[number] for number in numbers), workers)
+        # a copy, because what two processes share is scarce: 64 MB in a container
+        pictures = read_ahead(((found, x.clone()) for found, x in read), 2 * batch_size) if workers else read
+        for number in numbers:
+            groups = _encoded(encode, islice(pictures, len(chunks[number])), batch_size)
+            captions = packed([ways_to_say(shards.metadata(i)) for i in chunks[number]])
+            yield _named(groups, std, bucketed=buckets is not None) | captions, {}
 
     write_files(out, _names(len(chunks)), make, process, processes, wait, "latents")
 
 
 class Latents:
-    """A finished cache, which stays on the disk. Raises FileNotFoundError or ValueError when it is missing or unfinished.
+    """A finished cache, which stays on the disk: in memory are a few numbers for every file and shape.
 
-    texts: every distinct caption, the empty one first. ways: (n, k), the numbers of a picture's captions among them.
-    buckets: (n,), the number of a picture's bucket. embeddings: of the texts, (len(texts), tokens, width), if it has them.
-    about: cache.json.
+    counts: how many pictures each bucket has. captions: of every picture. embeddings: of the captions, if it has them. about:
+    cache.json. Raises FileNotFoundError or ValueError when it is missing or unfinished.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -108,20 +127,25 @@ class Latents:
         self.size = read_number(self.about, "size", folder)  # of a square picture, in pixels
         self.autoencoder = folder / "autoencoder.safetensors"
         names = _names(read_number(self.about, "files", folder, MOST_READ))
-        contents = read_files(folder, names)
-        groups = _stored(contents, names)
-        self._mean, self._std = Rows(group.mean for group in groups), Rows(group.std for group in groups)
-        self._row, self.buckets = _rows_and_buckets(groups)
-        self.embeddings: Rows | None = None
-        self.texts = [""]
+        self.captions = Captions()
+        groups: dict[tuple[int, ...], list[_Group]] = {}
+        self._ends: list[int] = []  # of the pictures of each file
+        for number, header in enumerate(read_headers(folder, names)):
+            found = _groups(folder / names[number], number, header, self.about.get("std") != "none")
+            count = sum(len(group) for group in found)
+            for group in found:
+                groups.setdefault(group.mean.shape[1:], []).append(group)
+            self.captions.add(folder / names[number], header, count)
+            self._ends.append(count + (self._ends[-1] if self._ends else 0))
+        self._buckets = [_Bucket(of_shape) for _, of_shape in sorted(groups.items())]
+        self.counts = [len(bucket.mean) for bucket in self._buckets]
+        self.embeddings: TextEmbeddings | None = None
         if "text" in self.about:
-            self.texts, self.embeddings = read_texts(folder, self.about["text"])
-        captions = [read_captions(metadata, name) for name, (_, metadata) in zip(names, contents, strict=True)]
-        _check_captions(captions, len(self._row))
-        self.ways = self._numbered([ways for said in captions for ways in said])
+            self.embeddings = TextEmbeddings(folder, self.about["text"])
+            self.embeddings.check(self.captions)
 
     def __len__(self) -> int:
-        return len(self._row)
+        return self._ends[-1]
 
     @property
     def sizes(self) -> list[Size]:
@@ -132,66 +156,116 @@ class Latents:
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{ABOUT} must list its buckets as 192x320, got {shown(shapes)}") from error
 
-    def read(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and std of some pictures of one bucket, by their numbers (N,): (N, C, h, w) each, float32."""
-        rows = self._row[pictures]
-        return self._mean[rows], self._std[rows]
+    def texts(self) -> Iterator[str]:
+        """The empty caption, and every caption of every picture, however often; none stays in memory."""
+        return chain([""], self.captions)
 
-    def _numbered(self, captions: list[list[str]]) -> Tensor:
-        """The captions as numbers of texts; those that are new are added to them."""
-        numbers = {text: number for number, text in enumerate(self.texts)}
-        ways = torch.tensor([[numbers.setdefault(text, len(numbers)) for text in texts] for texts in captions])
-        if self.embeddings is not None and len(numbers) > len(self.texts):
-            raise ValueError(
-                f"the latent cache has no embedding of the caption {shown(list(numbers)[len(self.texts)])}; its latents and its "
-                "embeddings are of different data, make it again in another folder"
-            )
-        self.texts = list(numbers)
-        return ways
+    def pictures(self, bucket: int, ranks: Tensor) -> Tensor:
+        """The numbers, in the order of the data, of some pictures of a bucket, whose pictures are numbered by themselves. (N,)"""
+        return torch.tensor([self._buckets[bucket].picture(rank, self._ends) for rank in ranks.tolist()])
+
+    def of_bucket(self, bucket: int, ranks: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std of some pictures of a bucket, whose pictures are numbered by themselves: (N, C, h, w) each, float32.
+
+        std is 0 where the cache has none.
+        """
+        found = self._buckets[bucket]
+        mean = found.mean[ranks].float()
+        if found.std is None:
+            return mean, torch.zeros_like(mean)
+        std = found.std[ranks]
+        return mean, std_from_bytes(std) if std.dtype == torch.uint8 else std.float()
+
+    def read(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by their numbers in the order of the data, (N,), all of one bucket."""
+        places = [self._place(picture) for picture in pictures.tolist()]
+        assert len({bucket for bucket, _ in places}) == 1, "pictures of several shapes make no batch"
+        return self.of_bucket(places[0][0], torch.tensor([rank for _, rank in places]))
+
+    def _place(self, picture: int) -> tuple[int, int]:
+        """The bucket of a picture, and its number there."""
+        file = bisect_right(self._ends, picture)
+        place = picture - (self._ends[file - 1] if file else 0)
+        found = ((number, bucket.rank(file, place)) for number, bucket in enumerate(self._buckets))
+        return next((number, rank) for number, rank in found if rank is not None)
+
+
+def std_to_bytes(std: Tensor) -> Tensor:
+    """A std in 8 bits, by its logarithm: at most 2.8 % off from 2^-16 to 2^4; what is smaller is off by less than 2^-16.
+
+    Raises ValueError for a larger one, or for what is no number.
+    """
+    std = std.double()
+    if not bool((std <= MOST_STD).all()):
+        raise ValueError(
+            f"a std in 8 bits goes up to {MOST_STD:g}, the autoencoder gives {float(std.max()):g}: keep it in float16, which "
+            "is the default"
+        )
+    steps = (std.clamp_min(LEAST_STD / 4) / LEAST_STD).log2() * (STEPS / math.log2(MOST_STD / LEAST_STD))
+    return steps.round().add(1).clamp(0, 255).to(torch.uint8)
+
+
+def std_from_bytes(steps: Tensor) -> Tensor:
+    """The inverse, float32; 0 stays 0."""
+    ratio = math.log2(MOST_STD / LEAST_STD) / STEPS
+    return torch.where(steps > 0, LEAST_STD * ((steps.float() - 1) * ratio).exp2(), 0.0)
 
 
 def check_latents(encode: Encode, data: Path, cached: Latents, count: int, precision: torch.dtype) -> str:
-    """Encode `count` pictures spread over a cache again; returns and raises as `compare`. precision: of `encode`."""
+    """Encode `count` pictures spread over a cache again; returns and raises as `compare`. precision: of `encode`.
+
+    A std that is not kept in float16 is not compared.
+    """
     shards = Shards(data)
     numbers = spread(len(cached), count)
+    moments = ("mean", "std")[: 1 if "std" in cached.about else 2]
 
     def pairs() -> Iterator[tuple[str, Tensor, Tensor]]:
         for number in numbers:
             layers = shards[number].layers
             computed = encode(cover(layers, nearest_bucket(layers.size, cached.sizes)))
-            for name, moment, again in zip(("mean", "std"), cached.read(torch.tensor([number])), computed, strict=True):
+            for name, moment, again in zip(moments, cached.read(torch.tensor([number])), computed, strict=False):
                 yield f"{name} of {shards.key(number)}", moment, again.float().cpu()
 
     return compare(f"the latents of {len(numbers)} pictures", pairs(), precision)
 
 
+class _Covered(Dataset):
+    """Item k is picture k as it is encoded: its size, and (1, 7, height, width) floats in [0, 1]."""
+
+    def __init__(self, shards: Shards, sizes: Sequence[Size]) -> None:
+        self.shards = shards
+        self.sizes = sizes
+
+    def __getitem__(self, number: int) -> tuple[Size, Tensor]:
+        pictures = self.shards.pictures(number)
+        size = nearest_bucket(pictures[0].size[::-1], self.sizes)
+        return size, cover_stacked(stacked_bytes(pictures), size)
+
+
 @dataclass
-class _Group:
+class _Encoded:
     """The pictures of one file that have one size."""
 
     pictures: list[int] = field(default_factory=list)  # their places in the file
-    waiting: list[Layers] = field(default_factory=list)  # to be encoded
+    waiting: list[Tensor] = field(default_factory=list)  # to be encoded
     mean: list[Tensor] = field(default_factory=list)
     std: list[Tensor] = field(default_factory=list)
 
     def encode(self, encode: Encode) -> None:
-        mean, std = encode(Layers.cat(self.waiting))
+        mean, std = encode(Layers.from_stacked(torch.cat(self.waiting)))
         self.mean.append(mean.half().cpu())
-        self.std.append(std.half().cpu())
+        self.std.append(std.cpu())
         self.waiting.clear()
 
 
-def _encoded(
-    encode: Encode, shards: Shards, indices: Sequence[int], sizes: Sequence[Size], batch_size: int
-) -> dict[Size, _Group]:
+def _encoded(encode: Encode, pictures: Iterable[tuple[Size, Tensor]], batch_size: int) -> dict[Size, _Encoded]:
     """The latents of some pictures by their size."""
-    groups: dict[Size, _Group] = {}
-    for place, index in enumerate(indices):
-        layers = shards[index].layers
-        size = nearest_bucket(layers.size, sizes)
-        group = groups.setdefault(size, _Group())
+    groups: dict[Size, _Encoded] = {}
+    for place, (size, stacked) in enumerate(pictures):
+        group = groups.setdefault(size, _Encoded())
         group.pictures.append(place)
-        group.waiting.append(cover(layers, size))
+        group.waiting.append(stacked)
         if len(group.waiting) == batch_size:
             group.encode(encode)
     for group in groups.values():
@@ -200,62 +274,84 @@ def _encoded(
     return groups
 
 
-def _named(groups: dict[Size, _Group], bucketed: bool) -> dict[str, Tensor]:
+def _named(groups: dict[Size, _Encoded], std: Std, bucketed: bool) -> dict[str, Tensor]:
     """The tensors of a file: under the names the first caches had, or a name for every shape."""
     tensors: dict[str, Tensor] = {}
     for size, group in groups.items():
         ending = f".{_shape(size)}" if bucketed else ""
-        tensors |= {f"mean{ending}": torch.cat(group.mean), f"std{ending}": torch.cat(group.std)}
+        tensors[f"mean{ending}"] = torch.cat(group.mean)
+        if std != "none":
+            whole = torch.cat(group.std)
+            tensors[f"std{ending}"] = std_to_bytes(whole) if std == "uint8" else whole.half()
         if bucketed:
             tensors[f"pictures{ending}"] = torch.tensor(group.pictures)
     return tensors
 
 
-class _Stored(NamedTuple):
+class _Group(NamedTuple):
     """Pictures of one size in one file."""
 
-    pictures: Tensor  # (n,), their numbers in the whole cache
-    mean: Tensor
-    std: Tensor
+    path: Path
+    file: int  # its number
+    mean: Entry
+    std: Entry | None
+    pictures: Entry | None  # their places in the file; None = all, in their order
+
+    def __len__(self) -> int:
+        return self.mean.shape[0]
+
+    def places(self) -> np.ndarray:
+        """Of its pictures in the file, rising."""
+        return np.arange(len(self)) if self.pictures is None else read_whole(self.path, self.pictures)
 
 
-def _stored(contents: Sequence[Content], names: Sequence[str]) -> list[_Stored]:
-    """The groups of all files. Raises ValueError that names the file whose tensors are not those of a cache."""
-    groups, start = [], 0
-    for name, (tensors, _) in zip(names, contents, strict=True):
-        found = []
-        for ending in [key.removeprefix("mean") for key in tensors if key.startswith("mean")]:
-            mean, std = tensors[f"mean{ending}"], tensors.get(f"std{ending}")
-            if std is None or mean.ndim != 4 or mean.shape != std.shape:
-                raise ValueError(f"{name} needs mean{ending} and std{ending} of one shape; make the cache again")
-            found.append(_Stored(tensors.get(f"pictures{ending}", torch.arange(len(mean))), mean, std))
-        count = sum(len(group.mean) for group in found)
-        places = torch.cat([group.pictures for group in found]) if found else torch.empty(0)
-        if not found or not torch.equal(places.sort().values, torch.arange(count)):
-            raise ValueError(f"{name} does not say whose latents it holds; make the cache again")
-        groups += [group._replace(pictures=start + group.pictures) for group in found]
-        start += count
+class _Bucket:
+    """All pictures of one shape, numbered by themselves in the order of the data."""
+
+    def __init__(self, groups: Sequence[_Group]) -> None:
+        self.groups = groups
+        self.mean = Rows((group.path, group.mean) for group in groups)
+        stds = [(group.path, group.std) for group in groups if group.std is not None]
+        self.std = Rows(stds) if stds else None
+        self._files = [group.file for group in groups]  # they rise
+
+    def picture(self, rank: int, ends: Sequence[int]) -> int:
+        """The number of one of them among all pictures. ends: of the pictures of each file."""
+        part, place = self.mean.locate(rank)
+        group = self.groups[part]
+        start = ends[group.file - 1] if group.file else 0
+        if group.pictures is None:
+            return start + place
+        entry = Entry((1,), group.pictures.dtype, group.pictures.begin + 8 * place)
+        return start + int(read_whole(group.path, entry)[0])
+
+    def rank(self, file: int, place: int) -> int | None:
+        """The number, among these, of the picture at a place of a file; None for one of another shape."""
+        part = bisect_left(self._files, file)
+        if part == len(self._files) or self._files[part] != file:
+            return None
+        places = self.groups[part].places()
+        row = int(np.searchsorted(places, place))
+        return self.mean.starts_at(part) + row if row < len(places) and places[row] == place else None
+
+
+def _groups(path: Path, file: int, header: Header, needs_std: bool) -> list[_Group]:
+    """The groups of a file. Raises ValueError that names it when its tensors are not those of a cache."""
+    groups, tensors = [], header.tensors
+    for ending in [key.removeprefix("mean") for key in tensors if key.startswith("mean")]:
+        mean, std, pictures = (tensors.get(f"{name}{ending}") for name in ("mean", "std", "pictures"))
+        assert mean is not None, "it was looked up"
+        fits = std is not None and std.shape == mean.shape and std.dtype in KINDS if needs_std else std is None
+        if len(mean.shape) != 4 or mean.dtype not in KINDS or not fits:
+            raise ValueError(f"{path.name} needs mean{ending} and std{ending} of one shape; make the cache again")
+        groups.append(_Group(path, file, mean, std, pictures))
+    kinds_fit = all(group.pictures is None or group.pictures.dtype == "I64" for group in groups)
+    places = [group.places() for group in groups] if kinds_fit else []
+    together = np.concatenate(places).ravel() if places else np.zeros(0)
+    rises = all(len(of) == len(group) and (np.diff(of) > 0).all() for of, group in zip(places, groups, strict=False))
+    if not places or not rises or not np.array_equal(np.sort(together), np.arange(sum(map(len, groups)))):
+        raise ValueError(f"{path.name} does not say whose latents it holds; make the cache again")
     return groups
-
-
-def _check_captions(files: Sequence[list[Any]], count: int) -> None:
-    """Raise ValueError unless every picture has as many captions as the others."""
-    rows = [row for said in files for row in said]
-    are_texts = all(isinstance(row, list) and all(isinstance(text, str) for text in row) for row in rows)
-    if len(rows) != count or not are_texts or len({len(row) for row in rows}) > 1:
-        raise ValueError(
-            f"the captions of the latent cache are not those of its {count} pictures; make the cache again"
-        )
-
-
-def _rows_and_buckets(groups: Sequence[_Stored]) -> tuple[Tensor, Tensor]:
-    """Of every picture, the row that is its own when the groups are laid end to end, and the number of its shape."""
-    pictures = torch.cat([group.pictures for group in groups])
-    rows = torch.empty_like(pictures)
-    rows[pictures] = torch.arange(len(pictures))
-    shapes = list(dict.fromkeys(group.mean.shape[1:] for group in groups))
-    buckets = torch.cat([torch.full((len(group.mean),), shapes.index(group.mean.shape[1:])) for group in groups])
-    return rows, buckets[rows]
 
 
 def _shape(size: Size) -> str:

@@ -1,4 +1,4 @@
-"""Tar shards in WebDataset layout with one index each, read at random and in an order that can be resumed.
+"""Tar shards in WebDataset layout with one index each, read at random: pictures and captions stay on the disk.
 
     000000.tar      KEY.foreground.webp, KEY.background.webp, KEY.mask.png, KEY.json, KEY.foreground.webp, ...
     000000.jsonl    first line: what the tar must be; then one line per key: where its files lie, and its captions
@@ -13,20 +13,20 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..budget import as_text, check_regular, parse_json, read_text, shown
-from .example import Example, check_metadata, decode_example, encode_example
+from ..budget import TEXT_BYTES, as_text, check_regular, parse_json, shown, shown_path
+from .example import Example, Pictures, check_metadata, decode_example, decode_pictures, encode_example
 
 REMEDY = "delete this shard and its index, and run the command that made them again"
 ROW = ("key", "members", "metadata", "sha256")  # of an index; the last is missing in those of the first version
 LONGEST_LINE = 1 << 20  # bytes of an index's first line, which names a file and two numbers
-INDEXES_KEPT = 16  # 2.8 MB each in memory, at 1,000 examples a shard
+LINES_KEPT = 8_000_000  # places of lines of indexes that are kept in memory, 4 bytes each
 
 
 def shard_is_finished(directory: Path, number: int) -> bool:
@@ -65,20 +65,19 @@ def _add(tar: tarfile.TarFile, example: Example) -> dict[str, Any]:
 class Shards:
     """A folder of shards as a sequence of examples.
 
-    Files are opened lazily and read with a position of their own (pread), so one object serves many threads, forked
-    workers and, pickled, spawned ones. Of the indexes a few are kept in memory. Raises FileNotFoundError for an empty folder,
-    ValueError for shards without a picture and, naming the shard, for one that is truncated or has no index; when something is
-    read, for an index or, naming the key too, an example that cannot be.
+    A file is open only while something is read from it, so one object serves many threads and any number of shards, and travels
+    to other processes. In memory are the shards' names and, of those read last, where the lines of their indexes begin. Raises
+    FileNotFoundError for an empty folder, ValueError for shards without a picture and, naming the shard, for one that is truncated
+    or has no index; when something is read, for an index or, naming the key too, an example that cannot be.
     """
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        self._files: dict[int, int] = {}  # shard -> file descriptor
         paths = sorted(self.directory.glob("*.tar"))
         if not paths:
             raise FileNotFoundError(f"there are no shards (000000.tar, ...) in {self.directory}")
         self._names = [path.name for path in paths]
-        self._rows: dict[int, list[dict[str, Any]]] = {}  # shard -> its index, of those read last
+        self._lines: dict[int, np.ndarray] = {}  # shard -> where its examples' lines begin, and where the last one ends
         self._ends = np.cumsum([_read_count(path) for path in paths])  # shard s holds ends[s - 1] .. ends[s] - 1
         if not len(self):
             raise ValueError(f"the shards in {self.directory} hold no pictures")
@@ -87,13 +86,13 @@ class Shards:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Example:
-        shard, row = self._row(index)
-        try:
-            wanted = {name: place for name, place in row["members"].items() if name != "json"}
-            files = {name: self._read(shard, *place) for name, place in wanted.items()}
+        with self._reading(index) as (row, files):
             return decode_example(row["key"], files, row["metadata"])
-        except ValueError as error:
-            raise ValueError(f"shard {self._names[shard]}, key {row['key']}: {error}; {REMEDY}") from error
+
+    def pictures(self, index: int) -> Pictures:
+        """Foreground, background and mask of one example as they were decoded, in 8 bits."""
+        with self._reading(index) as (_, files):
+            return decode_pictures(files)
 
     def metadata(self, index: int) -> dict[str, Any]:
         """The captions, thing, place, colour and sources of one example, without reading its pictures."""
@@ -115,22 +114,15 @@ class Shards:
             digest.update(json.dumps(known, sort_keys=True).encode())
         return digest.hexdigest()
 
-    def order(self, seed: int, epoch: int) -> np.ndarray:
-        """Every index once, (len,) int64: shards permuted, examples shuffled inside each shard.
-
-        A pure function of (seed, epoch): who knows how many of them are used up goes on exactly there.
-        """
-        rng = np.random.default_rng([seed, epoch])
-        starts = np.concatenate([[0], self._ends[:-1]])
-        shards = rng.permutation(len(self._ends))
-        return np.concatenate([starts[s] + rng.permutation(self._ends[s] - starts[s]) for s in shards]).astype(np.int64)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_files": {}}
-
-    def __del__(self) -> None:
-        for file in getattr(self, "_files", {}).values():
-            os.close(file)
+    @contextmanager
+    def _reading(self, index: int) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
+        """An example's line of the index, and the files of its pictures. What fails inside names shard and key."""
+        shard, row = self._row(index)
+        wanted = {name: place for name, place in row["members"].items() if name != "json"}
+        try:
+            yield row, read_places(self.directory / self._names[shard], wanted)
+        except ValueError as error:
+            raise ValueError(f"shard {self._names[shard]}, key {row['key']}: {error}; {REMEDY}") from error
 
     def _row(self, index: int) -> tuple[int, dict[str, Any]]:
         """The number of an example's shard and its line of the index."""
@@ -139,22 +131,34 @@ class Shards:
         index %= len(self)
         shard = int(np.searchsorted(self._ends, index, side="right"))
         start = int(self._ends[shard - 1]) if shard else 0
-        rows = self._rows.get(shard)
-        if rows is None:
-            rows = _read_rows(self.directory / self._names[shard], int(self._ends[shard]) - start)
-            kept = list(self._rows.items())[1 - INDEXES_KEPT :]
-            self._rows = dict(kept) | {shard: rows}
-        return shard, rows[index - start]
+        path = (self.directory / self._names[shard]).with_suffix(".jsonl")
+        begin, end = (int(place) for place in self._places(path, shard)[index - start : index - start + 2])
+        with _parsing(path):
+            text = as_text(read_places(path, {"": (begin, end - begin)})[""], "a line")
+            return shard, _checked_row(parse_json(text, f"line {index - start + 2}"))
 
-    def _read(self, shard: int, offset: int, size: int) -> bytes:
-        if shard not in self._files:
-            self._files[shard] = os.open(self.directory / self._names[shard], os.O_RDONLY)
-        if (end := os.fstat(self._files[shard]).st_size) < offset + size:  # before memory is taken for it
-            raise ValueError(f"the file ends {offset + size - end} bytes early")
-        data = os.pread(self._files[shard], size, offset)
-        if len(data) < size:
-            raise ValueError(f"the file ends {size - len(data)} bytes early")
-        return data
+    def _places(self, index: Path, shard: int) -> np.ndarray:
+        """Where the lines of a shard's index begin."""
+        lines = self._lines.get(shard)
+        if lines is None:
+            count = int(self._ends[shard] - (self._ends[shard - 1] if shard else 0))
+            lines = self._lines[shard] = _read_lines(index, count)
+            most = max(16, LINES_KEPT * len(self._ends) // len(self))
+            for oldest in list(self._lines)[: max(0, len(self._lines) - most)]:
+                self._lines.pop(oldest, None)  # another thread may have been faster
+        return lines
+
+
+def read_places(path: Path, places: Mapping[str, tuple[int, int]]) -> dict[str, bytes]:
+    """Some pieces of a file, from where to how many bytes each. Raises ValueError where it ends before them."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        length = os.fstat(file).st_size
+        if (missing := max((begin + size for begin, size in places.values()), default=0) - length) > 0:
+            raise ValueError(f"the file ends {missing} bytes early")  # before memory is taken for it
+        return {name: os.pread(file, size, begin) for name, (begin, size) in places.items()}
+    finally:
+        os.close(file)
 
 
 def _read_count(path: Path) -> int:
@@ -175,15 +179,17 @@ def _read_count(path: Path) -> int:
     return count
 
 
-def _read_rows(path: Path, count: int) -> list[dict[str, Any]]:
-    """The lines of a shard's index after the first, `count` of them."""
-    index = path.with_suffix(".jsonl")
+def _read_lines(index: Path, count: int) -> np.ndarray:
+    """Where the lines of an index after the first begin, and where the last one ends: (count + 1,) uint32."""
     with _parsing(index):
-        lines = read_text(index, "the index").splitlines()[1 : count + 2]  # one more than there should be
-        rows = [_checked_row(parse_json(line, f"line {i}")) for i, line in enumerate(lines, 2)]
-    if len(rows) != count:
-        raise ValueError(f"the index {index.name} should list {count} examples and lists {len(rows)}; {REMEDY}")
-    return rows
+        TEXT_BYTES.check(check_regular(index, "the index"), f"{shown_path(index)} has")
+        data = index.read_bytes()
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
+    if not data.endswith(b"\n"):
+        ends = np.append(ends, len(data))
+    if len(ends) - 1 != count:
+        raise ValueError(f"the index {index.name} should list {count} examples and lists {len(ends) - 1}; {REMEDY}")
+    return ends.astype(np.uint32)
 
 
 def _checked_row(found: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
@@ -38,6 +38,7 @@ class Entry:
 
     shape: tuple[int, ...]
     dtype: str = "F32"  # one of BITS
+    begin: int = field(default=0, compare=False)  # where its bytes begin in the file
 
     def is_floating_point(self) -> bool:
         """Whether torch can make weights of it."""
@@ -79,7 +80,7 @@ def read_header(path: str | Path) -> Header:
         raise ValueError(f"{name} is a damaged safetensors file: {error}") from error
     if needed > size:
         raise ValueError(f"{name} is truncated: it has {size} bytes, {needed} are needed")
-    return Header({tensor: entry for tensor, _, _, entry in places}, metadata)
+    return Header({tensor: replace(entry, begin=8 + length + begin) for tensor, begin, _, entry in places}, metadata)
 
 
 def check_fits(targets: Mapping[str, HasShape], tensors: Mapping[str, HasShape], source: str) -> None:

@@ -158,7 +158,7 @@ def check_cache(cached: Latents, config: UNetTrainConfig, autoencoder: Autoencod
             "take fewer unet.channel_multipliers"
         )
     if cached.embeddings is not None:
-        tokens, width = cached.embeddings[torch.tensor([0])].shape[1:]
+        tokens, width = cached.embeddings[[""]].shape[1:]
         if (tokens, width) != (MAX_TOKENS, unet.conditioning_width):
             raise ValueError(
                 f"the text embeddings in {folder} are {tokens} tokens x {width}, the config's UNet takes {MAX_TOKENS} x "

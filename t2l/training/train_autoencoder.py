@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.crops import CropBatches, CropConfig, crop_batches, worker_deaths_told
+from ..data.ahead import worker_deaths_told
+from ..data.crops import CropBatches, CropConfig, crop_batches, pixels_from_bytes
 from ..data.draws import sample_noise
 from ..data.shards import Shards
 from ..io.image import contact_sheet, save_png
@@ -78,7 +79,8 @@ def train_autoencoder(
     task = AutoencoderTask(config, processes, init, shards, held_out)
 
     def batches(start: int) -> Iterator[Tensor]:
-        return crop_batches(shards, config.data, config.seed, start, config.steps, config.workers, task.share)
+        pin = task.device.type == "cuda"
+        return crop_batches(shards, config.data, config.seed, start, config.steps, config.workers, task.share, pin)
 
     return fit(task, batches, folder, tell)
 
@@ -167,11 +169,8 @@ class AutoencoderTask(Task):
         self.update = Updater(_compiled(Reconstruction(self.model), config), optimizer, config, processes, watched)
 
     def layers(self, batch: Tensor) -> Layers:
-        """What CropBatches gives, (N, 7, H, W), bytes or floats, where and as the networks take it."""
-        batch = batch.to(self.device, non_blocking=True)
-        return Layers.from_stacked(
-            batch.to(self.dtype).div_(255) if batch.dtype == torch.uint8 else batch.to(self.dtype)
-        )
+        """What CropBatches gives, (N, 7, H, W) in 8 bits, where and as the networks take it."""
+        return Layers.from_stacked(pixels_from_bytes(batch.to(self.device, non_blocking=True), self.dtype))
 
     def step(self, batch: Tensor, step: int) -> StepResult:
         """One optimiser step on a process's share of a batch, as `layers` takes it."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import DiffusionConfig
+from ..data.ahead import read_ahead
 from ..data.buckets import BucketOrder, cover
 from ..data.draws import sample_noise
 from ..data.latents import Latents
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 FIRST_WORD = 256  # token ids below are single bytes: spelling, not words
 SAMPLES = 4  # pictures drawn at every save
-EMPTY = 0  # of a cache's texts, the one that stands for a dropped caption
+AHEAD = 4  # batches made before they are needed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +128,9 @@ def train_unet(
     task = UNetTask(config, processes, cached, init, held_out, sample, before, tell)
 
     def batches(start: int) -> Iterator[Batch]:
-        return (task.batches[step] for step in range(start, config.steps))
+        return read_ahead(
+            (task.batches[step] for step in range(start, config.steps)), AHEAD, task.device.type == "cuda"
+        )
 
     return fit(task, batches, folder, tell)
 
@@ -135,7 +138,7 @@ def train_unet(
 class LatentBatches:
     """Item k is the batch of step k, a pure function of (seed, k), or a process's share of it.
 
-    All of one shape: `BucketOrder` says which pictures, from orders of all of them, one per epoch.
+    All of one shape: `BucketOrder` says which pictures.
     """
 
     def __init__(
@@ -145,39 +148,38 @@ class LatentBatches:
         self.config = config
         self.latent_scale = latent_scale
         self.share = range(config.batch_size) if share is None else share
-        self.order = BucketOrder(cached.buckets, config.batch_size, self._permutation)
+        self.order = BucketOrder(cached.counts, config.batch_size, config.seed)
         self.tokenizer = Tokenizer()
 
     def __getitem__(self, step: int) -> Batch:
         """What is small is drawn for the whole batch, latents and noise for the share alone."""
         config, generator = self.config, step_generator(self.config.seed, step)
         size, share = config.batch_size, list(self.share)
-        index = self.order[step]
+        bucket, ranks = self.order[step]
         even = (
             torch.rand((), generator=generator) + torch.arange(size) / size
         ) % 1  # one t from every part of the schedule
         t = (even * config.diffusion.num_train_steps).long()[torch.randperm(size, generator=generator)]
-        text = self._text(index, generator)
-        mean, std = self.cached.read(index[share])
+        text = self._text(self.cached.pictures(bucket, ranks[share]), generator)
+        mean, std = self.cached.of_bucket(bucket, ranks[share])
         own = [step * size + i for i in share]  # positions in the run
         latents = mean + std * sample_noise(config.seed, own, mean.shape[1:], "posterior")
         noise = sample_noise(config.seed, own, mean.shape[1:], "noise")
         return Batch(latents * self.latent_scale, noise, t[share], text)
 
-    def _text(self, index: Tensor, generator: torch.Generator) -> Tensor:
+    def _text(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         """One caption of each picture of the share; some dropped, some words replaced by the unknown one."""
-        ways = torch.randint(self.cached.ways.shape[1], (len(index),), generator=generator)
-        unknown = torch.rand((len(index), MAX_TOKENS), generator=generator) < self.config.unknown_word
-        dropped = torch.rand(len(index), generator=generator) < self.config.caption_drop
-        texts = self.cached.ways[index, ways].masked_fill(dropped, EMPTY)[list(self.share)]
+        size, share = self.config.batch_size, list(self.share)
+        ways = torch.randint(self.cached.captions.each, (size,), generator=generator)[share].tolist()
+        unknown = torch.rand((size, MAX_TOKENS), generator=generator)[share] < self.config.unknown_word
+        dropped = (torch.rand(size, generator=generator)[share] < self.config.caption_drop).tolist()
+        said = self.cached.captions[pictures]
+        texts = ["" if drop else of[way] for of, way, drop in zip(said, ways, dropped, strict=True)]
         if self.cached.embeddings is not None:
             return self.cached.embeddings[texts]
-        tokens = self.tokenizer([self.cached.texts[text] for text in texts.tolist()])
-        unknown = unknown[list(self.share)] & (tokens >= FIRST_WORD) & (tokens < START_ID)
+        tokens = self.tokenizer(texts)
+        unknown = unknown & (tokens >= FIRST_WORD) & (tokens < START_ID)
         return tokens.masked_fill(unknown, 0)
-
-    def _permutation(self, epoch: int) -> Tensor:
-        return torch.randperm(len(self.cached), generator=step_generator(self.config.seed + 7, epoch))
 
 
 class Conditioned(nn.Module):
@@ -226,7 +228,7 @@ class UNetTask(Task):
         layout = torch.contiguous_format if self.sharded else torch.channels_last
         self.license = config.license if init is None else license_of(init)
         misfit = check_cache(cached, config, self.autoencoder, init)
-        config, new_words = with_vocabulary(config, cached.texts, init, before)
+        config, new_words = with_vocabulary(config, cached.texts(), init, before)
         for sentence in filter(None, (misfit, new_words)):
             tell(sentence)
         self.model = Conditioned(*starting_networks(config, init))
@@ -355,7 +357,7 @@ class UNetTask(Task):
             return list(self.config.sample_prompts), None
         cached = self.held_out or self.cached
         numbers = torch.arange(len(cached))[:: max(1, len(cached) // SAMPLES)][:SAMPLES]
-        return [cached.texts[text] for text in cached.ways[numbers, 0].tolist()], numbers
+        return [said[0] for said in cached.captions[numbers]], numbers
 
     @torch.no_grad()
     def _decoded(self, numbers: Tensor) -> Layers:

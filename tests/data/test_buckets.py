@@ -2,15 +2,13 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from t2l.data.buckets import BucketOrder, aspect_buckets, cover, nearest_bucket
+from t2l.data.orders import dealt
 from t2l.layers import Layers
-
-
-def permutation(pictures):
-    return lambda epoch: torch.randperm(pictures, generator=torch.Generator().manual_seed(epoch))
 
 
 def layers(height, width):
@@ -67,48 +65,51 @@ def test_pictures_of_a_pixel_and_strips_are_filled(size):
 
 
 def test_with_one_bucket_the_batches_are_the_epochs_orders_end_to_end():
-    order = BucketOrder(torch.zeros(10, dtype=torch.long), 4, permutation(10))
-    ends = torch.cat([permutation(10)(epoch) for epoch in range(4)])
-    assert all(torch.equal(order[step], ends[4 * step : 4 * step + 4]) for step in range(10))
+    order, ends = BucketOrder([10], 4, seed=3), dealt(np.arange(40), 10, seed=3)
+    for step in range(10):
+        bucket, ranks = order[step]
+        assert bucket == 0 and ranks.tolist() == ends[4 * step : 4 * step + 4].tolist()
 
 
-@pytest.mark.parametrize(("counts", "batch_size"), [((7, 9, 1), 4), ((2, 1), 5), ((12, 4), 4)])
+@pytest.mark.parametrize(("counts", "batch_size"), [((7, 9, 1), 4), ((2, 1), 5), ((12, 4), 4), ((1, 300, 40, 3), 8)])
 def test_every_batch_has_one_shape_and_every_picture_comes_equally_often(counts, batch_size):
-    buckets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    buckets = buckets[torch.randperm(len(buckets), generator=torch.Generator().manual_seed(5))]
-    order = BucketOrder(buckets, batch_size, permutation(len(buckets)))
-    batches = [order[step] for step in range(len(buckets))]  # batch_size epochs leave nothing in a bucket
-    assert all(len(buckets[batch].unique()) == 1 for batch in batches)
-    seen = Counter(torch.cat(batches).tolist())
-    assert seen == Counter(dict.fromkeys(range(len(buckets)), batch_size))
+    order = BucketOrder(counts, batch_size, seed=5)
+    batches = [order[step] for step in range(sum(counts))]  # batch_size epochs leave nothing in a bucket
+    seen = Counter((bucket, rank) for bucket, ranks in batches for rank in ranks.tolist())
+    every = [(bucket, rank) for bucket, count in enumerate(counts) for rank in range(count)]
+    assert seen == Counter(dict.fromkeys(every, batch_size))
 
 
 def test_after_any_step_two_pictures_of_a_bucket_differ_by_one_showing_at_most():
-    buckets = torch.tensor([0, 1, 0, 0, 1, 2, 0])
-    order, seen = BucketOrder(buckets, 3, permutation(7)), torch.zeros(7, dtype=torch.long)
+    counts = [4, 2, 1]
+    order, seen = BucketOrder(counts, 3, seed=0), [torch.zeros(n, dtype=torch.long) for n in counts]
     for step in range(40):
-        seen += torch.bincount(order[step], minlength=7)
-        assert all(seen[buckets == bucket].max() - seen[buckets == bucket].min() <= 1 for bucket in range(3))
+        bucket, ranks = order[step]
+        seen[bucket] += torch.bincount(ranks, minlength=counts[bucket])
+        assert all(shown.max() - shown.min() <= 1 for shown in seen)
 
 
-def test_a_batch_is_the_next_one_that_is_full_when_pictures_are_dealt_one_by_one():
-    buckets = torch.tensor([0, 1, 0, 0, 1, 2, 0, 1])
-    waiting, full = {}, []
-    for epoch in range(12):
-        for picture in permutation(8)(epoch).tolist():
-            dealt = waiting.setdefault(int(buckets[picture]), [])
-            dealt.append(picture)
-            if len(dealt) == 3:
-                full.append(waiting.pop(int(buckets[picture])))
-    order = BucketOrder(buckets, 3, permutation(8))
-    steps = torch.randperm(len(full), generator=torch.Generator().manual_seed(1)).tolist()  # in any order of asking
-    assert all(order[step].tolist() == full[step] for step in steps)
+def test_a_bucket_never_lags_behind_its_share_by_more_than_one_batch_for_every_bucket():
+    counts, batches = torch.tensor([50, 7, 1, 200]), torch.zeros(4)
+    order = BucketOrder(counts.tolist(), 4, seed=2)
+    for step in range(600):
+        batches[order[step].bucket] += 1
+        assert (batches - (step + 1) * counts / counts.sum()).abs().max() < len(counts)
 
 
-@pytest.mark.parametrize("first", range(10, 16))
-def test_an_epochs_order_is_drawn_once_wherever_training_begins(first):
-    buckets, drawn = torch.tensor([0, 1, 0, 0, 1, 1, 0, 1]), Counter()
-    order = BucketOrder(buckets, 3, lambda epoch: drawn.update([epoch]) or permutation(8)(epoch))
-    for step in range(first, 60):
-        order[step]
-    assert set(drawn.values()) == {1}
+def test_a_batch_is_the_same_in_any_order_of_asking_and_another_with_another_seed():
+    counts = [5, 80, 13]
+    order = BucketOrder(counts, 3, seed=1)
+    batches = [order[step] for step in range(90)]
+    for step in torch.randperm(90, generator=torch.Generator().manual_seed(1)).tolist():
+        bucket, ranks = BucketOrder(counts, 3, seed=1)[step]
+        assert bucket == batches[step].bucket and torch.equal(ranks, batches[step].ranks)
+    other = BucketOrder(counts, 3, seed=2)
+    assert [batch.bucket for batch in batches] != [other[step].bucket for step in range(90)]
+
+
+def test_an_order_of_57_million_pictures_is_known_at_any_step_at_once():
+    """The numbers stay what they are, so that a run that was stopped goes on with the same batches."""
+    order = BucketOrder([40_000_000, 17_000_000, 20_000], 32, seed=0)
+    bucket, ranks = order[123_456_789]
+    assert (bucket, ranks[:3].tolist()) == (0, [27077785, 12505799, 20890681])

@@ -12,13 +12,16 @@ import torch
 import torch.nn.functional as F
 
 from t2l.data import cache_folder as room
+from t2l.data import captions as captions_room
 from t2l.data.buckets import aspect_buckets, cover, nearest_bucket
 from t2l.data.cache_folder import compare, divide, spread
+from t2l.data.captions import Captions, packed
 from t2l.data.example import Example
-from t2l.data.latents import Latents, cache_latents, check_latents
+from t2l.data.latents import Latents, cache_latents, check_latents, std_from_bytes, std_to_bytes
 from t2l.data.shards import Shards, write_shard
 from t2l.data.texts import cache_texts, check_texts
-from t2l.io.checkpoint import read_tensors
+from t2l.io.checkpoint import read_tensors, write_tensors
+from t2l.io.header import read_header
 from t2l.layers import Layers
 
 
@@ -55,7 +58,7 @@ def test_the_cache_holds_what_the_encoder_says_of_every_picture(data, tmp_path):
     for number in range(len(shards)):
         found = cached.read(torch.tensor([number]))
         assert all(torch.equal(x, y.half().float()) for x, y in zip(found, encode(shards[number].layers), strict=True))
-        assert cached.texts[cached.ways[number, 0]] == shards[number].caption
+        assert cached.captions[torch.tensor([number])][0][0] == shards[number].caption
 
 
 def together(processes, work):
@@ -161,7 +164,7 @@ def test_a_cache_of_many_small_files_goes_on_as_it_was_begun(data, tmp_path, mon
         (tmp_path / "old" / name).unlink()
     assert whole(tmp_path / "old") == old
     one, other = Latents(tmp_path / "old"), Latents(tmp_path / "new")
-    assert one.texts == other.texts and torch.equal(one.ways, other.ways)
+    assert list(one.texts()) == list(other.texts())
     assert all(map(torch.equal, one.read(torch.arange(8)), other.read(torch.arange(8))))
 
 
@@ -201,16 +204,18 @@ def test_every_picture_is_cached_at_the_size_of_its_bucket(shapes, tmp_path):
     bucketed(shapes, tmp_path / "out")
     cached, shards = Latents(tmp_path / "out"), Shards(shapes)
     assert cached.sizes == aspect_buckets(32, 8) == [(24, 40), (32, 32), (40, 24)]
-    assert (
-        len(cached) == 8
-        and cached.buckets[[0, 4, 5]].unique().numel() == cached.buckets[[1, 3, 6]].unique().numel() == 1
-    )
+    assert len(cached) == 8 and cached.counts == [3, 3, 2]
+    assert [cached.pictures(bucket, torch.arange(n)).tolist() for bucket, n in enumerate(cached.counts)] == [
+        [1, 3, 6],
+        [0, 4, 5],
+        [2, 7],
+    ]
     for number in range(8):
         layers = shards[number].layers
         expected = encode(cover(layers, nearest_bucket(layers.size, cached.sizes)))
         found = cached.read(torch.tensor([number]))
         assert all(torch.equal(x, y.half().float()) for x, y in zip(found, expected, strict=True))
-        assert cached.texts[cached.ways[number, 0]] == shards[number].caption
+        assert cached.captions[torch.tensor([number])][0][0] == shards[number].caption
 
 
 def test_pictures_of_one_bucket_are_read_together_in_the_order_asked_for(shapes, tmp_path):
@@ -228,18 +233,109 @@ def test_without_buckets_a_picture_of_another_shape_is_cropped_to_a_square(shape
     assert torch.equal(found[3], encode(Layers.from_stacked(wide))[0][0].half().float())
 
 
-def test_the_format_of_a_cache_without_buckets_and_text_is_that_of_the_first_version(data, tmp_path):
+def test_the_format_of_a_cache_without_buckets_and_text(data, tmp_path):
     cache(data, tmp_path / "out")
-    assert list(json.loads((tmp_path / "out/cache.json").read_text())) == [
-        "size",
-        "pictures",
-        "files",
-        "autoencoder",
-        "data",
-    ]
+    about = json.loads((tmp_path / "out/cache.json").read_text())
+    assert list(about) == ["size", "pictures", "files", "autoencoder", "data"]
     tensors, metadata = read_tensors(tmp_path / "out/000001.safetensors")
-    assert {name: x.dtype for name, x in tensors.items()} == {"mean": torch.float16, "std": torch.float16}
-    assert json.loads(metadata["captions"])[0] == ["caption 3", "foreground_caption 3 background_caption 3"]
+    kinds = {"mean": torch.float16, "std": torch.float16, "captions": torch.uint8, "caption_places": torch.int64}
+    assert {name: x.dtype for name, x in tensors.items()} == kinds and metadata == {}
+    first = tensors["captions"].numpy().tobytes()[: tensors["caption_places"][0, 2]].decode()
+    assert first == "caption 3foreground_caption 3 background_caption 3"
+
+
+def as_first_version(folder):
+    """Rewrite a cache in the first version's layout: captions as JSON in the metadata."""
+    cached, start = Latents(folder), 0
+    for path in sorted(folder.glob("0*.safetensors")):
+        tensors, _ = read_tensors(path)
+        tensors = {name: x.clone() for name, x in tensors.items() if name != "captions"}
+        count = len(tensors.pop("caption_places"))
+        captions = cached.captions[torch.arange(start, start + count)]
+        start += count
+        write_tensors(path, tensors, {"captions": json.dumps(captions)})
+
+
+def test_a_cache_of_the_first_version_is_read_and_gone_on_with(shapes, tmp_path, monkeypatch):
+    bucketed(shapes, tmp_path / "new")
+    bucketed(shapes, tmp_path / "old")
+    as_first_version(tmp_path / "old")
+    new, old = Latents(tmp_path / "new"), Latents(tmp_path / "old")
+    monkeypatch.setattr(captions_room, "OLD_FILES_KEPT", 1)
+    for picture in torch.tensor([[3], [7], [0], [4], [3]]):
+        assert old.captions[picture] == new.captions[picture]
+        assert all(map(torch.equal, old.read(picture), new.read(picture)))
+    assert list(old.texts()) == list(new.texts()) and old.counts == new.counts
+    (tmp_path / "old/000001.safetensors").unlink()
+    bucketed(shapes, tmp_path / "old")  # one file in the new layout among old ones
+    assert Latents(tmp_path / "old").captions[torch.arange(8)] == new.captions[torch.arange(8)]
+
+
+@pytest.mark.parametrize("text", ["", "a cup \u2615 on \U0001f600", "\ud83d", "line\nbreak \x00"])
+def test_any_caption_comes_back(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(Captions, "_of_old", lambda *_: pytest.fail("these are no old files"))
+    said = [["b", text], [text, "c" * 300], ["", text]]
+    write_tensors(tmp_path / "a.safetensors", packed(said), {})
+    captions = Captions()
+    for _ in range(2):
+        captions.add(tmp_path / "a.safetensors", read_header(tmp_path / "a.safetensors"), 3)
+    assert captions[torch.tensor([5, 0, 1])] == [said[2], said[0], said[1]]
+    assert list(captions) == [text for row in [*said, *said] for text in row]
+
+
+@pytest.mark.parametrize(("workers", "sizes"), [(2, None), (1, aspect_buckets(32, 8))])
+def test_reading_ahead_changes_no_byte(workers, sizes, shapes, tmp_path):
+    for name, count in (("in between", 0), ("ahead", workers)):
+        path = shapes.parent / "autoencoder.safetensors"
+        cache_latents(encode, path, shapes, tmp_path / name, size=32, batch_size=2, buckets=sizes, workers=count)
+    assert files(tmp_path / "in between") == files(tmp_path / "ahead")
+
+
+def test_an_unreadable_picture_in_a_worker_is_named_and_the_cache_goes_on_afterwards(data, tmp_path):
+    tar = data / "000000.tar"
+    whole = tar.read_bytes()
+    begin, size = json.loads((data / "000000.jsonl").read_text().splitlines()[6])["members"]["mask.png"]
+    tar.write_bytes(whole[:begin] + bytes(size) + whole[begin + size :])
+    with pytest.raises(ValueError, match="^shard 000000.tar, key k5: its mask.png is unreadable"):
+        cache(data, tmp_path / "out", workers=2)
+    tar.write_bytes(whole)
+    cache(data, tmp_path / "out", workers=2)
+    cache(data, tmp_path / "whole")
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+# ---- the posterior's std
+
+
+@pytest.mark.parametrize("std", ["uint8", "none"])
+def test_a_std_in_8_bits_or_none_leaves_the_means_and_captions_as_they_are(std, shapes, tmp_path):
+    bucketed(shapes, tmp_path / "whole")
+    bucketed(shapes, tmp_path / "less", std=std)
+    whole, less = Latents(tmp_path / "whole"), Latents(tmp_path / "less")
+    for picture in torch.arange(8)[:, None]:
+        (mean, wide), (same, narrow) = whole.read(picture), less.read(picture)
+        assert torch.equal(mean, same)
+        assert (narrow == 0).all() if std == "none" else ((narrow - wide).abs() <= 0.028 * wide + 2**-16).all()
+    assert list(whole.texts()) == list(less.texts())
+    assert "of 5 pictures" in check_latents(encode, shapes, less, 5, torch.float32)
+    with pytest.raises(ValueError, match="holds a cache of something else"):
+        bucketed(shapes, tmp_path / "less")
+
+
+def test_a_std_in_8_bits_keeps_its_bound_everywhere_and_is_its_own_inverse():
+    std = torch.logspace(-30, 4, 100_001, base=2, dtype=torch.float64)
+    found = std_from_bytes(std_to_bytes(std)).double()
+    inside = std >= 2**-16
+    assert ((found / std)[inside] - 1).abs().max() < 0.028 and (found - std)[~inside].abs().max() < 2**-16
+    steps = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(std_to_bytes(std_from_bytes(steps)), steps)
+    assert std_from_bytes(std_to_bytes(torch.zeros(1))) == 0
+
+
+@pytest.mark.parametrize("std", [16.1, float("inf"), float("nan")])
+def test_a_std_that_8_bits_do_not_hold_is_refused(std):
+    with pytest.raises(ValueError, match="a std in 8 bits goes up to 16, the autoencoder gives .*: keep it in float16"):
+        std_to_bytes(torch.tensor([0.1, std]))
 
 
 def test_several_processes_write_the_folder_that_one_writes_with_buckets_and_texts(shapes, tmp_path):
@@ -270,10 +366,14 @@ def test_embeddings_are_those_of_every_distinct_caption_and_the_empty_one_first(
     assert Latents(tmp_path / "out").embeddings is None
     cache_texts(encode_text, "hash", data, tmp_path / "out", batch_size=5)
     cached = Latents(tmp_path / "out")
-    assert cached.texts[0] == "" and len(cached.texts) == len(set(cached.texts)) == 17
-    found = cached.embeddings[torch.tensor([4, 0, 16])]
-    assert torch.equal(found, encode_text([cached.texts[i] for i in (4, 0, 16)]).half().float())
-    assert [cached.texts[i] for i in cached.ways[3]] == ["caption 3", "foreground_caption 3 background_caption 3"]
+    captions = [cached.embeddings.caption(number) for number in range(len(cached.embeddings))]
+    assert captions == list(dict.fromkeys(cached.texts())) and captions[0] == "" and len(captions) == 17
+    chosen = [captions[i] for i in (4, 0, 16)]
+    assert torch.equal(cached.embeddings[chosen], encode_text(chosen).half().float())
+    with pytest.raises(
+        ValueError, match="no embedding of the caption 'another'; its latents and its embeddings are of"
+    ):
+        cached.embeddings[["", "another"]]
     after = files(tmp_path / "out")
     assert all(after[name] == content for name, content in before.items() if name != "cache.json")
 
@@ -304,13 +404,13 @@ def test_a_check_says_the_largest_difference_and_refuses_what_rounding_does_not_
     assert re.fullmatch(
         r"the latents of 5 pictures, computed again, differ from the cache by at most 0.000\d+, which .*", sentence
     )
-    assert "the embeddings of 17 captions" in check_texts(encode_text, cached.texts, cached.embeddings, 99)
+    assert "the embeddings of 17 captions" in check_texts(encode_text, cached.embeddings, 99)
     other = lambda layers: [moment + 2e-3 for moment in encode(layers)]  # noqa: E731
     with pytest.raises(ValueError, match="the mean of k0 in the cache is 0.002.* rounding explains 0.00"):
         check_latents(other, shapes, cached, 5, torch.float32)
     check_latents(other, shapes, cached, 5, torch.bfloat16)
     with pytest.raises(ValueError, match="the embedding of 'caption 0' in the cache is 1 from"):
-        check_texts(lambda captions: encode_text(captions) + (captions != [""]), cached.texts, cached.embeddings, 99)
+        check_texts(lambda captions: encode_text(captions) + (captions != [""]), cached.embeddings, 99)
 
 
 def test_rounding_explains_what_float16_does_to_the_smallest_deviations():

@@ -2,19 +2,20 @@
 
 import io
 import json
+import os
 import pickle
 import tarfile
 import tracemalloc
 from dataclasses import replace
-from itertools import pairwise
 from multiprocessing import get_context
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
+from t2l.data.ahead import read_in_workers
 from t2l.data.example import Example
+from t2l.data.orders import dealt
 from t2l.data.shards import Shards, shard_is_finished, write_shard
 from t2l.layers import Layers
 
@@ -67,26 +68,32 @@ def test_the_same_examples_give_the_same_bytes(folder, tmp_path_factory):
         assert (other / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_an_epoch_shows_every_example_once_shard_by_shard(folder):
-    order = Shards(folder).order(seed=3, epoch=1)
-    assert order.dtype == np.int64
-    assert sorted(order) == list(range(11))
-    shard_of = [min(int(i) // 4, 2) for i in order]
-    assert len([1 for a, b in pairwise(shard_of) if a != b]) == 2
-
-
-def test_the_order_is_a_pure_function_of_seed_and_epoch(folder):
-    first, again = Shards(folder), Shards(folder)
-    orders = [tuple(first.order(seed, epoch)) for seed in range(3) for epoch in range(3)]
-    assert orders == [tuple(again.order(seed, epoch)) for seed in range(3) for epoch in range(3)]
-    assert len(set(orders)) == 9
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_going_on_in_the_middle_of_an_epoch_gives_the_same_sequence(folder, workers):
-    order = Shards(folder).order(seed=0, epoch=0).tolist()
-    loader = DataLoader(Shards(folder), batch_size=None, sampler=order[5:], num_workers=workers)
-    assert [item.key for item in loader] == [Shards(folder).key(i) for i in order[5:]]
+    order = dealt(np.arange(11), 11, seed=0).tolist()
+    read = read_in_workers(Shards(folder), order[5:], workers)
+    assert [item.key for item in read] == [Shards(folder).key(i) for i in order[5:]]
+
+
+def test_neighbours_in_an_epoch_come_from_all_shards():
+    """A folder that is sorted by class does not train its classes one after the other."""
+    shard_of = dealt(np.arange(100_000), 100_000, seed=1) // 1000
+    assert all(len(set(shard_of[first : first + 32])) > 20 for first in range(0, 3200, 32))
+
+
+def test_what_is_decoded_is_what_the_layers_are(folder):
+    for number in range(3):
+        pixels = [np.array(picture).reshape(16, 16, -1) for picture in Shards(folder).pictures(number)]
+        stacked = torch.from_numpy(np.concatenate(pixels, axis=2)).permute(2, 0, 1)[None]
+        assert torch.equal(stacked.float() / 255, Shards(folder)[number].layers.stacked())
+
+
+def test_any_number_of_shards_is_read_with_no_file_left_open(tmp_path):
+    for number in range(40):
+        write_shard(tmp_path, number, [example(number)])
+    shards, before = Shards(tmp_path), len(os.listdir("/proc/self/fd"))
+    assert [shards[i].key for i in range(40)] == [f"train-{i:06d}" for i in range(40)]
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_an_open_reader_travels_to_another_process(folder):

@@ -270,6 +270,24 @@ def test_the_buckets_of_a_cache_are_checked(shapes, cache):
         ({"pictures": torch.tensor([0, 1, 9])}, None, "does not say whose latents it holds"),
         ({"pictures": torch.tensor([0, 0, 1])}, None, "does not say whose latents it holds"),
         ({"mean": None}, None, "does not say whose latents it holds"),
+        (
+            {"mean": torch.zeros(3, 7, 2, 2), "std": torch.zeros(3, 7, 2, 2).bool()},
+            None,
+            "needs mean and std of one shape",
+        ),
+        ({"pictures": torch.zeros(3)}, None, "does not say whose latents it holds"),
+        (
+            {"caption_places": torch.zeros(2, 3, dtype=torch.int64)},
+            None,
+            "the captions of the .* not those of its 3 pictures",
+        ),
+        (
+            {"caption_places": torch.zeros(3, 1, dtype=torch.int64)},
+            None,
+            "the captions of the .* not those of its 3 pictures",
+        ),
+        ({"captions": torch.zeros(3)}, None, "the captions of the latent cache are not those of its 3 pictures"),
+        ({"captions": None}, None, "its captions (is not JSON|are not JSON|has )"),
         ({}, "3", "000000.safetensors: its captions must be a list, got 3"),
         ({}, "[" * 100_000, "its captions (is not JSON|are not JSON|has )"),
         ({}, "[[1]]", "the captions of the latent cache are not those of its 3 pictures"),
@@ -279,6 +297,31 @@ def test_the_buckets_of_a_cache_are_checked(shapes, cache):
 def test_the_files_of_a_cache_are_checked(tensors, captions, message, cache):
     found, metadata = read_tensors(cache / "000000.safetensors")
     changed = {name: x.clone() for name, x in (found | tensors).items() if x is not None}
-    write_tensors(cache / "000000.safetensors", changed, metadata if captions is None else {"captions": captions})
+    if captions is not None:  # as the first version kept them
+        changed, metadata = {name: x for name, x in changed.items() if "caption" not in name}, {"captions": captions}
+    write_tensors(cache / "000000.safetensors", changed, metadata)
     with pytest.raises(ValueError, match=message):
         Latents(cache)
+
+
+@pytest.mark.parametrize("places", [[0, 2**40, 2**41], [-1, 3, 4], [9, 3, 2], [0, 1, 10**6]])
+def test_captions_that_lie_elsewhere_are_named_when_they_are_read(places, cache):
+    found, metadata = read_tensors(cache / "000000.safetensors")
+    changed = {name: x.clone() for name, x in found.items()}
+    changed["caption_places"][1] = torch.tensor(places)
+    write_tensors(cache / "000000.safetensors", changed, metadata)
+    cached = Latents(cache)
+    assert len(cached.captions[torch.tensor([0])][0]) == 2
+    with pytest.raises(
+        ValueError, match="000000.safetensors is damaged, it has no captions at the bytes .* to .*; make the"
+    ):
+        cached.captions[torch.tensor([1])]
+
+
+def test_a_cache_that_shrinks_while_it_is_read_is_named(cache):
+    cached, path = Latents(cache), cache / "000000.safetensors"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(
+        ValueError, match="000000.safetensors is damaged: the file ends [0-9]+ bytes early; make the cache"
+    ):
+        cached.read(torch.tensor([2]))

@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from t2l.data.crops import crop_batches, pixels_from_bytes
 from t2l.data.latents import Latents
+from t2l.data.shards import Shards
 from t2l.layers import Layers
 from t2l.model.text2layer import Text2Layer, load_autoencoder
 from t2l.training import train_autoencoder as autoencoder_room
@@ -46,9 +48,9 @@ def test_all_losses_at_once_train_the_discriminator_too(autoencoder_config, shar
 
 def test_scaled_latents_of_a_finished_autoencoder_have_unit_variance(autoencoder_config, shards, tmp_path):
     model = load_autoencoder(train_autoencoder(autoencoder_config, shards, tmp_path))
-    batches = autoencoder_room.crop_batches(autoencoder_room.Shards(shards), autoencoder_config.data, 1, 0, 64, 0)
+    batches = crop_batches(Shards(shards), autoencoder_config.data, 1, 0, 64, 0)
     with torch.no_grad():
-        means = torch.cat([model.encode(autoencoder_room.Layers.from_stacked(batch)).mean for batch in batches])
+        means = torch.cat([model.encode(Layers.from_stacked(pixels_from_bytes(batch))).mean for batch in batches])
     scaled = means * model.config.latent_scale
     torch.testing.assert_close(scaled.std(dim=(0, 2, 3)), torch.ones(4), rtol=0.02, atol=0)
     torch.testing.assert_close(scaled.mean(dim=(0, 2, 3)), torch.zeros(4), rtol=0, atol=0.02)

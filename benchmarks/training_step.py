@@ -38,9 +38,9 @@ Steps = dict[str, Callable[[int], object]]
 def autoencoder_steps() -> Steps:
     config = load_config(train_autoencoder.AutoencoderTrainConfig, CONFIGS / "demo-autoencoder.json")
     config = replace(config, scale_equivariance=0.0)  # the bare step does not halve either
-    trainer = train_autoencoder.Trainer(config, Processes(), None)
+    task = train_autoencoder.AutoencoderTask(config, Processes("cpu"))
     model = starting_autoencoder(config.model, None).to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model.parameters(), config.lr, config.weight_decay, config.betas)
+    optimizer = make_optimizer(model.parameters(), config)
     target = Layers.from_stacked(torch.rand(config.data.batch_size, 7, config.data.crop, config.data.crop))
 
     def bare(step: int) -> None:
@@ -52,7 +52,7 @@ def autoencoder_steps() -> Steps:
         loss.backward()
         optimizer.step()
 
-    return {"ours": lambda step: trainer.step(target, step), "bare": bare}
+    return {"ours": lambda step: task.step(target.stacked(), step), "bare": bare}
 
 
 @dataclass
@@ -76,10 +76,9 @@ class CacheInMemory:
 
 def unet_steps() -> Steps:
     config = load_config(train_unet.UNetTrainConfig, CONFIGS / "demo-unet.json")
-    trainer = train_unet.Trainer(config, Processes(), None)
     model = train_unet.Conditioned(*starting_networks(config, None))
     model = model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model.parameters(), config.lr, config.weight_decay, config.betas)
+    optimizer = make_optimizer(model.parameters(), config)
     shape = (config.batch_size, config.unet.in_channels, 16, 16)
     t = torch.randint(0, 1000, shape[:1])
     batch = train_unet.Batch(torch.randn(shape), torch.randn(shape), t, torch.randint(0, 49000, (shape[0], 77)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,12 +19,14 @@ from .options import say
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code: 0, 2 for what was refused, 130 when interrupted."""
-    args = _parse(sys.argv[1:] if argv is None else list(argv))
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = _parse(argv)
     debug = os.environ.get("T2L_DEBUG", "") not in ("", "0")
     try:
         args.command(args)
-    except KeyboardInterrupt:
-        return _complain("interrupted; what was finished is kept", 130)
+    except KeyboardInterrupt as stopped:
+        sentence = str(stopped) or "interrupted; what was finished is kept"
+        return _complain(f"{sentence}; go on with: t2l {shlex.join(argv)}" if stopped.args else sentence, 130)
     except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
         if debug:
             raise

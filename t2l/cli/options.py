@@ -94,6 +94,12 @@ def print_once(line: object) -> None:
         print(line)
 
 
+def note_once(sentence: str) -> None:
+    """A note from the first of the processes."""
+    if os.environ.get("RANK", "0") == "0":
+        note(sentence)
+
+
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 

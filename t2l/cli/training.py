@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from .options import (
     config_of,
     default_checkpoint,
     note,
+    note_once,
     print_once,
     say,
     whole,
@@ -25,13 +26,6 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..model.text2layer import Text2Layer
-
-SAMPLE_PROMPTS = (
-    "a red teapot on a wooden table",
-    "a tiger in a forest",
-    "a strawberry on a beach",
-    "an armchair in a meadow",
-)
 
 
 def add_commands(command: Command) -> None:
@@ -117,6 +111,17 @@ def _add_run(add: Any) -> None:
     add("--init", type=Path, metavar="FILE", help="checkpoint to start from: ours, or Stable Diffusion 1.x")
     add("--validation", type=Path, metavar="DIR", help="data of the same kind, to log a loss on that is not trained on")
     add("--any-processes", action="store_true", help="go on where another number of processes stopped")
+    add(
+        "--accept-changes",
+        action="store_true",
+        help="go on with other values than the run was begun with, e.g. more steps",
+    )
+    add(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:N or mps (default: auto, the card where there is one)",
+    )
     add_overrides(add)
 
 
@@ -150,7 +155,7 @@ def train_autoencoder(args: argparse.Namespace) -> None:
     from ..training.train_autoencoder import train_autoencoder as train
 
     config = config_of(AutoencoderTrainConfig, args)
-    print_once(train(config, args.data, args.run, args.init, args.validation, args.any_processes))
+    print_once(train(config, args.data, args.run, args.init, args.validation, **_run_options(args)))
 
 
 def cache_latents(args: argparse.Namespace) -> None:
@@ -169,9 +174,8 @@ def train_unet(args: argparse.Namespace) -> None:
     from ..training.train_unet import UNetTrainConfig
     from ..training.train_unet import train_unet as train
 
-    sample = partial(_draw_samples, args.latents)
     config = config_of(UNetTrainConfig, args)
-    print_once(train(config, args.latents, args.run, args.init, sample, args.validation, args.any_processes))
+    print_once(train(config, args.latents, args.run, args.init, _draw_samples, args.validation, **_run_options(args)))
 
 
 def export(args: argparse.Namespace) -> None:
@@ -220,13 +224,21 @@ def info(args: argparse.Namespace) -> None:
     print(json.dumps(about(args.checkpoint), indent=2))
 
 
-def _draw_samples(latents: Path, model: Text2Layer, step: int, path: Path) -> None:
+def _run_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "any_processes": args.any_processes,
+        "accept_changes": args.accept_changes,
+        "device": args.device,
+        "tell": note_once,
+    }
+
+
+def _draw_samples(model: Text2Layer, prompts: Sequence[str], path: Path) -> None:
     """A training run's sample grid: the same prompts and noise every time, at the size it trains on."""
-    from ..data.cache_folder import read_about
     from ..generate import GenerateConfig
     from ..generate import generate as text_to_layers
     from ..io.image import contact_sheet, save_png
 
-    size = read_about(latents)["size"]
-    drawn = text_to_layers(model, SAMPLE_PROMPTS, GenerateConfig(height=size, width=size))
-    save_png(contact_sheet(drawn, SAMPLE_PROMPTS, model.autoencoder.config.has_layers), path)
+    size = model.trained_size
+    drawn = text_to_layers(model, prompts, GenerateConfig(height=size, width=size))
+    save_png(contact_sheet(drawn, prompts, model.autoencoder.config.has_layers), path)

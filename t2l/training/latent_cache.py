@@ -49,7 +49,7 @@ def write_cache(
     check: pictures and captions to encode again once the cache is finished. Returns sentences about what that found, raises
     ValueError when it found more than rounding.
     """
-    processes = Processes(PATIENCE)
+    processes = Processes(patience=PATIENCE)
     share: dict[str, Any] = {"process": processes.rank, "processes": processes.count, "wait": processes.wait}
     network = load_autoencoder(autoencoder)
     buckets = _buckets(config, network.config.downscale)

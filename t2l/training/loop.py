@@ -1,7 +1,7 @@
-"""What both training loops share: precision, learning rate, EMA, and what happens when a step goes wrong.
+"""What every training is told, and the pieces of a step: learning rate, optimiser, EMA, means of what is logged.
 
 A step's randomness is a function of (seed, step) alone, and so is its data. A run that was killed therefore goes on
-from its last state exactly as if it had not been.
+from its last state exactly as if it had not been. Nothing here reads a number from the device but `Meter.flush`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..layers import Layers
-from .precision import Precision, precision_context
+from .precision import Precision, at_least_float32, precision_context
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """What both training loops are told."""
+    """What every training is told. CHANGES_NOTHING names what a run that goes on may have otherwise."""
 
     steps: int
     lr: float
@@ -44,6 +44,16 @@ class LoopConfig:
     keep_every: int = 0  # steps between snapshots that are kept under a name of their own; 0 = only the last is
     tensorboard: bool = False  # write what is logged for TensorBoard too
 
+    CHANGES_NOTHING: ClassVar = (
+        "log_every",
+        "save_every",
+        "keep_every",
+        "tensorboard",
+        "checkpointing",
+        "workers",
+        "sample_prompts",
+    )
+
     def __post_init__(self) -> None:
         if wrong := [name for name in ("steps", "accumulate", "log_every", "save_every") if getattr(self, name) < 1]:
             raise ValueError(
@@ -53,11 +63,6 @@ class LoopConfig:
 
 class TrainingStopped(RuntimeError):
     """The run cannot go on; its folder holds the last good state. The message says why."""
-
-
-def pick_device() -> torch.device:
-    """CUDA where there is a GPU, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def attention_context(device: torch.device) -> AbstractContextManager:
@@ -97,35 +102,45 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, ...], eps: float = 1e-8
-) -> torch.optim.AdamW:
-    """Fused AdamW over the parameters that are trained (3 times faster than foreach on CPU; LOG.md)."""
-    trained = [p for p in parameters if p.requires_grad]
-    first, second = betas
-    return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=(first, second), eps=eps, fused=True)
-
-
-def make_8bit_optimizer(
-    parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, ...], eps: float = 1e-8
+    parameters: Iterable[nn.Parameter],
+    config: LoopConfig,
+    weight_decay: float | None = None,
+    betas: tuple[float, ...] | None = None,
 ) -> torch.optim.Optimizer:
-    """AdamW with moments of 8 bits (Dettmers et al. 2022). Raises ImportError when bitsandbytes is missing."""
+    """AdamW over the parameters that are trained: fused (3 times faster than foreach on CPU; LOG.md), or of 8 bits.
+
+    weight_decay, betas: in place of the config's. Raises ImportError when bitsandbytes is missing (Dettmers et al. 2022).
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    first, second = config.betas if betas is None else betas
+    decay = config.weight_decay if weight_decay is None else weight_decay
+    options: dict[str, Any] = {"weight_decay": decay, "betas": (first, second), "eps": config.adam_eps}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(trained, lr=config.lr, fused=True, **options)
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         raise ImportError(
             'optimizer "adamw8bit" needs the package bitsandbytes: pip install bitsandbytes, or take "adamw"'
         ) from error
-    trained = [p for p in parameters if p.requires_grad]
-    return AdamW8bit(trained, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
+    return AdamW8bit(trained, lr=config.lr, **options)
 
 
 @torch.no_grad()
-def update_ema(ema: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """ema <- d ema + (1 - d) model, with d = min(decay, (1 + step) / (10 + step)); buffers are copied."""
-    decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(_own(ema.parameters()), _own(model.parameters()), 1 - decay)
-    for averaged, current in zip(ema.buffers(), model.buffers(), strict=True):
-        averaged.copy_(current)
+def update_ema(ema: nn.Module, model: nn.Module, decay: float, step: int, fine: Tensor) -> None:
+    """ema <- d ema + (1 - d) model, with d = min(decay, (1 + step) / (10 + step)), running statistics as weights.
+
+    The statistics of BatchNorm belong to the weights that made them, so they are averaged over the same steps; counters
+    are copied. fine: 0-dim; where it is False nothing changes.
+    """
+    averaged, current = _own(ema.parameters()), _own(model.parameters())
+    share = (1 - min(decay, (1 + step) / (10 + step))) * fine.to(averaged[0].dtype)
+    torch._foreach_lerp_(averaged, current, [share] * len(averaged))
+    for kept, buffer in zip(ema.buffers(), model.buffers(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(buffer, share.to(kept))
+        else:
+            kept.copy_(buffer)
 
 
 def _own(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
@@ -133,35 +148,13 @@ def _own(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
     return [p.to_local() if hasattr(p, "to_local") else p for p in parameters]
 
 
-class Guard:
-    """Skips steps whose loss or gradient is not finite, and stops the run at the fifth in a row."""
-
-    def __init__(self, limit: int = 5, skipped: int = 0) -> None:
-        self.limit = limit
-        self.skipped = skipped  # over the whole run
-        self._in_a_row = 0
-
-    def allows(self, step: int, loss: Tensor, gradient_norm: Tensor) -> bool:
-        """True when the optimiser may step. Raises TrainingStopped at `limit` refusals in a row."""
-        if torch.isfinite(loss) and torch.isfinite(gradient_norm):
-            self._in_a_row = 0
-            return True
-        self.skipped += 1
-        self._in_a_row += 1
-        if self._in_a_row >= self.limit:
-            raise TrainingStopped(
-                f"the loss or its gradient was not finite in {self.limit} steps in a row, the last at step {step} "
-                f"(loss {float(loss)}, gradient norm {float(gradient_norm)}); lower lr, or look at the data"
-            )
-        return False
-
-
 class Meter:
-    """Means of logged values, steps per second, and the share of time spent waiting for data."""
+    """Means of logged values over the steps that counted, steps per second, and the share of time spent waiting for data."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._count = 0
+        self._sums: dict[str, Tensor] = {}
+        self._counted: Tensor | None = None
+        self._steps = 0
         self._waited = 0.0
         self._since = time.perf_counter()
 
@@ -176,15 +169,19 @@ class Meter:
             self._waited += time.perf_counter() - start
             yield batch
 
-    def add(self, values: Mapping[str, Tensor | float]) -> None:
-        self._count += 1
+    def add(self, values: Mapping[str, Tensor], fine: Tensor) -> None:
+        """One step's values, 0-dim on their device. fine: 0-dim; a step that was skipped has no part in the means."""
+        self._steps += 1
+        self._counted = fine.long() if self._counted is None else self._counted + fine
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            value = torch.where(fine, at_least_float32(value), 0)
+            self._sums[name] = value if name not in self._sums else self._sums[name] + value
 
     def flush(self) -> dict[str, float]:
-        """Means since the last flush, with `steps_per_second` and `data_wait` (a fraction)."""
+        """Means since the last flush, with `steps_per_second` and `data_wait` (a fraction); waits for the device."""
+        counted = 0 if self._counted is None else int(self._counted)
+        means = {name: float(total) / counted for name, total in self._sums.items()} if counted else {}
         elapsed = time.perf_counter() - self._since
-        means = {name: total / self._count for name, total in self._sums.items()}
-        rates = {"steps_per_second": self._count / elapsed, "data_wait": self._waited / elapsed}
+        rates = {"steps_per_second": self._steps / elapsed, "data_wait": self._waited / elapsed}
         self.__init__()  # type: ignore[misc]
         return means | rates

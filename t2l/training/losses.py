@@ -65,22 +65,25 @@ def autoencoder_loss(
     weights: LossWeights,
     perceptual: PerceptualDistance | None = None,
     reference: Posterior | None = None,
+    encoded: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Everything but the adversarial term: L = L_img(F, B, I) + L_mask + KL (paper, Eq. 3); I = target.composite().
 
     decoded: from `decode(..., clamp=False)`; without an auxiliary prediction (no-sup) L_img on I is left out.
-    reference: the latents that reference_kl draws to. Returns the weighted total and the unweighted parts, detached:
+    reference: the latents that reference_kl draws to. encoded: values, 3HW, of a picture that was encoded, where `decoded` is
+    of another size. Returns the weighted total and the unweighted parts, detached:
     `foreground_l1`, `background_lpips`, `mask_l1`, ... Raises ValueError when LPIPS has a weight and no network came.
     """
     if weights.lpips and perceptual is None:
         raise ValueError(f"LossWeights.lpips is {weights.lpips}, but no perceptual network came: load one or set 0")
+    values = encoded or target.foreground[0].numel()
     terms = _image_terms(decoded, target, weights, perceptual) | _mask_terms(decoded.layers, target, weights)
-    terms["kl"] = (weights.kl, lambda: _kl(partial(kl_loss, posterior.mean, posterior.logvar), target, weights))
+    terms["kl"] = (weights.kl, lambda: _kl(partial(kl_loss, posterior.mean, posterior.logvar), values, weights))
     if reference is not None:
         towards = (posterior.mean, posterior.logvar, reference.mean, reference.logvar)
         terms["reference_kl"] = (
             weights.reference_kl,
-            lambda: _kl(partial(reference_kl_loss, *towards), target, weights),
+            lambda: _kl(partial(reference_kl_loss, *towards), values, weights),
         )
     parts = {name: term() for name, (weight, term) in terms.items() if weight}
     total = sum((terms[name][0] * part for name, part in parts.items()), torch.zeros((), device=target.mask.device))
@@ -225,16 +228,23 @@ def adaptive_weight(
     adversarial_loss: Tensor,
     last_layer_weight: Tensor | Sequence[Tensor],
     mean: Callable[[Tensor], Tensor] = lambda gradient: gradient,
+    scaled: Callable[[Tensor], Tensor] = lambda loss: loss,
 ) -> Tensor:
     """|grad L_rec| / (|grad L_adv| + 1e-4), clamped to 1e4 and detached (Esser et al. 2021, VQGAN, Eq. 7).
 
     The gradients are those at the last layer's weight, or at several taken as one vector; 0 where a loss does not reach
-    it. mean: makes a gradient the mean over all processes. Keeps both graphs for the backward pass. ldm's factor 0.5 is
+    it. mean: makes a gradient the mean over all processes. scaled: what fp16 multiplies a loss by before its backward pass;
+    the norms are those without it. Keeps both graphs for the backward pass. ldm's factor 0.5 is
     LossWeights.adversarial.
     """
     at = [last_layer_weight] if isinstance(last_layer_weight, Tensor) else list(last_layer_weight)
-    reconstruction, adversarial = (_gradient_norm(loss, at, mean) for loss in (reconstruction_loss, adversarial_loss))
-    return (reconstruction / (adversarial + 1e-4)).clamp(0, 1e4).detach()
+    reconstruction, adversarial = (
+        _gradient_norm(loss, at, mean, scaled) for loss in (reconstruction_loss, adversarial_loss)
+    )
+    ratio = (reconstruction / (adversarial + 1e-4)).nan_to_num(
+        nan=0.0
+    )  # fp16: both overflowed, the step will be skipped
+    return ratio.clamp(0, 1e4).detach()
 
 
 def adversarial_factor(step: int, start: int) -> float:
@@ -293,11 +303,11 @@ def _lpips(perceptual: PerceptualDistance | None, prediction: Tensor, target: Te
     return at_least_float32(perceptual(prediction, target)).mean()
 
 
-def _kl(reduced: Callable[..., Tensor], target: Layers, weights: LossWeights) -> Tensor:
+def _kl(reduced: Callable[..., Tensor], values: int, weights: LossWeights) -> Tensor:
     """ldm sums the KL over latents and the L1 over pixels: beside a mean over pixels its KL is divided by 3HW."""
     if weights.kl_reduction == "mean":
         return reduced(reduction="mean")
-    return reduced(reduction="sum") / target.foreground[0].numel()
+    return reduced(reduction="sum") / values
 
 
 def _difference(prediction: Tensor, target: Tensor) -> Tensor:
@@ -320,6 +330,9 @@ def _double(x: Tensor, size: int) -> Tensor:
     return torch.stack([even, odd], dim=-1).flatten(-2)[..., :size]
 
 
-def _gradient_norm(loss: Tensor, at: list[Tensor], mean: Callable[[Tensor], Tensor]) -> Tensor:
-    gradients = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return mean(torch.cat([at_least_float32(gradient).flatten() for gradient in gradients])).norm()
+def _gradient_norm(
+    loss: Tensor, at: list[Tensor], mean: Callable[[Tensor], Tensor], scaled: Callable[[Tensor], Tensor]
+) -> Tensor:
+    gradients = torch.autograd.grad(scaled(loss), at, retain_graph=True, allow_unused=True, materialize_grads=True)
+    norm = mean(torch.cat([at_least_float32(gradient).flatten() for gradient in gradients])).norm()
+    return norm / scaled(torch.ones_like(norm))

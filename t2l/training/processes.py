@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
-from .loop import pick_device
+from ..model.device import pick_device
 from .precision import at_least_float32
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -23,20 +24,24 @@ PATIENCE = timedelta(hours=2)  # how long the others wait while the first one wr
 
 
 class Processes:
-    """This process among those of the run. Raises ImportError when accelerate is missing.
+    """This process among those of the run. Raises ImportError when accelerate is missing, ValueError for a device there is not.
 
+    device: as `pick_device` takes it; of several processes each has a card of its own, so that a number is refused.
     patience: how long one waits for the others before it takes them for dead.
     """
 
-    def __init__(self, patience: timedelta = PATIENCE) -> None:
+    def __init__(self, device: str = "auto", patience: timedelta = PATIENCE) -> None:
         from accelerate import PartialState
 
-        state = PartialState(cpu=pick_device().type == "cpu", timeout=patience)
+        picked = pick_device(device)
+        state = PartialState(cpu=picked.type == "cpu", timeout=patience)
         self.rank: int = state.process_index
         self.count: int = state.num_processes
-        self.device: torch.device = state.device
-        if self.device.type == "cpu":
-            self.device = torch.device("cpu")  # accelerate may say cpu:0, which torch.load cannot map to
+        if self.count > 1 and picked.index is not None:
+            raise ValueError(
+                f"{self.count} processes take a card each, so the device is cuda without a number, got {device}"
+            )
+        self.device: torch.device = picked if self.count == 1 or picked.type == "cpu" else state.device
 
     @property
     def is_main(self) -> bool:
@@ -48,7 +53,7 @@ class Processes:
         if batch_size % (self.count * accumulate):
             raise ValueError(
                 f"batch_size must be a multiple of processes x accumulate, got {batch_size} for {self.count} x "
-                f"{accumulate}; it is the batch of one optimiser step over all processes"
+                f"{accumulate}; it is the batch of one optimiser step over all processes: take {_multiples(batch_size, self.count * accumulate)}"
             )
         size = batch_size // self.count
         return range(self.rank * size, (self.rank + 1) * size)
@@ -67,6 +72,10 @@ class Processes:
             return values
         means = self.mean(torch.tensor(list(values.values()), dtype=torch.float32, device=self.device))
         return dict(zip(values, means.tolist(), strict=True))
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is True in one of the processes; all must ask."""
+        return flag if self.count == 1 else bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
 
     def wait(self) -> None:
         """Return when every process has come here."""
@@ -95,6 +104,12 @@ class Processes:
                     if type(child) is nn.BatchNorm2d:
                         setattr(parent, name, GlobalBatchNorm2d.of(child))
         return module
+
+
+def _multiples(near: int, of: int) -> str:
+    """The multiples on both sides of a number that is none."""
+    below = near // of * of
+    return f"{below} or {below + of}" if below else str(of)
 
 
 @contextmanager
@@ -148,23 +163,6 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
 
 
-class _GlobalMean(torch.autograd.Function):
-    """The mean over all processes; so is its gradient, because what is minimised is the mean of their losses."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _summed(x) / dist.get_world_size()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _summed(gradients[0]) / dist.get_world_size()
-
-
-def _summed(x: Tensor) -> Tensor:
-    total = x.contiguous().clone()
-    dist.all_reduce(total)
-    return total
-
-
 def _global_mean(x: Tensor) -> Tensor:
-    return _GlobalMean.apply(x)
+    """The mean over all processes; so is its gradient, because what is minimised is the mean of their losses."""
+    return all_reduce(x.contiguous()) / dist.get_world_size()

@@ -1,12 +1,14 @@
 """A run folder: what a training run was asked for, what it measured, and what it needs to go on.
 
-config.json                    the config; another config in the same folder is refused
+config.json                    the config, and what the run is made from; another one in the same folder is refused
 stats.jsonl                    one line per logged step
 state.pt                       weights, EMA, optimiser, step: for resuming (replaced atomically)
 state-0005000/                 the same in parts, of a model that is spread over the processes
 snapshot.safetensors           EMA weights and config: for use
 snapshot-0005000.safetensors   the same after so many steps, every `keep_every` of them
 samples/                       picture grids
+losses.png                     what stats.jsonl says, as a picture
+save                           put there by whoever wants state and snapshot now; taken away when they are written
 tensorboard/                   what stats.jsonl holds, for TensorBoard
 """
 
@@ -14,30 +16,38 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from ..config import config_from_dict, config_to_dict
 from ..io.atomic import atomic_path, remove_partials
 from . import sharded
+from .identity import keep_identity
 from .loop import LoopConfig
 from .processes import Processes
 
 
 class Run:
-    """Opens or continues the run folder of a config. Raises ValueError when it belongs to another config.
+    """Opens or continues the run folder of a config. Raises ValueError when it belongs to another config, data or start.
 
-    Every process opens it and calls the same methods; only the main one writes. any_processes: go on also when the state
-    was written by another number of processes: the batches are the same, the last digits of their sums are not.
+    Every process opens it and calls the same methods; only the main one writes. made_from: what the run begins with, by the
+    option that names it. any_processes: go on also when the state was written by another number of processes: the batches
+    are the same, the last digits of their sums are not. accept_changes: as `keep_identity` takes it.
     """
 
     def __init__(
-        self, folder: str | Path, config: LoopConfig, processes: Processes, any_processes: bool = False
+        self,
+        folder: str | Path,
+        config: LoopConfig,
+        processes: Processes,
+        made_from: Mapping[str, Path | None] = MappingProxyType({}),
+        any_processes: bool = False,
+        accept_changes: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self._processes = processes
@@ -52,24 +62,8 @@ class Run:
             self.samples.mkdir(parents=True, exist_ok=True)
             remove_partials(self.folder)
             sharded.remove_unfinished(self.folder)
-            self._keep_config(config)
+            keep_identity(self.folder / "config.json", config, made_from, self._has_work(), accept_changes)
         processes.wait()
-
-    def _keep_config(self, config: LoopConfig) -> None:
-        path = self.folder / "config.json"
-        text = json.dumps({"class": type(config).__name__, **config_to_dict(config)}, indent=2) + "\n"
-        if not path.exists() or not self._has_work():  # what was begun and refused is no run yet
-            _replace(path, text.encode())
-            return
-        before, now = _read_object(path), json.loads(text)
-        if before.get("class") == now["class"]:  # an older version's lacks what had one value then, today's default
-            values = {name: value for name, value in before.items() if name != "class"}
-            before = json.loads(json.dumps(before | config_to_dict(config_from_dict(type(config), values))))
-        if changed := sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k)):
-            raise ValueError(
-                f"the run folder {self.folder} belongs to another config: {', '.join(changed)} differ; "
-                "take another folder, or the config it was started with"
-            )
 
     def _has_work(self) -> bool:
         return self._state.exists() or self.snapshot.exists() or any(self.folder.glob("state-*"))
@@ -113,7 +107,8 @@ class Run:
         if not self._state.exists():
             return None
         try:
-            return torch.load(self._state, map_location=self._processes.device, weights_only=True)
+            on_card = self._processes.device.type != "cpu"  # which need not hold the state beside the networks
+            return torch.load(self._state, map_location="cpu", mmap=on_card, weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
             raise ValueError(
                 f"{self._state} cannot be read ({error}); remove it to start this run again, its snapshot stays usable"
@@ -209,18 +204,6 @@ class Run:
 def _replace(path: Path, data: bytes) -> None:
     with atomic_path(path) as partial:
         partial.write_bytes(data)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); write the config of this run there, or take another folder"
-        ) from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} should hold a config and holds a {type(found).__name__}; take another folder")
-    return found
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

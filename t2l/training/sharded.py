@@ -15,20 +15,29 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from .precision import Precision, computes_in_bf16
+
 if TYPE_CHECKING:
     from .train_unet import Conditioned
 
 
-def shard(model: Conditioned, device: torch.device) -> None:
-    """Spread the weights over all processes, in place; a block's are together only while it computes."""
+def shard(model: Conditioned, device: torch.device, precision: Precision) -> None:
+    """Spread the weights over all processes, in place; a block's are together only while it computes.
+
+    Where the step computes in bf16 the weights travel in it too, half the bytes; gradients are summed in float32.
+    """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    travels = torch.bfloat16 if computes_in_bf16(device, precision) else None
+    policy = MixedPrecisionPolicy(
+        param_dtype=travels, reduce_dtype=torch.float32 if travels else None, cast_forward_inputs=False
+    )
     unet: Any = model.unet
     for block in [*unet.down_blocks, unet.mid_block, *unet.up_blocks, model.text_encoder]:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
 def gather(model: nn.Module, into: nn.Module | None) -> None:

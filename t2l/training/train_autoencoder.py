@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,16 +23,8 @@ from ..model.discriminator import DiscriminatorConfig, PatchDiscriminator
 from ..model.from_sd import is_foreign, license_of
 from ..model.text2layer import save_autoencoder
 from . import losses
-from .loop import (
-    LoopConfig,
-    Meter,
-    learning_rate,
-    make_8bit_optimizer,
-    make_optimizer,
-    set_learning_rate,
-    step_generator,
-    update_ema,
-)
+from .fit import StepResult, Task, Tell, fit
+from .loop import LoopConfig, make_optimizer, set_learning_rate, step_generator, update_ema
 from .losses import LossWeights, PerceptualDistance, autoencoder_loss
 from .perceptual import Perceptual
 from .precision import at_least_float32, precision_context, weight_dtype
@@ -40,6 +32,8 @@ from .processes import Processes
 from .run import Run
 from .start import starting_autoencoder
 from .update import Updater
+
+PROBES = 64  # batches that the spread of the latents is measured on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,43 +61,26 @@ def train_autoencoder(
     init: Path | None = None,
     validation: Path | None = None,
     any_processes: bool = False,
+    accept_changes: bool = False,
+    device: str = "auto",
+    tell: Tell = lambda sentence: None,
 ) -> Path:
     """Train until config.steps, from the run folder's last state when there is one; returns the snapshot's path.
 
     data: a folder of shards. init: a checkpoint whose autoencoder is the starting point, ours or Stable Diffusion 1.x.
-    validation: shards the EMA weights are tried on whenever the state is saved, always the same batch. any_processes: as Run takes it.
+    validation: shards the EMA weights are tried on whenever the state is saved, always the same batch. any_processes,
+    accept_changes: as Run takes them. device: as `pick_device` takes it. tell: gets what is worth saying. Raises as `fit` does.
     """
     torch.manual_seed(config.seed)
-    processes = Processes()
-    folder = Run(run, config, processes, any_processes)
-    trainer = Trainer(config, processes, init)
-    start = trainer.load(folder.load_state())
-    shards = Shards(data)
-    batches = crop_batches(shards, config.data, config.seed, start, config.steps, config.workers, trainer.share)
-    fixed = None if validation is None else CropBatches(Shards(validation), config.data, config.seed, trainer.share)[0]
-    meter = Meter()
-    bar = folder.progress(meter.timed(batches), start, config.steps, "autoencoder")
-    for step, batch in enumerate(bar, start):
-        layers, done = trainer.layers(batch), step + 1
-        meter.add(trainer.step(layers, step))
-        if folder.logs(done):
-            stats = processes.means(meter.flush()) | {"lr": trainer.lr(step), "skipped": trainer.guard.skipped}
-            folder.log({"step": done, **stats})
-            bar.set_postfix(total=f"{stats.get('total', float('nan')):.4f}", wait=f"{stats['data_wait']:.1%}")
-        if folder.saves(done):
-            if fixed is not None:
-                loss = trainer.validation_loss(trainer.layers(fixed))
-                folder.log({"step": done, "validation_loss": loss})
-            if (folder.keeps(done) or done == config.steps) and processes.is_main:
-                finished = trainer.finished(crop_batches(shards, config.data, config.seed + 1, 0, 64, config.workers))
-                info = {"steps": str(done)} | trainer.license
-                folder.write_snapshot(partial(save_autoencoder, finished, info=info), done)
-            folder.save_state(trainer.state(done))
-            if processes.is_main:
-                with folder.writing(f"the sample of step {done}"):
-                    trainer.write_sample(layers[:8], folder.samples / f"{done:07d}.png")
-    folder.close()
-    return folder.snapshot
+    processes = Processes(device)
+    folder = Run(run, config, processes, {"data": data, "init": init}, any_processes, accept_changes)
+    shards, held_out = Shards(data), None if validation is None else Shards(validation)
+    task = AutoencoderTask(config, processes, init, shards, held_out)
+
+    def batches(start: int) -> Iterator[Tensor]:
+        return crop_batches(shards, config.data, config.seed, start, config.steps, config.workers, task.share)
+
+    return fit(task, batches, folder, tell)
 
 
 class Reconstruction(nn.Module):
@@ -138,24 +115,34 @@ class Adversary(nn.Module):
         return losses.hinge_discriminator_loss(real_logits, self.discriminator(2 * fake - 1))
 
 
-class Trainer:
-    """The networks and optimisers of a run, and what one step does with them.
+class AutoencoderTask(Task):
+    """Training an autoencoder of any layout.
 
-    share: which samples of a batch are this process's.
+    init: as `train_autoencoder` takes it. shards: what it is trained on. held_out: what it is tried on.
     """
 
-    def __init__(self, config: AutoencoderTrainConfig, processes: Processes, init: Path | None) -> None:
-        self.config = config
-        self.processes = processes
-        self.device = device = processes.device
+    name = "autoencoder"
+
+    def __init__(
+        self,
+        config: AutoencoderTrainConfig,
+        processes: Processes,
+        init: Path | None = None,
+        shards: Shards | None = None,
+        held_out: Shards | None = None,
+    ) -> None:
+        super().__init__(config, processes)
+        self.config: AutoencoderTrainConfig = config
         self.dtype = dtype = weight_dtype(config.precision)
         self.share = processes.share(config.data.batch_size, config.accumulate)
+        self.shards, self.held_out = shards, held_out
+        self._first: dict[Shards, Layers] = {}
         self.license = {} if init is None else {"license": license_of(init)}
         model = starting_autoencoder(config.model, init)
-        self.reference = _reference(model, init).to(device, dtype) if config.loss.reference_kl else None
+        self.reference = _reference(model, init).to(self.device, dtype) if config.loss.reference_kl else None
         if config.fold_batchnorm:
             model.fold_batchnorm()
-        self.model = processes.synchronized(model.to(device, dtype).to(memory_format=torch.channels_last).train())
+        self.model = processes.synchronized(model.to(self.device, dtype).to(memory_format=torch.channels_last).train())
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)
             model.quant_conv.requires_grad_(False)
@@ -163,34 +150,34 @@ class Trainer:
         _freeze_what_no_loss_reaches(model, config.loss)
         model.checkpoint_blocks(config.checkpointing)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
-        make = make_8bit_optimizer if config.optimizer == "adamw8bit" else make_optimizer
-        self.perceptual = _perceptual(config, device) if config.loss.lpips else None
+        self.perceptual = _perceptual(config, self.device) if config.loss.lpips else None
         self.discriminator: PatchDiscriminator | None = None
         self.discriminator_update: Updater | None = None
         if config.loss.adversarial:
-            self.discriminator = PatchDiscriminator(config.discriminator).to(device, dtype)
+            self.discriminator = PatchDiscriminator(config.discriminator).to(self.device, dtype)
             processes.synchronized(self.discriminator)
-            betas = (0.5, 0.9)  # ldm
-            optimizer = make(self.discriminator.parameters(), config.lr, 0.0, betas, config.adam_eps)
-            self.discriminator_update = Updater(Adversary(self.discriminator), optimizer, config, processes)
+            optimizer = make_optimizer(
+                self.discriminator.parameters(), config, weight_decay=0.0, betas=(0.5, 0.9)
+            )  # ldm
+            adversary: Any = Adversary(self.discriminator)
+            adversary = torch.compile(adversary) if config.compile else adversary
+            self.discriminator_update = Updater(adversary, optimizer, config, processes)
         watched = [] if self.discriminator is None else [self.discriminator]  # its BatchNorm sees what it judges
-        optimizer = make(self.model.parameters(), config.lr, config.weight_decay, config.betas, config.adam_eps)
-        self.update = Updater(Reconstruction(self.model), optimizer, config, processes, watched)
-        self.guard = self.update.guard
+        optimizer = make_optimizer(self.model.parameters(), config)
+        self.update = Updater(_compiled(Reconstruction(self.model), config), optimizer, config, processes, watched)
 
     def layers(self, batch: Tensor) -> Layers:
-        """What CropBatches gives, (N, 7, H, W), where and as the networks take it."""
-        return Layers.from_stacked(batch.to(self.device, self.dtype))
-
-    def lr(self, step: int) -> float:
-        return learning_rate(step, self.config.steps, self.config.lr, self.config.warmup)
-
-    def step(self, target: Layers, step: int) -> Mapping[str, Tensor]:
-        """One optimiser step; a step that is not finite changes nothing. Returns what to log."""
-        set_learning_rate(self.update.optimizer, self.lr(step))
-        halved = (
-            float(torch.rand((), generator=step_generator(self.config.seed, step))) < self.config.scale_equivariance
+        """What CropBatches gives, (N, 7, H, W), bytes or floats, where and as the networks take it."""
+        batch = batch.to(self.device, non_blocking=True)
+        return Layers.from_stacked(
+            batch.to(self.dtype).div_(255) if batch.dtype == torch.uint8 else batch.to(self.dtype)
         )
+
+    def step(self, batch: Tensor, step: int) -> StepResult:
+        """One optimiser step on a process's share of a batch, as `layers` takes it."""
+        target = self.layers(batch)
+        set_learning_rate(self.update.optimizer, self.lr(step))
+        halved = self._halves(step)
         noise, extra = self._noise(target, step)
         logged, seen = [], []
         for part in self.update.parts(len(self.share)):
@@ -199,13 +186,16 @@ class Trainer:
             logged.append({"total": total.detach(), **parts})
             seen.append((decoded, true))
         means = {name: torch.stack([parts[name] for parts in logged]).mean() for name in logged[0]}
-        norm = self.update.step(step, means["total"])
-        if norm is None:
-            return {}
-        update_ema(self.ema, self.model, self.config.ema_decay, step)
+        norm, fine = self.update.step(means["total"])
+        update_ema(self.ema, self.model, self.config.ema_decay, step, fine)
         if self.discriminator_update is not None:
-            means["discriminator"] = self._train_discriminator(self.discriminator_update, seen, step)
-        return means | {"gradient_norm": norm}
+            means["discriminator"] = self._train_discriminator(self.discriminator_update, seen, step, fine)
+        return StepResult(means | {"gradient_norm": norm}, fine)
+
+    def _halves(self, step: int) -> bool:
+        """Whether the step decodes halved latents."""
+        share = self.config.scale_equivariance
+        return share > 0 and float(torch.rand((), generator=step_generator(self.config.seed, step))) < share
 
     def _noise(self, target: Layers, step: int) -> tuple[Tensor, Tensor]:
         """What the posteriors of this process's share are sampled with, (N, C, h, w), and the `extra` of Reconstruction.
@@ -228,9 +218,12 @@ class Trainer:
         with precision_context(self.device, self.config.precision):
             known = None if self.reference is None else _known(self.reference, target)
             posterior, decoded = self.update.network(target.stacked(), noise, extra, halved)
+            pixels = target.foreground[0].numel()  # of what was encoded, whatever is decoded of it
             if halved:
                 target = Layers.from_stacked(_halve(target.stacked()))
-            total, parts = autoencoder_loss(decoded, posterior, target, self.config.loss, self.perceptual, known)
+            total, parts = autoencoder_loss(
+                decoded, posterior, target, self.config.loss, self.perceptual, known, pixels
+            )
             if self.discriminator is not None:
                 adversarial = self._adversarial(self.discriminator, decoded, total, step)
                 total, parts = total + adversarial, parts | {"adversarial": adversarial.detach()}
@@ -246,7 +239,8 @@ class Trainer:
         discriminator.requires_grad_(False)  # it judges here, and learns afterwards
         for name, image in self._pictures(decoded.layers, decoded.auxiliary).items():
             fooled = losses.generator_adversarial_loss(discriminator(2 * image - 1))
-            balance = losses.adaptive_weight(total, fooled, last_layers[name], self.processes.mean)
+            scaled = self.update.scaler.scale  # fp16's small gradients would vanish on their way to the last layer
+            balance = losses.adaptive_weight(total, fooled, last_layers[name], self.processes.mean, scaled)
             result = result + weight * balance * fooled
         discriminator.requires_grad_(True)
         return result
@@ -256,10 +250,15 @@ class Trainer:
         pictures = {"foreground": layers.foreground, "background": layers.background, "composed": composed}
         return {name: x for name, x in pictures.items() if x is not None and getattr(self.config.loss, name)}
 
-    def _train_discriminator(self, update: Updater, seen: list[tuple[Decoded, Layers]], step: int) -> Tensor:
-        """One step of the PatchGAN on real and predicted F, B and I."""
-        if losses.adversarial_factor(step, self.config.loss.adversarial_start) == 0:
+    def _train_discriminator(
+        self, update: Updater, seen: list[tuple[Decoded, Layers]], step: int, allowed: Tensor
+    ) -> Tensor:
+        """One step of the PatchGAN on real and predicted F, B and I. allowed: as `Updater.step` takes it."""
+        start = self.config.loss.adversarial_start
+        if losses.adversarial_factor(step, start) == 0:
             return torch.zeros((), device=self.device)
+        warm = min(1.0, (step - start + 1) / max(1, self.config.warmup))  # from its own first step
+        set_learning_rate(update.optimizer, warm * self.lr(step))
         parts = []
         for (decoded, target), _ in zip(seen, update.parts(len(self.share)), strict=True):
             composite = None if decoded.auxiliary is None else target.composite()
@@ -270,32 +269,24 @@ class Trainer:
             update.backward(loss)
             parts.append(loss.detach())
         loss = torch.stack(parts).mean()
-        update.step(step, loss, clip=False)
+        update.step(loss, clip=False, allowed=allowed)
         return loss
 
-    def state(self, step: int) -> dict[str, Any]:
-        """Everything that resuming needs; `step` steps are done."""
-        state = {name: module.state_dict() for name, module in self._stateful().items()}
-        return {"step": step, "skipped": self.guard.skipped} | state
+    def updaters(self) -> list[Updater]:
+        return [self.update] if self.discriminator_update is None else [self.update, self.discriminator_update]
 
-    def load(self, state: dict[str, Any] | None) -> int:
-        """Take over a saved state; returns the step to go on with."""
-        if state is None:
-            return 0
-        self.guard.skipped = state["skipped"]
-        for name, module in self._stateful().items():
-            module.load_state_dict(state[name])
-        return state["step"]
-
-    def _stateful(self) -> dict[str, Any]:
+    def stateful(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"model": self.model, "ema": self.ema} | self.update.stateful()
         if self.discriminator_update is not None:
             parts |= {"discriminator": self.discriminator} | self.discriminator_update.stateful("discriminator_")
         return parts
 
     @torch.no_grad()
-    def validation_loss(self, target: Layers) -> float:
-        """The loss of the EMA weights, without the adversarial term, on pictures over all processes."""
+    def validation_loss(self) -> float | None:
+        """The loss of the EMA weights, without the adversarial term, on held-out pictures over all processes."""
+        if self.held_out is None:
+            return None
+        target = self._always_the_same(self.held_out)
         self.ema.eval()
         with precision_context(self.device, self.config.precision):
             posterior = self.ema.encode(target)
@@ -304,27 +295,45 @@ class Trainer:
             total, _ = autoencoder_loss(decoded, posterior, target, self.config.loss, self.perceptual, known)
         return float(self.processes.mean(total))
 
-    def finished(self, probes: Iterator[Tensor]) -> Autoencoder:
-        """The EMA weights for use. probes: pictures on which scaled latents shall have unit variance."""
+    def _always_the_same(self, shards: Shards) -> Layers:
+        """This process's share of the first batch of a data set."""
+        if shards not in self._first:
+            self._first[shards] = self.layers(CropBatches(shards, self.config.data, self.config.seed, self.share)[0])
+        return self._first[shards]
+
+    def snapshot(self, step: int) -> Callable[[Path], None]:
+        return partial(self._write, step)
+
+    def _write(self, step: int, path: Path) -> None:
+        save_autoencoder(self.finished(), path, info={"steps": str(step)} | self.license)
+
+    def finished(self) -> Autoencoder:
+        """The EMA weights for use: on training pictures scaled latents have unit variance."""
         if self.config.freeze_encoder or self.config.loss.reference_kl:  # the latents are to stay as they are
             return self.ema
-        return standardized(self.ema, probes)
+        assert self.shards is not None, "train_autoencoder gives the pictures it trains on"
+        config = self.config
+        probes = crop_batches(self.shards, config.data, config.seed + 1, 0, PROBES, config.workers)
+        return standardized(self.ema, (self.layers(batch) for batch in probes))
 
     @torch.no_grad()
-    def write_sample(self, layers: Layers, path: Path) -> None:
-        """Pictures and their reconstruction by the EMA weights, one under the other."""
+    def write_sample(self, step: int, folder: Path) -> None:
+        """Up to eight pictures, held-out ones where there are any, and their reconstruction under them."""
+        shards = self.held_out or self.shards
+        assert shards is not None, "train_autoencoder gives the pictures it trains on"
+        layers = self._always_the_same(shards)[:8]
         self.ema.eval()
         decoded = self.ema.decode(self.ema.encode(layers).mean)
-        save_png(contact_sheet(Layers.cat([layers, decoded.layers])), path)
+        save_png(contact_sheet(Layers.cat([layers, decoded.layers])), folder / f"{step:07d}.png")
 
 
 @torch.no_grad()
-def standardized(model: Autoencoder, batches: Iterator[Tensor]) -> Autoencoder:
-    """A copy of the model whose scaled latents have zero mean and unit variance per channel over the batches."""
+def standardized(model: Autoencoder, pictures: Iterator[Layers]) -> Autoencoder:
+    """A copy of the model whose scaled latents have zero mean and unit variance per channel over the pictures."""
     model = copy.deepcopy(model).eval()
     means, squares = [], []
-    for batch in batches:
-        mean = model.encode(Layers.from_stacked(batch.to(model.quant_conv.weight))).mean.double()
+    for layers in pictures:
+        mean = model.encode(layers).mean.double()
         means.append(mean.mean(dim=(0, 2, 3)))
         squares.append(mean.square().mean(dim=(0, 2, 3)))
     mean = torch.stack(means).mean(dim=0)
@@ -347,7 +356,23 @@ def _freeze_what_no_loss_reaches(model: Autoencoder, weights: LossWeights) -> No
 
 def _perceptual(config: AutoencoderTrainConfig, device: torch.device) -> PerceptualDistance:
     network = Perceptual().to(device, weight_dtype(config.precision)).to(memory_format=torch.channels_last)
-    return torch.compile(network) if config.compile else network
+    return torch.compile(network) if config.compile and not config.loss.adversarial else network
+
+
+def _compiled(network: Reconstruction, config: AutoencoderTrainConfig) -> nn.Module:
+    """torch.compile on what pays: the whole, or with a discriminator what its adaptive weight does not look through.
+
+    That weight asks for gradients at the last layers while the graph is kept. A compiled graph gives all its gradients or none,
+    and may overwrite what a second pass needs; so the last layers, and what comes after them, stay as they are then.
+    """
+    if not config.compile:
+        return network
+    if not config.loss.adversarial:
+        return torch.compile(network)  # type: ignore[return-value]
+    network.autoencoder.encoder.compile()
+    decoder = network.autoencoder.decoder
+    decoder.features = torch.compile(decoder.features)
+    return network
 
 
 def _halve(x: Tensor) -> Tensor:

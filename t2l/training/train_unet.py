@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -14,28 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import DiffusionConfig
-from ..data.buckets import BucketOrder
+from ..data.buckets import BucketOrder, cover
 from ..data.draws import sample_noise
 from ..data.latents import Latents
 from ..diffusion import add_noise, min_snr_weight, scaled_linear_schedule, training_target
+from ..io.image import contact_sheet, save_png
+from ..layers import Layers
 from ..model.autoencoder import Autoencoder
+from ..model.device import device_of
 from ..model.from_sd import license_of
 from ..model.text2layer import Text2Layer, fit_latent_rgb, load_autoencoder
 from ..model.text_encoder import TextEncoder, TextEncoderConfig, fingerprint
 from ..model.tokenizer import MAX_TOKENS, START_ID, Tokenizer
 from ..model.unet import UNetConfig
 from . import sharded
-from .loop import (
-    LoopConfig,
-    Meter,
-    attention_context,
-    learning_rate,
-    make_8bit_optimizer,
-    make_optimizer,
-    set_learning_rate,
-    step_generator,
-    update_ema,
-)
+from .fit import StepResult, Task, Tell, fit
+from .loop import LoopConfig, attention_context, make_optimizer, set_learning_rate, step_generator, update_ema
 from .low_rank import add_low_rank, merged
 from .precision import at_least_float32, precision_context, weight_dtype
 from .processes import Processes
@@ -47,6 +40,7 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 FIRST_WORD = 256  # token ids below are single bytes: spelling, not words
+SAMPLES = 4  # pictures drawn at every save
 EMPTY = 0  # of a cache's texts, the one that stands for a dropped caption
 
 
@@ -67,6 +61,9 @@ class UNetTrainConfig(LoopConfig):
     batch_size: int = 32  # of one optimiser step, over all processes
     lr: float = 1e-4
     weight_decay: float = 0.01
+    sample_prompts: tuple[
+        str, ...
+    ] = ()  # what is drawn at every save; none = some of the captions, held-out ones if there are any
     sharding: Literal["none", "fsdp"] = "none"  # fsdp: weights, moments and EMA are spread over the processes
     system: str = "CaT2I-AE-SD"  # what the paper calls it; goes into every snapshot
     license: str = "Apache-2.0"  # of weights that start from nothing; others keep that of their start
@@ -93,10 +90,12 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
         """On a device, and all but whole numbers in a dtype."""
-        return Batch(*(x.to(device, dtype if x.is_floating_point() else None) for x in self))
+        return Batch(*(x.to(device, dtype if x.is_floating_point() else None, non_blocking=True) for x in self))
 
 
-SampleHook = Callable[[Text2Layer, int, Path], None]  # model with EMA weights, step, where to write a picture
+SampleHook = Callable[
+    [Text2Layer, Sequence[str], Path], None
+]  # model with EMA weights, prompts, where to write a picture
 
 
 def train_unet(
@@ -107,50 +106,28 @@ def train_unet(
     sample: SampleHook | None = None,
     validation: Path | None = None,
     any_processes: bool = False,
+    accept_changes: bool = False,
+    device: str = "auto",
+    tell: Tell = lambda sentence: None,
 ) -> Path:
     """Train until config.steps, from the run folder's last state when there is one; returns the snapshot's path.
 
     latents: a folder made by cache_latents. init: a checkpoint whose UNet and text encoder are the start, ours or Stable
     Diffusion 1.x.
     sample: called whenever a snapshot is written, to draw pictures of it. validation: latents the EMA weights are tried on
-    then, always the same batch. any_processes: as Run takes it.
+    then, always the same batch. any_processes, accept_changes: as Run takes them. device: as `pick_device` takes it. tell: gets
+    what is worth saying. Raises as `fit` does.
     """
     torch.manual_seed(config.seed)
-    processes = Processes()
-    folder = Run(run, config, processes, any_processes)
-    cached = Latents(latents)
-    autoencoder = load_autoencoder(cached.autoencoder)
-    share = processes.share(config.batch_size, config.accumulate)
-    batches = LatentBatches(cached, config, autoencoder.config.latent_scale, share)
-    fixed = None if validation is None else _validation_batch(validation, cached, config, batches)
-    trainer = Trainer(_with_vocabulary(config, cached, init), processes, init)
-    if cached.embeddings is not None:
-        trainer.check_embeddings(cached)
-    start = trainer.load(folder.load_state(partial(trainer.state, 0) if trainer.sharded else None))
-    preview = latent_preview(autoencoder, cached)
-    meter = Meter()
-    source = (batches[step] for step in range(start, config.steps))
-    bar = folder.progress(meter.timed(source), start, config.steps, "unet")
-    for step, batch in enumerate(bar, start):
-        meter.add(trainer.step(batch.to(trainer.device, trainer.dtype), step))
-        done = step + 1
-        if folder.logs(done):
-            stats = processes.means(meter.flush()) | {"lr": trainer.lr(step), "skipped": trainer.guard.skipped}
-            folder.log({"step": done, **stats})
-            bar.set_postfix(loss=f"{stats.get('loss', float('nan')):.4f}", wait=f"{stats['data_wait']:.1%}")
-        if folder.saves(done):
-            if fixed is not None:
-                folder.log(
-                    {"step": done, "validation_loss": trainer.validation_loss(fixed.to(trainer.device, trainer.dtype))}
-                )
-            model = trainer.snapshot(autoencoder, preview, cached.size, done)
-            folder.write_snapshot(model.save, done)
-            folder.save_state(trainer.state(done), trainer.sharded)
-            if sample is not None and processes.is_main:
-                with folder.writing(f"the sample of step {done}"):
-                    sample(model, done, folder.samples / f"{done:07d}.png")
-    folder.close()
-    return folder.snapshot
+    processes = Processes(device)
+    folder = Run(run, config, processes, {"latents": latents, "init": init}, any_processes, accept_changes)
+    cached, held_out = Latents(latents), None if validation is None else Latents(validation)
+    task = UNetTask(config, processes, cached, init, held_out, sample)
+
+    def batches(start: int) -> Iterator[Batch]:
+        return (task.batches[step] for step in range(start, config.steps))
+
+    return fit(task, batches, folder, tell)
 
 
 class LatentBatches:
@@ -214,36 +191,55 @@ class Conditioned(nn.Module):
         return self.unet(x_t, t, encoder_hidden_states=conditioning).sample
 
 
-class Trainer:
-    """The networks and the optimiser of a run, and what one step does with them."""
+class UNetTask(Task):
+    """Training a UNet, with its text encoder when that is ours to train.
 
-    def __init__(self, config: UNetTrainConfig, processes: Processes, init: Path | None) -> None:
-        self.config = config
-        self.device = device = processes.device
+    init, sample: as `train_unet` takes them. cached: what it is trained on. held_out: what it is tried on.
+    """
+
+    name = "unet"
+
+    def __init__(
+        self,
+        config: UNetTrainConfig,
+        processes: Processes,
+        cached: Latents,
+        init: Path | None = None,
+        held_out: Latents | None = None,
+        sample: SampleHook | None = None,
+    ) -> None:
+        super().__init__(config, processes)
+        self.config: UNetTrainConfig = config
         self.dtype = weight_dtype(config.precision)
-        self.processes = processes
         self.sharded = config.sharding == "fsdp" and processes.count > 1
+        self.cached, self.held_out, self.sample = cached, held_out, sample
+        share = processes.share(config.batch_size, config.accumulate)
+        self.autoencoder = load_autoencoder(cached.autoencoder).to(self.device)
+        self.batches = LatentBatches(cached, config, self.autoencoder.config.latent_scale, share)
+        self._fixed = None if held_out is None else _validation_batch(held_out, cached, config, self.batches)
         # FSDP takes contiguous weights only
         layout = torch.contiguous_format if self.sharded else torch.channels_last
         self.license = config.license if init is None else license_of(init)
-        self.model = Conditioned(*starting_networks(config, init))
+        self.model = Conditioned(*starting_networks(_with_vocabulary(config, cached, init), init))
         if config.lora_rank:
             add_low_rank(self.model.unet, config.lora_rank)
         freeze(self.model, config.frozen)
-        self.model.to(device, self.dtype).to(memory_format=layout).train()
+        self.model.to(self.device, self.dtype).to(memory_format=layout).train()
         if config.checkpointing:
             self.model.unet.enable_gradient_checkpointing()
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self._whole = self.ema  # what snapshots are made of
+        if cached.embeddings is not None:
+            self.check_embeddings(cached)
         if self.sharded:
             self._whole = copy.deepcopy(self.ema).cpu()
-            for network in (self.model, self.ema):
-                sharded.shard(network, device)
-        make = make_8bit_optimizer if config.optimizer == "adamw8bit" else make_optimizer
-        optimizer = make(self.model.parameters(), config.lr, config.weight_decay, config.betas, config.adam_eps)
-        self.update = Updater(self.model, optimizer, config, processes)
-        self.guard = self.update.guard
-        self.alphas_cumprod = scaled_linear_schedule(config.diffusion).to(device)
+            for spread in (self.model, self.ema):
+                sharded.shard(spread, self.device, config.precision)
+        network: Any = torch.compile(self.model) if config.compile else self.model
+        self.update = Updater(network, make_optimizer(self.model.parameters(), config), config, processes)
+        self.alphas_cumprod = scaled_linear_schedule(config.diffusion).to(self.device)
+        self._preview = latent_preview(self.autoencoder, cached)
+        self._drawn: Text2Layer | None = None
 
     def check_embeddings(self, cached: Latents) -> None:
         """Raise ValueError when a cache's text embeddings are not what this run's text encoder would say at every step."""
@@ -263,11 +259,9 @@ class Trainer:
                 f"they were made with, {remedy}"
             )
 
-    def lr(self, step: int) -> float:
-        return learning_rate(step, self.config.steps, self.config.lr, self.config.warmup)
-
-    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        """One optimiser step on the mean squared error of the prediction (paper, Eq. 5); returns what to log."""
+    def step(self, batch: Batch, step: int) -> StepResult:
+        """One optimiser step on the mean squared error of the prediction (paper, Eq. 5), on a process's share of a batch."""
+        batch = batch.to(self.device, self.dtype)
         set_learning_rate(self.update.optimizer, self.lr(step))
         losses = []
         with attention_context(self.device):  # checkpointing computes attention again in the backward pass
@@ -276,17 +270,17 @@ class Trainer:
                 self.update.backward(loss)
                 losses.append(loss.detach())
         loss = torch.stack(losses).mean()
-        norm = self.update.step(step, loss)
-        if norm is None:
-            return {}
-        update_ema(self.ema, self.model, self.config.ema_decay, step)
-        return {"loss": loss, "gradient_norm": norm}
+        norm, fine = self.update.step(loss)
+        update_ema(self.ema, self.model, self.config.ema_decay, step, fine)
+        return StepResult({"loss": loss, "gradient_norm": norm}, fine)
 
     @torch.no_grad()
-    def validation_loss(self, batch: Batch) -> float:
-        """The loss of the EMA weights on a batch over all processes."""
+    def validation_loss(self) -> float | None:
+        """The loss of the EMA weights on a held-out batch over all processes."""
+        if self._fixed is None:
+            return None
         with attention_context(self.device):
-            return float(self.processes.mean(self.loss(batch, self.ema)))
+            return float(self.processes.mean(self.loss(self._fixed.to(self.device, self.dtype), self.ema)))
 
     def loss(self, batch: Batch, network: nn.Module) -> Tensor:
         """The mean squared error of a network's prediction over some samples, a scalar."""
@@ -300,52 +294,66 @@ class Trainer:
             error = error * min_snr_weight(batch.t, self.alphas_cumprod, self.config.min_snr, kind)
         return error.mean()
 
-    def state(self, step: int) -> dict[str, Any]:
-        """Everything that resuming needs; `step` steps are done."""
-        state = {name: module.state_dict() for name, module in self._stateful().items()}
-        return {"step": step, "skipped": self.guard.skipped} | state
-
-    def load(self, state: dict[str, Any] | None) -> int:
-        """Take over a saved state; returns the step to go on with."""
-        if state is None:
-            return 0
-        self.guard.skipped = state["skipped"]
-        for name, module in self._stateful().items():
-            module.load_state_dict(state[name])
-        return state["step"]
-
-    def _stateful(self) -> dict[str, Any]:
+    def stateful(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"model": self.model, "ema": self.ema} | self.update.stateful()
         if self.sharded:
             parts["optimizer"] = sharded.ShardedOptimizer(self.model, self.update.optimizer)
         return parts
 
-    def snapshot(self, autoencoder: Autoencoder, preview: LatentPreview, size: int, step: int) -> Text2Layer:
-        """The model for use: EMA weights and the autoencoder that decodes their latents. size: of its pictures, pixels.
-
-        Every process must call it; a model that is spread over them is put together in the first.
-        """
+    def snapshot(self, step: int) -> Callable[[Path], None]:
+        """Writes EMA weights and the autoencoder that decodes their latents; a model that is spread is put together first."""
         if self.sharded:
             sharded.gather(self.ema, self._whole if self.processes.is_main else None)
-        return Text2Layer(
-            autoencoder=autoencoder,
+        self._drawn = Text2Layer(
+            autoencoder=self.autoencoder,
             unet=merged(self._whole.unet).eval() if self.config.lora_rank else self._whole.unet.eval(),
             text_encoder=self._whole.text_encoder.eval(),
             diffusion=self.config.diffusion,
-            latent_rgb_factors=preview[0],
-            latent_rgb_bias=preview[1],
+            latent_rgb_factors=self._preview[0],
+            latent_rgb_bias=self._preview[1],
             info={
                 "system": self.config.system,
                 "steps": str(step),
-                "size": str(size),
+                "size": str(self.cached.size),
                 "license": self.license,
             },
         )
+        return self._drawn.save
+
+    def write_sample(self, step: int, folder: Path) -> None:
+        """What the snapshot draws for the prompts, where its weights are; once, the held-out pictures they describe."""
+        if self.sample is None or self._drawn is None:
+            return
+        prompts, pictures = self.sample_prompts()
+        if pictures is not None and not (folder / "true.png").exists():
+            save_png(
+                contact_sheet(self._decoded(pictures), prompts, self.autoencoder.config.has_layers), folder / "true.png"
+            )
+        try:
+            self.sample(self._drawn.to(self.device), prompts, folder / f"{step:07d}.png")
+        finally:
+            if self.sharded:
+                self._whole.cpu()  # beside the parts there is no room for it while training
+
+    def sample_prompts(self) -> tuple[list[str], Tensor | None]:
+        """The config's prompts; else captions of held-out pictures, or of those trained on, and the pictures' numbers."""
+        if self.config.sample_prompts:
+            return list(self.config.sample_prompts), None
+        cached = self.held_out or self.cached
+        numbers = torch.arange(len(cached))[:: max(1, len(cached) // SAMPLES)][:SAMPLES]
+        return [cached.texts[text] for text in cached.ways[numbers, 0].tolist()], numbers
+
+    @torch.no_grad()
+    def _decoded(self, numbers: Tensor) -> Layers:
+        """Pictures of the cache that the prompts come from, each cropped to a square of the trained size."""
+        cached, side = self.held_out or self.cached, self.cached.size
+        pictures = [self.autoencoder.decode(cached.read(number[None])[0].to(self.device)).layers for number in numbers]
+        return Layers.cat([cover(layers.to("cpu", torch.float32), (side, side)) for layers in pictures])
 
 
-def _validation_batch(folder: Path, cached: Latents, config: UNetTrainConfig, batches: LatentBatches) -> Batch:
+def _validation_batch(held_out: Latents, cached: Latents, config: UNetTrainConfig, batches: LatentBatches) -> Batch:
     """This process's share of the batch that validation is always done on, every caption in it as it is."""
-    held_out = Latents(folder)
+    folder = held_out.autoencoder.parent
     if held_out.about["autoencoder"] != cached.about["autoencoder"]:
         raise ValueError(f"the validation latents {folder} were made by another autoencoder than those trained on")
     if held_out.about.get("text", {}).get("encoder") != cached.about.get("text", {}).get("encoder"):
@@ -367,7 +375,8 @@ def latent_preview(autoencoder: Autoencoder, cached: Latents, count: int = 64) -
     means = [cached.read(number[None])[0] for number in numbers]
     height, width = (min(mean.shape[side] for mean in means) for side in (2, 3))
     latents = torch.cat([mean[..., :height, :width] for mean in means])
-    composites = torch.cat([autoencoder.decode(part).layers.composite() for part in latents.split(8)])
+    device = device_of(autoencoder)
+    composites = torch.cat([autoencoder.decode(part.to(device)).layers.composite().cpu() for part in latents.split(8)])
     return fit_latent_rgb(latents * autoencoder.config.latent_scale, composites)
 
 

@@ -1,15 +1,58 @@
-"""From losses to new weights: the parts of a step, their gradients over all processes, scaling, clipping, the guard."""
+"""From losses to new weights: the parts of a step, their gradients over all processes, scaling, clipping, the guard.
+
+Whether a step was fine stays on the device, which so never waits: what it must not change is changed by nothing there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .loop import Guard, LoopConfig
+from .loop import LoopConfig, TrainingStopped
 from .processes import Processes, without_sync
+
+
+class Outcome(NamedTuple):
+    """What came of a step, 0-dim on the device."""
+
+    gradient_norm: Tensor
+    fine: Tensor  # bool; False: loss or gradient were not finite, and nothing has changed
+
+
+class Guard:
+    """Counts the steps that were skipped; five in a row mean that the run cannot go on."""
+
+    def __init__(self, device: torch.device, limit: int = 5) -> None:
+        self.limit = limit
+        self._skipped = torch.zeros((), dtype=torch.long, device=device)  # over the whole run
+        self._in_a_row = torch.zeros_like(self._skipped)
+        self._longest = torch.zeros_like(self._skipped)
+
+    def note(self, fine: Tensor, excused: Tensor) -> None:
+        """Count one step. excused: where it is True, a step that was not fine is none of those in a row."""
+        self._skipped += ~fine
+        self._in_a_row = torch.where(fine, 0, self._in_a_row + ~excused)
+        self._longest = torch.maximum(self._longest, self._in_a_row)
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped; waits for the device."""
+        return int(self._skipped)
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        self._skipped.fill_(count)
+
+    def check(self, done: int) -> None:
+        """Raise TrainingStopped when `limit` steps in a row were skipped, at some time. done: steps so far."""
+        if int(self._longest) >= self.limit:
+            raise TrainingStopped(
+                f"the loss or its gradient was not finite in {self.limit} steps in a row, before or at step {done}; "
+                "lower lr, or look at the data"
+            )
 
 
 class Updater:
@@ -28,9 +71,9 @@ class Updater:
         processes: Processes,
         watched: Sequence[nn.Module] = (),
     ) -> None:
-        self.network = processes.wrap(torch.compile(module) if config.compile else module)  # type: ignore[arg-type]
-        self.optimizer = optimizer
-        self.guard = Guard()
+        self.network = processes.wrap(module)
+        self.optimizer: Any = optimizer
+        self.guard = Guard(processes.device)
         self._buffers = [buffer for network in (module, *watched) for buffer in network.buffers()]
         self._before: list[Tensor] = []  # the buffers as they were before the step
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -53,33 +96,38 @@ class Updater:
         """Add the gradient of one part's loss, a mean over its samples."""
         self.scaler.scale(loss / self._accumulate).backward()
 
-    def step(self, step: int, loss: Tensor, clip: bool = True) -> Tensor | None:
-        """Change the weights, unless loss or gradient are not finite in any process: then nothing changes. Returns the
-        gradient's norm.
+    def step(self, loss: Tensor, clip: bool = True, allowed: Tensor | None = None) -> Outcome:
+        """Change the weights, unless loss or gradient are not finite in any process: then nothing changes.
 
-        loss: of this process's share, detached. Raises TrainingStopped as the guard does. None: the step was skipped.
+        loss: of this process's share, detached. allowed: 0-dim; where it is False nothing changes either.
         """
         loss = self._processes.mean(loss)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._clip if clip else float("inf"))
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of weights that are spread over processes
-        if self._too_large_for_fp16(loss, norm):
-            self.guard.skipped += 1
-            allowed = False
-        else:
-            allowed = self.guard.allows(step, loss, norm)
-        if allowed:
-            self.scaler.step(self.optimizer)
-        else:
-            for buffer, before in zip(self._buffers, self._before, strict=True):
-                buffer.copy_(before)  # BatchNorm's statistics have seen what was not finite
+        fine, excused = torch.isfinite(loss) & torch.isfinite(norm), self._overflows(loss, norm)
+        if allowed is not None:
+            fine, excused = fine & allowed, excused | ~allowed
+        self._change(fine)
+        for buffer, before in zip(self._buffers, self._before, strict=True):
+            buffer.copy_(torch.where(fine, buffer, before))  # BatchNorm's statistics have seen what was not finite
+        self.guard.note(fine, excused)
         self.scaler.update()
-        return norm if allowed else None
+        return Outcome(norm, fine)
 
-    def _too_large_for_fp16(self, loss: Tensor, norm: Tensor) -> bool:
-        """An overflow that a smaller scale will cure: how fp16 training finds its scale."""
-        scaling = self.scaler.is_enabled() and self.scaler.get_scale() > 1
-        return scaling and bool(torch.isfinite(loss)) and not bool(torch.isfinite(norm))
+    def _change(self, fine: Tensor) -> None:
+        """The optimiser's step where it is fine: torch's fused ones look themselves, for others the device is asked."""
+        spread = any(hasattr(p, "full_tensor") for p in self._parameters)
+        if self.optimizer.param_groups[0].get("fused") and not spread:
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, (~fine).float()
+            self.optimizer.step()
+        elif bool(fine):
+            self.optimizer.step()
+
+    def _overflows(self, loss: Tensor, norm: Tensor) -> Tensor:
+        """Whether a smaller scale will cure it: how fp16 training finds its scale."""
+        scale = self.scaler.scale(torch.ones_like(loss))
+        return (scale > 1) & torch.isfinite(loss) & ~torch.isfinite(norm)
 
     def stateful(self, prefix: str = "") -> dict[str, Any]:
         """What a state keeps of it, by name."""

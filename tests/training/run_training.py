@@ -95,14 +95,15 @@ def train_a_discriminator(path):
     torch.manual_seed(0)
     processes, discriminator = Processes(), PatchDiscriminator(DiscriminatorConfig(base_channels=8))
     processes.synchronized(discriminator)
-    optimizer = make_optimizer(discriminator.parameters(), 1e-3, 0.0, (0.5, 0.9), eps=1e-4)
-    update = Updater(Adversary(discriminator), optimizer, LoopConfig(steps=2, lr=1e-3), processes)
+    config = LoopConfig(steps=2, lr=1e-3, adam_eps=1e-4, betas=(0.5, 0.9))
+    optimizer = make_optimizer(discriminator.parameters(), config)
+    update = Updater(Adversary(discriminator), optimizer, config, processes)
     pictures = torch.rand(2, 4, 3, 32, 32)[:, list(processes.share(4, 1))]
-    for step in range(2):
+    for _ in range(2):
         for part in update.parts(pictures.shape[1]):
             loss = update.network(pictures[0, part], pictures[1, part])
             update.backward(loss)
-        update.step(step, loss.detach(), clip=False)
+        update.step(loss.detach(), clip=False)
     if processes.is_main:
         torch.save(discriminator.state_dict(), path)
 

@@ -92,7 +92,7 @@ def test_losses_that_are_not_numbers_stop_a_run_that_then_goes_on(autoencoder_co
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(TrainingStopped, match="in 5 steps in a row, the last at step 7"),
+        pytest.raises(TrainingStopped, match="in 5 steps in a row, before or at step 8"),
     ):
         patch.setattr(CropBatches, "__getitem__", poisoned)
         train_autoencoder(config, shards, tmp_path)
@@ -106,7 +106,10 @@ def test_the_folder_of_another_training_and_a_damaged_config_are_named(
     train_unet(replace(unet_config, steps=1), latents, tmp_path)
     with pytest.raises(ValueError, match="belongs to another config: .*class"):
         train_autoencoder(autoencoder_config, shards, tmp_path)
-    for text, sentence in (('{"steps":', "config.json is damaged"), ("[]", "should hold a config and holds a list")):
+    for text, sentence in (
+        ('{"steps":', "config.json is not JSON.*write the config of this run there"),
+        ("[]", "must hold one JSON object, got a list"),
+    ):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ValueError, match=sentence):
             train_autoencoder(autoencoder_config, shards, tmp_path)

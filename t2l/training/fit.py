@@ -1,0 +1,265 @@
+"""The one training loop: what a run does between its first batch and its last snapshot, whatever is trained.
+
+A `Task` is what is trained: its networks, what a step does with a batch, its validation, its snapshot and its state. `fit`
+sees to the order of things, to the run folder, to people who want to stop or to look, and to devices that fail.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .loop import LoopConfig, Meter, TrainingStopped, learning_rate
+from .precision import fast_kernels
+from .processes import Processes
+from .run import Run
+from .update import Updater
+
+Tell = Callable[[str], None]  # gets sentences for people
+LOST = (
+    "CUDA error",
+    "CUDNN_STATUS",
+    "CUBLAS_STATUS",
+    "NCCL",
+    "MPS backend",
+    "device-side",
+)  # how a failing card is reported
+
+
+class StepResult(NamedTuple):
+    """What a step gives back, 0-dim tensors on the device."""
+
+    values: Mapping[str, Tensor]  # to log, detached
+    fine: Tensor  # bool; False: it was skipped and changed nothing
+
+
+class Task:
+    """One training: its networks and optimisers. What is trained, and how, is in the subclasses."""
+
+    name = ""
+    sharded = False  # whether the networks are spread over the processes
+
+    def __init__(self, config: LoopConfig, processes: Processes) -> None:
+        self.config = config
+        self.processes = processes
+        self.device = processes.device
+        self.update: Updater
+
+    def step(self, batch: Any, step: int) -> StepResult:
+        """One optimiser step."""
+        raise NotImplementedError
+
+    def validation_loss(self) -> float | None:
+        """The loss of the EMA weights on pictures that are always the same; None without any. Every process must ask."""
+        raise NotImplementedError
+
+    def snapshot(self, step: int) -> Callable[[Path], Any]:
+        """What writes the EMA weights for use to a path. Every process must ask; only the main one may write."""
+        raise NotImplementedError
+
+    def write_sample(self, step: int, folder: Path) -> None:
+        """Pictures of the EMA weights, always of the same things; the main process alone. To be called after `snapshot`."""
+        raise NotImplementedError
+
+    def stateful(self) -> dict[str, Any]:
+        """What has a state_dict that going on needs, by name."""
+        raise NotImplementedError
+
+    def updaters(self) -> list[Updater]:
+        """Every optimiser with its network, the main one first."""
+        return [self.update]
+
+    def lr(self, step: int) -> float:
+        return learning_rate(step, self.config.steps, self.config.lr, self.config.warmup)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Everything that resuming needs; `step` steps are done."""
+        state = {name: module.state_dict() for name, module in self.stateful().items()}
+        return {"step": step, "skipped": self.update.guard.skipped} | state
+
+    def load(self, state: dict[str, Any] | None) -> int:
+        """Take over a saved state; returns the step to go on with."""
+        if state is None:
+            return 0
+        self.update.guard.skipped = state["skipped"]
+        for name, module in self.stateful().items():
+            module.load_state_dict(state[name])
+        return state["step"]
+
+
+def fit(task: Task, batches: Callable[[int], Iterator[Any]], run: Run, tell: Tell) -> Path:
+    """Train until config.steps, from the run folder's last state when there is one; returns the snapshot's path.
+
+    batches: step -> the batches from that step on. Ctrl-C and SIGTERM save and raise KeyboardInterrupt with a sentence; a file
+    named `save` in the run folder, or SIGUSR1, saves and goes on. Raises TrainingStopped with what helps when the loss is no
+    number, when memory is short or when the device fails; the folder then holds the last state.
+    """
+    check_memory(task, _memory_of(task.device))
+    start = task.load(run.load_state((lambda: task.state(0)) if task.sharded else None))
+    steps, meter = task.config.steps, Meter()
+    bar = run.progress(meter.timed(batches(start)), start, steps, task.name)
+    with Wishes(run.folder) as wishes, fast_kernels(task.device, task.config.precision):
+        for step, batch in enumerate(bar, start):
+            with sentences(task, step, run.folder):
+                meter.add(*task.step(batch, step))
+            done = step + 1
+            if run.logs(done):
+                stats = _log(task, meter, run, done)
+                bar.set_postfix(
+                    loss=f"{stats.get(main_loss(stats), float('nan')):.4f}", wait=f"{stats['data_wait']:.1%}"
+                )
+            stop, save = (
+                (task.processes.any(wish) for wish in (wishes.stop, wishes.save))
+                if _may_ask(task, run, done)
+                else (False, False)
+            )
+            if run.saves(done) or stop or save:
+                _save(task, run, done, tell)
+                wishes.save = False
+            if stop and done < steps:
+                run.close()
+                raise KeyboardInterrupt(
+                    f"stopped after step {done} of {steps}; {run.folder} holds its state and its snapshot"
+                )
+    run.close()
+    return run.snapshot
+
+
+def main_loss(stats: Mapping[str, float]) -> str:
+    """The name of what is minimised among the logged values."""
+    return "total" if "total" in stats else "loss"
+
+
+def _may_ask(task: Task, run: Run, done: int) -> bool:
+    """One process may be asked after every step, several only where they wait for each other anyway."""
+    return task.processes.count == 1 or run.logs(done)
+
+
+def _log(task: Task, meter: Meter, run: Run, done: int) -> dict[str, float]:
+    stats = task.processes.means(meter.flush()) | {"lr": task.lr(done - 1), "skipped": task.update.guard.skipped}
+    run.log({"step": done, **stats})
+    for updater in task.updaters():
+        updater.guard.check(done)
+    return stats
+
+
+def _save(task: Task, run: Run, done: int, tell: Tell) -> None:
+    """Validation, snapshot, state and sample; the snapshot first, because a run goes on from its state."""
+    loss = task.validation_loss()
+    if loss is not None:
+        run.log({"step": done, "validation_loss": loss})
+    run.write_snapshot(task.snapshot(done), done)
+    run.save_state(task.state(done), task.sharded)
+    if task.processes.is_main:
+        try:
+            task.write_sample(done, run.samples)
+        except Exception as error:  # a picture is no reason to end a run, whatever is wrong with it
+            tell(f"the sample of step {done} could not be drawn, the run goes on: {type(error).__name__}: {error}")
+
+
+class Wishes:
+    """What people want from a run while it trains: to stop at the end of a step, or to save and go on.
+
+    Ctrl-C a second time ends at once. Signals reach a program's main thread only; elsewhere there is the file alone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.stop = False
+        self._save = False
+        self._file = folder / "save"
+        self._before: dict[int, Any] = {}
+
+    @property
+    def save(self) -> bool:
+        return self._save or self._file.exists()
+
+    @save.setter
+    def save(self, wanted: bool) -> None:
+        self._save = wanted
+        if not wanted:
+            self._file.unlink(missing_ok=True)
+
+    def __enter__(self) -> Wishes:
+        if threading.current_thread() is threading.main_thread():
+            names = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1
+            numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+            self._before = {number: signal.signal(number, self._heard) for number in numbers}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if number == getattr(signal, "SIGUSR1", None):
+            self._save = True
+        elif self.stop:
+            raise KeyboardInterrupt
+        else:
+            self.stop = True
+
+
+@contextmanager
+def sentences(task: Task, step: int, folder: Path) -> Iterator[None]:
+    """What a device fails with in a step, as TrainingStopped that says what helps."""
+    going_on = f"{folder} holds the last state: run the same command again"
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingStopped(
+            f"step {step} needs more memory than {task.device} has ({str(error).splitlines()[0]}); checkpointing=true keeps far "
+            "less and changes nothing, accumulate=2 or more computes the batch in parts, optimizer=adamw8bit keeps small "
+            f"moments, lora_rank trains little of a UNet; {going_on}, with --accept-changes where another value changes results"
+        ) from error
+    except RuntimeError as error:
+        if isinstance(error, TrainingStopped) or not any(sign in str(error) for sign in LOST):
+            raise
+        raise TrainingStopped(
+            f"{task.device} failed in step {step} ({str(error).splitlines()[0]}); {going_on} when it works again"
+        ) from error
+
+
+def check_memory(task: Task, available: int | None) -> None:
+    """Raise ValueError when weights, gradients, moments and EMA alone need more bytes than the device has."""
+    networks = [module for module in task.stateful().values() if isinstance(module, nn.Module)]
+    tensors = [p for network in networks for p in network.parameters()]
+    kept = sum(_bytes(p) for p in tensors)
+    trained = sum(_bytes(p) for p in tensors if p.requires_grad)
+    moments = 0.5 if task.config.optimizer == "adamw8bit" else 2
+    needed = int(kept + (1 + moments) * trained)
+    if available is None or needed <= available:
+        return
+    smaller = int(kept + 1.5 * trained)
+    ways = [f"optimizer=adamw8bit ({_gib(smaller)})"] if moments == 2 and smaller <= available else []
+    ways += (
+        [f"sharding=fsdp on {-(-needed // int(0.8 * available))} such cards", "lora_rank=64"]
+        if task.name == "unet"
+        else []
+    )
+    ways += ["a smaller model"]
+    raise ValueError(
+        f"weights, gradients, moments and EMA need {_gib(needed)} and {task.device} has {_gib(available)}, before any activation; "
+        f"what would fit: {', '.join(ways)}"
+    )
+
+
+def _bytes(parameter: Tensor) -> int:
+    """Of the part that this process holds."""
+    own: Any = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+    return own.numel() * own.element_size()
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
+def _memory_of(device: torch.device) -> int | None:
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None

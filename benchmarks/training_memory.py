@@ -21,7 +21,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from t2l.config import load_config, override
 from t2l.diffusion import add_noise, scaled_linear_schedule
@@ -104,7 +105,7 @@ class AutoencoderStep:
     def __init__(self, config: AutoencoderTrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         model = build_autoencoder(config.model)
-        self.reference = copy_of(model) if config.loss.reference_kl else None
+        self.reference = build_autoencoder(config.model).requires_grad_(False) if config.loss.reference_kl else None
         if config.fold_batchnorm:
             model.fold_batchnorm()
         self.model = model.train()
@@ -211,10 +212,7 @@ class UNetStep:
 def counted(config: Config, processes: int = 1, size: int = 512) -> Memory:
     """What a step of the config takes on each of so many cards."""
     allocations = Allocations()
-    with ExitStack() as stack:
-        stack.enter_context(FakeTensorMode())
-        stack.enter_context(like_a_card())
-        stack.enter_context(allocations)
+    with FakeTensorMode(), like_a_card(), allocations:
         step = make_step(config, torch.device("cpu"), size)
         run(step, processes)
         weights = sum(x.untyped_storage().nbytes() for x in tensors_of(step.networks))
@@ -226,14 +224,34 @@ def counted(config: Config, processes: int = 1, size: int = 512) -> Memory:
     return Memory(weights // spread, gradients // spread, moments // spread, ema // spread, work)
 
 
+def flops_of(config: Config, size: int = 512) -> int:
+    """Floating-point operations of one sample in a training step, two per multiply-add: convolutions, products, attention.
+
+    All that the step runs: LPIPS, the discriminator as generator and as learner, adaptive weights, checkpointing's second time.
+    """
+    aten = torch.ops.aten  # what fake tensors take on the CPU, which torch's counter does not know
+    attention = {
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda out, q, k, v, *_, **__: (
+            sdpa_backward_flop_count(out, q, k, v)
+        ),
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=attention)
+    with FakeTensorMode(), counter:
+        run(make_step(one_sample(config), torch.device("cpu"), size), 1)
+    return counter.get_total_flops()
+
+
 def measured(config: Config, size: int = 512) -> int:
     """Bytes that the step takes here, moments and EMA included: on the GPU, or what this process grows by on the CPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run(make_step(small(config), torch.device("cpu"), 64), 1)  # whatever is imported or set up at first use
+    run(
+        make_step(narrow(one_sample(config)), torch.device("cpu"), 64), 1
+    )  # whatever is imported or set up at first use
     before = resident()
     with torch.device(device):
         step = make_step(config, device, size)
-    ema = copy_of(step.model)
+    ema = copy.deepcopy(step.model).requires_grad_(False)
     optimizer = torch.optim.AdamW([p for n in step.networks for p in n.parameters() if p.requires_grad], fused=True)
     for _ in range(2):
         run(step, 1)
@@ -245,17 +263,17 @@ def measured(config: Config, size: int = 512) -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
 
-def small(config: Config) -> Config:
+def one_sample(config: Config) -> Config:
+    if isinstance(config, UNetTrainConfig):
+        return replace(config, batch_size=1, accumulate=1)
+    return replace(config, data=replace(config.data, batch_size=1), accumulate=1)
+
+
+def narrow(config: Config) -> Config:
     """The same step with little in it."""
     if isinstance(config, UNetTrainConfig):
-        unet = replace(config.unet, base_channels=32)
-        return replace(config, unet=unet, batch_size=1, accumulate=1)
-    return replace(
-        config,
-        model=replace(config.model, base_channels=32),
-        data=replace(config.data, crop=64, batch_size=1),
-        accumulate=1,
-    )
+        return replace(config, unet=replace(config.unet, base_channels=32))
+    return replace(config, model=replace(config.model, base_channels=32), data=replace(config.data, crop=64))
 
 
 def make_step(config: Config, device: torch.device, size: int) -> AutoencoderStep | UNetStep:
@@ -295,10 +313,6 @@ def moment_bytes(config: Config, trained: list[nn.Parameter]) -> int:
 
 def ema_bytes(step: Any) -> int:
     return sum(x.untyped_storage().nbytes() for x in tensors_of([step.model]))
-
-
-def copy_of(network: nn.Module) -> Any:
-    return copy.deepcopy(network).requires_grad_(False)
 
 
 @contextmanager

@@ -26,9 +26,12 @@ GPUS = {"RTX 4090": 165e12, "A100": 312e12, "H100": 989e12}  # dense bf16 FLOPs 
 UTILISATION = 0.35
 LORA = ("lora_rank=64", "batch_size=8", "accumulate=1", "steps=4000")
 ROWS = (  # config, pixels, cards, what differs from the file
-    ("24gb-autoencoder", 256, 1, ()),
     ("24gb-autoencoder", 256, 1, ("steps=6000", "loss.adversarial=0")),
+    ("24gb-autoencoder", 256, 1, ("steps=15000",)),
+    ("24gb-autoencoder", 256, 1, ()),
+    ("24gb-autoencoder", 256, 1, ("steps=60000",)),
     ("24gb-unet", 512, 1, LORA),
+    ("24gb-unet", 512, 1, ("steps=10000",)),
     ("24gb-unet", 512, 1, ()),
     ("24gb-unet", 512, 1, ("steps=100000",)),
     ("8x80gb-autoencoder", 256, 8, ()),

@@ -93,6 +93,7 @@ def small(tool):
     return replace(config, unet=unet, text_encoder=text, batch_size=8, precision="bf16")
 
 
+@pytest.mark.slow
 def test_checkpointing_parts_and_small_moments_save_memory_and_several_cards_share_the_batch(tool, small):
     whole = tool.counted(small, size=256)
     assert tool.counted(replace(small, checkpointing=True), size=256).work < 0.7 * whole.work
@@ -107,6 +108,7 @@ def test_a_batch_that_is_not_spread_evenly_is_refused(tool, small):
         tool.counted(small, processes=3)
 
 
+@pytest.mark.slow
 def test_checkpointing_computes_more_and_a_sample_costs_the_same_in_every_batch(tool, small):
     flops = tool.flops_of(small, 256)
     assert flops == tool.flops_of(replace(small, batch_size=2), 256)

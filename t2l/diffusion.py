@@ -74,11 +74,15 @@ def min_snr_weight(t: Tensor, alphas_cumprod: Tensor, gamma: float, prediction: 
     """min(SNR, gamma) / SNR for eps, min(SNR, gamma) / (SNR + 1) for v, with SNR = a_t / (1 - a_t): (N,).
 
     Hang et al. 2023 (arXiv 2303.09556): the error of the clean estimate counts min(SNR, gamma), at t where
-    a picture is nearly clean no more than at others.
+    a picture is nearly clean no more than at others. At SNR 0, the last t of a schedule with zero terminal SNR, that is
+    nothing for v: the step that every picture begins with would never be learnt. It counts 1 there, as without weights
+    (trainers for Stable Diffusion do the same; diffusers' examples leave it at 0).
     """
     a = alphas_cumprod[t]
     snr = a / (1 - a)
-    return snr.clamp(max=gamma) / (snr + 1) if prediction == "v" else (gamma / snr).clamp(max=1)
+    if prediction == "v":
+        return torch.where(snr > 0, snr.clamp(max=gamma) / (snr + 1), 1.0)
+    return (gamma / snr).clamp(max=1)
 
 
 def guided(cond: Tensor, uncond: Tensor, guidance: float) -> Tensor:

@@ -116,6 +116,15 @@ def test_min_snr_weights_by_hand():
     torch.testing.assert_close(min_snr_weight(t, a, 5.0, "v"), torch.tensor([0.5, 0.5, 0.1]))
 
 
+def test_min_snr_weights_leave_the_step_of_noise_alone_in_training():
+    """With zero terminal SNR its weight once was 0: the first step of every picture was never learnt."""
+    a = scaled_linear_schedule(DiffusionConfig(prediction="v", zero_terminal_snr=True))
+    weights = min_snr_weight(torch.arange(len(a)), a, 5.0, "v")
+    assert weights[-1] == 1 and bool((weights > 0).all())
+    snr = a[:-1] / (1 - a[:-1])
+    torch.testing.assert_close(weights[:-1], snr.clamp(max=5) / (snr + 1))
+
+
 def test_min_snr_weights_make_eps_and_v_count_the_clean_estimate_alike(alphas_cumprod):
     """The same error of the clean estimate costs the same whatever is predicted: |x - x^|^2 min(SNR, gamma)."""
     x, noise = latents()

@@ -82,6 +82,7 @@ def add_commands(command: Command) -> None:
     add("--run", type=Path, required=True, metavar="DIR", help="run folder of train-autoencoder or train-unet")
     add("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
     add("--dtype", choices=DTYPES, default="fp16", help="precision of the weights (default: %(default)s)")
+    add("--lora", action="store_true", help="of a run with lora_rank the LoRA alone, for ComfyUI's Load LoRA")
 
     add = command(convert_model, "convert-model")
     add("source", type=Path, metavar="SOURCE", help="a checkpoint of ours, a diffusers folder, or Stable Diffusion 1.x")
@@ -180,14 +181,22 @@ def train_unet(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Write a training run's weights as one checkpoint for use."""
-    snapshot = args.run / "snapshot.safetensors"
+    snapshot, lora = args.run / "snapshot.safetensors", args.run / "lora.safetensors"
     if not snapshot.is_file():
         raise FileNotFoundError(
             f"{args.run} holds no snapshot.safetensors yet; train longer, or name another run folder"
         )
-    from ..model.convert import export_snapshot
+    if args.lora and not lora.is_file():
+        raise FileNotFoundError(
+            f"{args.run} holds no lora.safetensors, which a run with lora_rank writes beside its snapshot; leave --lora out to "
+            "export the whole checkpoint"
+        )
+    from ..model.convert import export_lora, export_snapshot
 
-    export_snapshot(snapshot, args.out, args.dtype)
+    if args.lora:
+        export_lora(lora, args.out, args.dtype)
+    elif rounded := export_snapshot(snapshot, args.out, args.dtype):
+        note(rounded)
     print(args.out)
 
 

@@ -8,24 +8,40 @@ from pathlib import Path
 import torch
 
 from ..config import DiffusionConfig, override
-from ..io.checkpoint import load_exactly, read_metadata
+from ..io.checkpoint import load_exactly, read_metadata, read_tensors, write_tensors
+from ..io.header import read_header
 from .autoencoder import AutoencoderConfig
 from .diffusers_folder import folder_to_file, save_folder
 from .from_sd import autoencoder_from_sd, is_foreign, license_of, text_encoder_from_sd, unet_from_sd
 from .systems import build_autoencoder
-from .text2layer import Text2Layer, has_batchnorm, load_autoencoder, save_autoencoder
+from .text2layer import Text2Layer, as_dtype, has_batchnorm, load_autoencoder, save_autoencoder
 from .text_encoder import TextEncoderConfig
 from .unet import UNetConfig
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def export_snapshot(snapshot: Path, out: Path, dtype: str) -> None:
-    """Write a training run's snapshot, a whole model or an autoencoder, as a checkpoint for use; dtype: one of DTYPES."""
+def export_snapshot(snapshot: Path, out: Path, dtype: str) -> str:
+    """Write a training run's snapshot, a whole model or an autoencoder, as a checkpoint for use; dtype: one of DTYPES.
+
+    Returns a sentence where the snapshot itself is coarser than what was asked for, as runs wrote them at first; else an
+    empty text.
+    """
     if read_metadata(snapshot).get("kind") == "autoencoder":
         save_autoencoder(load_autoencoder(snapshot), out, dtype=DTYPES[dtype], fold=True)
     else:
         Text2Layer.load(snapshot).save(out, DTYPES[dtype])
+    coarse = {"F16": "float16", "BF16": "bfloat16"}
+    found = {coarse[entry.dtype] for entry in read_header(snapshot).tensors.values() if entry.dtype in coarse}
+    if dtype != "fp32" or not found:
+        return ""
+    return f"{snapshot} holds {' and '.join(sorted(found))}, so the float32 weights of {out} are rounded to that"
+
+
+def export_lora(lora: Path, out: Path, dtype: str) -> None:
+    """Write the low-rank matrices that a run keeps beside its snapshot as a LoRA for use; dtype: one of DTYPES."""
+    tensors, metadata = read_tensors(lora)
+    write_tensors(out, as_dtype(tensors, DTYPES[dtype]), metadata)
 
 
 def convert_model(source: Path, out: Path, dtype: str, whole: bool = False, overrides: Sequence[str] = ()) -> None:

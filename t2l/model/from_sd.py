@@ -184,8 +184,13 @@ def _kind(path: str | Path, wanted: tuple[str, ...]) -> str:
 
 
 def _read(path: str | Path, prefix: str, parts: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
-    """The tensors under a prefix, float32, without it; only those of `parts`."""
+    """The tensors under a prefix, float32, without it; only those of `parts`. Raises ValueError where there are none."""
     tensors, _ = read_tensors(path, tuple(prefix + part for part in parts))
+    if not tensors:
+        raise ValueError(
+            f"{shown_path(path)} holds no tensor under {prefix}; a whole Stable Diffusion 1.x checkpoint, UNet, autoencoder "
+            "and text encoder together, is needed"
+        )
     check_finite(tensors, shown_path(path))
     return {name.removeprefix(prefix): x.float() if x.is_floating_point() else x for name, x in tensors.items()}
 

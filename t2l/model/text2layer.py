@@ -196,6 +196,15 @@ def read_trained_size(path: str | Path) -> int | None:
     return _trained_size(read_header(path).metadata)
 
 
+def read_vocabulary(path: str | Path) -> tuple[int, ...] | None:
+    """The token ids that the text encoder of a whole model has rows for; None = all of CLIP's.
+
+    Raises FileNotFoundError, or ValueError with a sentence.
+    """
+    metadata = _checked_header(path, "text2layer").metadata
+    return _config(path, metadata, "text_encoder", TextEncoderConfig).token_ids
+
+
 def folded(autoencoder: Autoencoder) -> Autoencoder:
     """A copy whose heads have their BatchNorm folded into the convolutions."""
     return copy.deepcopy(autoencoder).fold_batchnorm()

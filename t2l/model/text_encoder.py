@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -79,6 +80,26 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.text_model(input_ids=ids if self.rows is None else self.rows[ids]).last_hidden_state
+
+
+@torch.no_grad()
+def add_tokens(encoder: TextEncoder, token_ids: Iterable[int]) -> None:
+    """Give tokens that share the row of the unknown one rows of their own, in place; old ids keep theirs.
+
+    A new row starts as the unknown token's, so the encoder says of every text what it said before, and training goes on
+    from there. Noise would only take that away: rows need none to part, each gets the gradients of its own captions.
+    An encoder with CLIP's whole vocabulary has nothing to add.
+    """
+    if encoder.config.token_ids is None or encoder.rows is None:
+        return
+    listed = set(encoder.config.token_ids)
+    new = tuple(i for i in dict.fromkeys(token_ids) if i not in listed)
+    all_ids = encoder.config.token_ids + new
+    encoder.config = replace(encoder.config, token_ids=all_ids)
+    table: Any = encoder.text_model.embeddings.token_embedding
+    table.weight = nn.Parameter(torch.cat([table.weight, table.weight[:1].expand(len(new), -1)]))
+    table.num_embeddings = encoder.text_model.config.vocab_size = encoder.config.num_rows
+    encoder.rows = row_of_id(all_ids).to(encoder.rows.device)
 
 
 def fingerprint(encoder: TextEncoder) -> str:

@@ -7,7 +7,8 @@ Cleaning is that of transformers and ComfyUI (NFC, white space, lower case), wit
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,19 @@ class Tokenizer:
         ids = [encoding.ids for encoding in self._backend.encode_batch(texts)]
         return torch.tensor(ids, dtype=torch.long).view(-1, MAX_TOKENS)
 
-    def ids_in(self, prompts: Sequence[str]) -> tuple[int, ...]:
+    def ids_in(self, prompts: Iterable[str]) -> tuple[int, ...]:
         """Every id that occurs in the prompts, start and end included, rising: a TextEncoderConfig.token_ids."""
         ids = {START_ID, END_ID}
-        for start in range(0, len(prompts), 4096):  # a data set's captions: not all their tokens at a time
-            ids.update(self(prompts[start : start + 4096]).unique().tolist())
+        for some in in_batches(prompts):
+            ids.update(self(some).unique().tolist())
         return tuple(sorted(ids))
+
+
+def in_batches(prompts: Iterable[str], size: int = 4096) -> Iterator[list[str]]:
+    """Prompts so many at a time: a data set's captions need not be in memory, nor all their tokens."""
+    source = iter(prompts)
+    while some := list(islice(source, size)):
+        yield some
 
 
 def read_merges() -> list[tuple[str, str]]:

@@ -7,17 +7,21 @@ model decides, and only words that the checkpoint itself knows are offered.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import SequenceMatcher
 from functools import cache, cached_property
+from typing import NamedTuple
 
-from .tokenizer import END_ID, START_ID, Tokenizer, read_merges, vocabulary
+import torch
+
+from .tokenizer import END_ID, START_ID, VOCABULARY_SIZE, Tokenizer, in_batches, read_merges, vocabulary
 
 END_OF_WORD = "</w>"
 ALIKE = 0.75  # of spelling, 0 to 1: below it "aunt" would be near "anna"
 SHORTEST, LONGEST = 3, 40  # letters of a word that is offered; of one that is looked up
 MOST_WORDS = 1000  # different words of one text that are looked at
 MOST_NAMED = 8  # in one sentence
+PIECES = r"'(?:s|t|re|ve|m|ll|d)|\w+|[^\w\s]+"  # words, signs and English endings, about as CLIP cuts a text
 
 LIKE = {  # a word that may be known: words that mean about as much
     "airplane": "aeroplane aircraft jet airliner glider drone helicopter",
@@ -140,6 +144,13 @@ LIKE = {  # a word that may be known: words that mean about as much
 }
 
 
+class Missing(NamedTuple):
+    """What a vocabulary lacks to read some captions."""
+
+    token_ids: tuple[int, ...]  # rising
+    words: list[str]  # that hold them, lower case, in the captions' order; of letters or of signs
+
+
 class Vocabulary:
     """The words of a text encoder's `token_ids`; None stands for all of CLIP's, and no word is unknown then."""
 
@@ -153,6 +164,30 @@ class Vocabulary:
         words = list(dict.fromkeys(re.findall(r"\w+", text.lower())))[:MOST_WORDS]
         ids = _tokenizer()(words).tolist() if words else []
         return [word for word, tokens in zip(words, ids, strict=True) if not self._token_ids.issuperset(tokens)]
+
+    def missing(self, captions: Iterable[str]) -> Missing:
+        """What is not known of captions, which are read once; of each as much as a text encoder reads."""
+        if self._token_ids is None:
+            return Missing((), [])
+        ids: set[int] = set()
+        found: dict[str, None] = {}
+        known = torch.zeros(VOCABULARY_SIZE, dtype=torch.bool)
+        known[list(self._token_ids)] = True
+        for some in in_batches(captions):
+            tokens = _tokenizer()(some)
+            new = ~known[tokens]
+            ids.update(tokens[new].unique().tolist())
+            for number in new.any(dim=1).nonzero().flatten().tolist():
+                found.update(dict.fromkeys(re.findall(PIECES, some[number].lower())))
+        learnt = self._token_ids | ids
+        words = [word for some in in_batches(found) for word in self._now_known(some, learnt)]
+        return Missing(tuple(sorted(ids)), words)
+
+    def _now_known(self, words: list[str], learnt: frozenset[int]) -> list[str]:
+        """Those of the words that are not known and are read as tokens of `learnt` alone."""
+        ids = [set(tokens) for tokens in _tokenizer()(words).tolist()]
+        known = self._token_ids or frozenset()
+        return [word for word, tokens in zip(words, ids, strict=True) if tokens <= learnt and not tokens <= known]
 
     def nearest(self, word: str, count: int = 3) -> list[str]:
         """Known words of like meaning, then known words of like spelling; empty where nothing is near."""

@@ -91,7 +91,13 @@ class Task:
             return 0
         self.update.guard.skipped = state["skipped"]
         for name, module in self.stateful().items():
-            module.load_state_dict(state[name])
+            try:
+                module.load_state_dict(state[name])
+            except (KeyError, ValueError, RuntimeError) as error:
+                raise ValueError(
+                    f"the state of step {state['step']} does not fit what this config trains ({name}: {str(error).splitlines()[0]}): "
+                    "take another folder, with --init for this run's snapshot"
+                ) from error
         return state["step"]
 
 
@@ -158,6 +164,7 @@ def _save(task: Task, run: Run, done: int, tell: Tell) -> None:
         run.log({"step": done, "validation_loss": loss})
     run.write_snapshot(task.snapshot(done), done)
     run.save_state(task.state(done), task.sharded)
+    run.draw_losses()
     if task.processes.is_main:
         try:
             task.write_sample(done, run.samples)

@@ -70,7 +70,7 @@ class Processes:
         """The mean of every value over all processes, which must have the same names."""
         if self.count == 1:
             return values
-        means = self.mean(torch.tensor(list(values.values()), dtype=torch.float32, device=self.device))
+        means = self.mean(torch.tensor(list(values.values()), dtype=torch.float64, device=self.device))
         return dict(zip(values, means.tolist(), strict=True))
 
     def any(self, flag: bool) -> bool:

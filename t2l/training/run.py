@@ -6,6 +6,7 @@ state.pt                       weights, EMA, optimiser, step: for resuming (repl
 state-0005000/                 the same in parts, of a model that is spread over the processes
 snapshot.safetensors           EMA weights and config: for use
 snapshot-0005000.safetensors   the same after so many steps, every `keep_every` of them
+lora.safetensors               of a run with lora_rank: what was added, as a file of its own
 samples/                       picture grids
 losses.png                     what stats.jsonl says, as a picture
 save                           put there by whoever wants state and snapshot now; taken away when they are written
@@ -26,6 +27,7 @@ import torch
 from tqdm import tqdm
 
 from ..io.atomic import atomic_path, remove_partials
+from ..io.plot import write_plot
 from . import sharded
 from .identity import keep_identity
 from .loop import LoopConfig
@@ -66,7 +68,11 @@ class Run:
         processes.wait()
 
     def _has_work(self) -> bool:
-        return self._state.exists() or self.snapshot.exists() or any(self.folder.glob("state-*"))
+        return self.has_state() or self.snapshot.exists()
+
+    def has_state(self) -> bool:
+        """Whether there is a state to go on from."""
+        return self._state.exists() or any(self.folder.glob("state-*"))
 
     def load_state(self, spread: Callable[[], dict[str, Any]] | None = None) -> dict[str, Any] | None:
         """The last saved state, or None at the start. Log lines written after it are dropped, they will come again.
@@ -182,6 +188,12 @@ class Run:
             for name in values.keys() - {"step"}:
                 self._tensorboard.add_scalar(name, values[name], values["step"])
             self._tensorboard.flush()
+
+    def draw_losses(self) -> None:
+        """Draw what was logged so far."""
+        if self._processes.is_main:
+            with self.writing("the picture of the losses"):
+                write_plot(self._stats, self.folder / "losses.png")
 
     def close(self) -> None:
         """Wait until every process is done and everything is written."""

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from ..data.latents import Latents
 from ..model.autoencoder import Autoencoder, AutoencoderConfig
 from ..model.from_sd import autoencoder_from_sd, is_foreign, text_encoder_from_sd, unet_from_sd, with_channels
 from ..model.systems import build_autoencoder
-from ..model.text2layer import Text2Layer, load_autoencoder
-from ..model.text_encoder import TextEncoder, TextEncoderConfig
+from ..model.text2layer import Text2Layer, load_autoencoder, read_vocabulary
+from ..model.text_encoder import TextEncoder, TextEncoderConfig, add_tokens
+from ..model.tokenizer import MAX_TOKENS, Tokenizer
 from ..model.unet import UNetConfig, build_unet, config_of_unet
+from ..model.vocabulary import LONGEST, Missing, Vocabulary
 from .grow import attends_more, grow, grown_config, with_attention
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     from .train_unet import UNetTrainConfig
+
+MOST_NAMED = 20  # new words in one sentence
 
 
 def starting_autoencoder(config: AutoencoderConfig, init: Path | None) -> Autoencoder:
@@ -31,12 +37,21 @@ def starting_autoencoder(config: AutoencoderConfig, init: Path | None) -> Autoen
         return autoencoder_from_sd(init, config)
     model = load_autoencoder(init)
     if model.config != config:
-        raise ValueError(f"{init} holds {model.config}, the config asks for {config}; make them equal")
+        found, wanted = _differences(model.config, config)
+        raise ValueError(f"{init} holds an autoencoder with {found}, the config asks for {wanted}; make them equal")
     return model
 
 
 def starting_networks(config: UNetTrainConfig, init: Path | None) -> tuple[UNet2DConditionModel, TextEncoder]:
-    """The UNet and the text encoder a run begins with. Raises ValueError when the file does not fit the config."""
+    """The UNet and the text encoder a run begins with, with a row for every token that the config names.
+
+    Raises ValueError when the file does not fit the config.
+    """
+    if config.lora_rank and (init is None or config.unet_from_scratch):
+        raise ValueError(
+            "lora_rank trains matrices beside a trained UNet, which has to come from somewhere: give --init a checkpoint, "
+            "and leave unet_from_scratch out"
+        )
     if init is None and "text_encoder" in config.frozen:
         raise ValueError(
             "the config freezes the text encoder, so a trained one has to come from somewhere: give --init a Stable "
@@ -50,6 +65,7 @@ def starting_networks(config: UNetTrainConfig, init: Path | None) -> tuple[UNet2
     else:
         start = Text2Layer.load(init)
         text_encoder = start.text_encoder
+        add_tokens(text_encoder, config.text_encoder.token_ids or ())
         unet = build_unet(config.unet) if config.unet_from_scratch else _continued(start, config, init)
     if text_encoder.config.width != config.unet.conditioning_width:
         raise ValueError(
@@ -62,6 +78,110 @@ def starting_networks(config: UNetTrainConfig, init: Path | None) -> tuple[UNet2
 def starting_text_encoder(init: Path, config: TextEncoderConfig) -> TextEncoder:
     """The text encoder of a checkpoint; config: of Stable Diffusion's, a file of ours has its own."""
     return text_encoder_from_sd(init, config) if is_foreign(init) else Text2Layer.load(init).text_encoder
+
+
+def trains_text(config: UNetTrainConfig) -> bool:
+    """Whether a run trains its text encoder."""
+    return "text_encoder" not in config.frozen and not config.lora_rank
+
+
+def with_vocabulary(
+    config: UNetTrainConfig, captions: Iterable[str], init: Path | None, before: Path | None = None
+) -> tuple[UNetTrainConfig, str]:
+    """The config with a row for every token of the captions, beside those that its start has; and a sentence on new words.
+
+    The sentence is empty where a start lacks no word of the captions, and where it has none to compare. captions: read once
+    at most. before: the snapshot of a run that goes on, whose rows are those of its state. A config that names its own
+    tokens keeps them.
+    """
+    if before is not None:
+        return _naming(config, read_vocabulary(before)), ""
+    if config.text_encoder.token_ids is not None:
+        return config, ""
+    if init is None:
+        return _naming(config, Tokenizer().ids_in(captions)), ""
+    known = None if is_foreign(init) else read_vocabulary(init)
+    missing = Vocabulary(known).missing(captions)
+    if known is None or not missing.token_ids:
+        return config, ""
+    if trains_text(config):
+        return _naming(
+            config, known + missing.token_ids
+        ), f"{_counted(missing)} new to {init} and will be learnt: {_listed(missing)}"
+    remedy = "leave lora_rank out" if config.lora_rank else "take text_encoder out of frozen"
+    return config, (
+        f"{_counted(missing)} new to {init} and cannot be learnt, because the text encoder is frozen; to it they are all one "
+        f"unknown word: {_listed(missing)}; say them in known words, or {remedy}"
+    )
+
+
+def _naming(config: UNetTrainConfig, token_ids: tuple[int, ...] | None) -> UNetTrainConfig:
+    return replace(config, text_encoder=replace(config.text_encoder, token_ids=token_ids))
+
+
+def _counted(missing: Missing) -> str:
+    return (
+        "1 word of the captions is" if len(missing.words) == 1 else f"{len(missing.words):,} words of the captions are"
+    )
+
+
+def _listed(missing: Missing) -> str:
+    names = ", ".join(word[:LONGEST] for word in missing.words[:MOST_NAMED])
+    more = len(missing.words) - MOST_NAMED
+    return f"{names} and {more:,} more" if more > 0 else names
+
+
+def check_cache(cached: Latents, config: UNetTrainConfig, autoencoder: Autoencoder, init: Path | None = None) -> str:
+    """Raise ValueError unless a latent cache fits the config's UNet. autoencoder: the one beside the latents.
+
+    Returns a sentence where all fits but the start knows latents of another autoencoder, else an empty text.
+    """
+    folder, unet, channels = cached.autoencoder.parent, config.unet, autoencoder.config.latent_channels
+    found = cached.read(torch.tensor([0]))[0].shape[1]
+    if found != channels:
+        raise ValueError(
+            f"the latents in {folder} have {found} channels, and the autoencoder beside them makes {channels}; make the "
+            "cache again in another folder"
+        )
+    if not unet.in_channels == unet.out_channels == channels:
+        raise ValueError(
+            f"the latents in {folder} have {channels} channels, the config's UNet takes {unet.in_channels} and gives "
+            f"{unet.out_channels}; set unet.in_channels and unet.out_channels to {channels}, or make latents with another "
+            "autoencoder"
+        )
+    smallest = min(-(-side // autoencoder.config.downscale) for size in cached.sizes for side in size)
+    needed = 2 ** (len(unet.channel_multipliers) - 1)
+    if smallest < needed:
+        raise ValueError(
+            f"latents in {folder} are {smallest} high or wide, and the config's UNet of {len(unet.channel_multipliers)} levels "
+            f"needs at least {needed}: make them of pictures of at least {needed * autoencoder.config.downscale} pixels, or "
+            "take fewer unet.channel_multipliers"
+        )
+    if cached.embeddings is not None:
+        tokens, width = cached.embeddings[torch.tensor([0])].shape[1:]
+        if (tokens, width) != (MAX_TOKENS, unet.conditioning_width):
+            raise ValueError(
+                f"the text embeddings in {folder} are {tokens} tokens x {width}, the config's UNet takes {MAX_TOKENS} x "
+                f"{unet.conditioning_width}: set unet.conditioning_width, or cache those of another --text-encoder"
+            )
+    if (
+        init is None
+        or is_foreign(init)
+        or config.unet_from_scratch
+        or _same_latents(load_autoencoder(init), autoencoder)
+    ):
+        return ""
+    return f"the UNet of {init} knows latents of another autoencoder than that of {folder}, and has these to learn anew"
+
+
+def _same_latents(one: Autoencoder, other: Autoencoder) -> bool:
+    """Whether two autoencoders make the same latents, to float16."""
+    encoders = [
+        {name: x.half() for name, x in network.state_dict().items() if name.startswith(("encoder.", "quant_conv."))}
+        for network in (one, other)
+    ]
+    ours, theirs = encoders
+    return ours.keys() == theirs.keys() and all(torch.equal(x, theirs[name]) for name, x in ours.items())
 
 
 def freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
@@ -78,7 +198,8 @@ def freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
 def _continued(start: Text2Layer, config: UNetTrainConfig, init: Path) -> UNet2DConditionModel:
     """The UNet of a checkpoint of ours: as it is, with one more level, more attention, or three times the channels."""
     if start.diffusion != config.diffusion:
-        raise ValueError(f"{init} was trained with {start.diffusion}, the config asks for {config.diffusion}")
+        was, asked = _differences(start.diffusion, config.diffusion)
+        raise ValueError(f"{init} was trained with {was}, the config asks for {asked}; make them equal in diffusion")
     found, wanted = config_of_unet(start.unet), _in_its_own_words(config.unet)
     if wanted == found:
         return start.unet
@@ -90,10 +211,18 @@ def _continued(start: Text2Layer, config: UNetTrainConfig, init: Path) -> UNet2D
         unet = build_unet(config.unet)
         unet.load_state_dict(with_channels(start.unet.state_dict(), config.unet, str(init)))
         return unet
+    has, asked = _differences(found, wanted)
     raise ValueError(
-        f"{init} holds {found}, the config asks for {wanted}; make them equal, or give it one level more, attention at more "
-        "levels, or three times the channels"
+        f"{init} holds a UNet with {has}, the config asks for {asked}; make them equal, or give it one level more, attention "
+        "at more levels, or three times the channels"
     )
+
+
+def _differences(found: Any, wanted: Any) -> tuple[str, str]:
+    """What differs of two configs of one class, as each of them says it: norm 'none', patch 2."""
+    names = [f.name for f in fields(found) if getattr(found, f.name) != getattr(wanted, f.name)]
+    one, other = (", ".join(f"{name} {getattr(config, name)!r}" for name in names) for config in (found, wanted))
+    return one, other
 
 
 def _in_its_own_words(config: UNetConfig) -> UNetConfig:

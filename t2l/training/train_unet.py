@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -22,6 +23,7 @@ from ..layers import Layers
 from ..model.autoencoder import Autoencoder
 from ..model.device import device_of
 from ..model.from_sd import license_of
+from ..model.low_rank import add_low_rank, merged, save_lora
 from ..model.text2layer import Text2Layer, fit_latent_rgb, load_autoencoder
 from ..model.text_encoder import TextEncoder, TextEncoderConfig, fingerprint
 from ..model.tokenizer import MAX_TOKENS, START_ID, Tokenizer
@@ -29,11 +31,10 @@ from ..model.unet import UNetConfig
 from . import sharded
 from .fit import StepResult, Task, Tell, fit
 from .loop import LoopConfig, attention_context, make_optimizer, set_learning_rate, step_generator, update_ema
-from .low_rank import add_low_rank, merged
 from .precision import at_least_float32, precision_context, weight_dtype
 from .processes import Processes
 from .run import Run
-from .start import freeze, starting_networks
+from .start import check_cache, freeze, starting_networks, trains_text, with_vocabulary
 from .update import Updater
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ def train_unet(
     processes = Processes(device)
     folder = Run(run, config, processes, {"latents": latents, "init": init}, any_processes, accept_changes)
     cached, held_out = Latents(latents), None if validation is None else Latents(validation)
-    task = UNetTask(config, processes, cached, init, held_out, sample)
+    before = folder.snapshot if folder.has_state() else None
+    task = UNetTask(config, processes, cached, init, held_out, sample, before, tell)
 
     def batches(start: int) -> Iterator[Batch]:
         return (task.batches[step] for step in range(start, config.steps))
@@ -194,7 +196,8 @@ class Conditioned(nn.Module):
 class UNetTask(Task):
     """Training a UNet, with its text encoder when that is ours to train.
 
-    init, sample: as `train_unet` takes them. cached: what it is trained on. held_out: what it is tried on.
+    init, sample, tell: as `train_unet` takes them. cached: what it is trained on. held_out: what it is tried on. before: the
+    snapshot of a run that goes on.
     """
 
     name = "unet"
@@ -207,6 +210,8 @@ class UNetTask(Task):
         init: Path | None = None,
         held_out: Latents | None = None,
         sample: SampleHook | None = None,
+        before: Path | None = None,
+        tell: Tell = lambda sentence: None,
     ) -> None:
         super().__init__(config, processes)
         self.config: UNetTrainConfig = config
@@ -220,9 +225,13 @@ class UNetTask(Task):
         # FSDP takes contiguous weights only
         layout = torch.contiguous_format if self.sharded else torch.channels_last
         self.license = config.license if init is None else license_of(init)
-        self.model = Conditioned(*starting_networks(_with_vocabulary(config, cached, init), init))
+        misfit = check_cache(cached, config, self.autoencoder, init)
+        config, new_words = with_vocabulary(config, cached.texts, init, before)
+        for sentence in filter(None, (misfit, new_words)):
+            tell(sentence)
+        self.model = Conditioned(*starting_networks(config, init))
         if config.lora_rank:
-            add_low_rank(self.model.unet, config.lora_rank)
+            add_low_rank(self.model, config.lora_rank)
         freeze(self.model, config.frozen)
         self.model.to(self.device, self.dtype).to(memory_format=layout).train()
         if config.checkpointing:
@@ -244,7 +253,7 @@ class UNetTask(Task):
     def check_embeddings(self, cached: Latents) -> None:
         """Raise ValueError when a cache's text embeddings are not what this run's text encoder would say at every step."""
         remedy = "or make the cache without --text-encoder"
-        if "text_encoder" not in self.config.frozen:
+        if trains_text(self.config):
             raise ValueError(
                 f'the latents come with text embeddings, which stand for a frozen text encoder: put "text_encoder" into '
                 f"frozen, {remedy}"
@@ -318,7 +327,12 @@ class UNetTask(Task):
                 "license": self.license,
             },
         )
-        return self._drawn.save
+        return partial(self._write, self._drawn)
+
+    def _write(self, model: Text2Layer, path: Path) -> None:
+        model.save(path, torch.float32)
+        if self.config.lora_rank:
+            save_lora(path.with_name("lora.safetensors"), self._whole.unet, model.info)
 
     def write_sample(self, step: int, folder: Path) -> None:
         """What the snapshot draws for the prompts, where its weights are; once, the held-out pictures they describe."""
@@ -378,10 +392,3 @@ def latent_preview(autoencoder: Autoencoder, cached: Latents, count: int = 64) -
     device = device_of(autoencoder)
     composites = torch.cat([autoencoder.decode(part.to(device)).layers.composite().cpu() for part in latents.split(8)])
     return fit_latent_rgb(latents * autoencoder.config.latent_scale, composites)
-
-
-def _with_vocabulary(config: UNetTrainConfig, cached: Latents, init: Path | None) -> UNetTrainConfig:
-    """The config with the token ids of the captions as the text encoder's vocabulary, unless it names its own."""
-    if init is not None or config.text_encoder.token_ids is not None:
-        return config
-    return replace(config, text_encoder=replace(config.text_encoder, token_ids=Tokenizer().ids_in(cached.texts)))

@@ -1,10 +1,13 @@
 """The text encoder is CLIP's, also with a small vocabulary."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
 from t2l.config import config_from_dict, config_to_dict
-from t2l.model.text_encoder import TABLE, TextEncoder, TextEncoderConfig, full_vocabulary
+from t2l.model.text_encoder import TABLE, TextEncoder, TextEncoderConfig, add_tokens, full_vocabulary
 from t2l.model.tokenizer import END_ID, START_ID, VOCABULARY_SIZE
 
 IDS = (START_ID, 320, 1125, END_ID, 2368)
@@ -47,6 +50,31 @@ def test_tokens_without_a_row_all_mean_unknown(encoder):
     one, other = prompts(), prompts()
     other[other == 999], other[other == 48000] = 5, 1001
     assert torch.equal(encoder(one), encoder(other))
+
+
+def test_new_tokens_get_rows_and_change_nothing_until_they_are_trained(encoder):
+    grown = copy.deepcopy(encoder)
+    new = (30_000, 7, *encoder.config.token_ids[:1], 7)
+    add_tokens(grown, new)
+    assert grown.config.token_ids == (*encoder.config.token_ids, 30_000, 7)
+    known = torch.tensor([encoder.config.token_ids[0], 30_000, 7, 40_000])
+    ids = known[torch.randint(4, (3, 77), generator=torch.Generator().manual_seed(0))]
+    with torch.no_grad():
+        assert torch.equal(grown(ids), encoder(ids))
+        grown.text_model.embeddings.token_embedding.weight[-2] += 1  # the row of 30,000 alone
+        assert not torch.equal(grown(torch.full((1, 77), 30_000)), encoder(torch.full((1, 77), 30_000)))
+        for other in (7, 40_000, encoder.config.token_ids[0]):
+            assert torch.equal(grown(torch.full((1, 77), other)), encoder(torch.full((1, 77), other)))
+    again = TextEncoder(grown.config)
+    again.load_state_dict(grown.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(ids), grown(ids))
+
+
+def test_an_encoder_with_the_whole_vocabulary_has_nothing_to_add(encoder):
+    whole = TextEncoder(replace(encoder.config, token_ids=None))
+    add_tokens(whole, (1, 2))
+    assert whole.config.token_ids is None and whole.config.num_rows == 49408
 
 
 def test_a_token_changes_only_what_comes_after_it(encoder):

@@ -27,6 +27,21 @@ def test_without_a_list_every_word_is_known():
     assert Vocabulary(None).unseen("aurora borealis 北極光") == []
 
 
+def test_what_captions_need_is_their_tokens_and_words_each_once_in_order(known):
+    captions = ["A quokka's hat, in the snow", "a cat", "two QUOKKA 🐶 in the sea"]
+    ids, words = known.missing(iter(captions))
+    assert words == ["quokka", "'s", "hat", "two", "🐶"]
+    assert set(ids) == set(Tokenizer().ids_in(captions)) - set(Tokenizer().ids_in(CAPTIONS)) and list(ids) == sorted(
+        ids
+    )
+    assert Vocabulary({*Tokenizer().ids_in(CAPTIONS), *ids}).missing(captions) == ((), [])
+    assert Vocabulary(None).missing(captions) == ((), [])
+
+
+def test_what_lies_beyond_the_77_tokens_of_a_text_encoder_is_not_missed(known):
+    assert known.missing(["a cat " * 60 + "quokka"]) == ((), [])
+
+
 @pytest.mark.parametrize("text", ["", " \n", "!?,;", "..."])
 def test_what_holds_no_word_holds_no_unseen_word(known, text):
     assert known.unseen(text) == []

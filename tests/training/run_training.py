@@ -51,7 +51,7 @@ def write_what_is_raised(path, function, *arguments):
     """Run a function whose error is the point."""
     try:
         function(*arguments)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         path.write_text(f"{type(error).__name__}: {error}")
 
 

@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2l.io.checkpoint import read_metadata
+from t2l.io.checkpoint import read_metadata, read_tensors
 from t2l.model.autoencoder import AutoencoderConfig
 from t2l.model.from_sd import autoencoder_from_sd
+from t2l.model.low_rank import LowRank, add_low_rank, lora_state, merged, save_lora
 from t2l.model.systems import build_autoencoder
 from t2l.model.text2layer import Text2Layer, load_autoencoder, save_autoencoder
 from t2l.model.text_encoder import TextEncoder, TextEncoderConfig
 from t2l.model.unet import build_unet
 from t2l.training.losses import LossWeights
-from t2l.training.low_rank import LowRank, add_low_rank, merged
 from t2l.training.start import freeze, starting_autoencoder, starting_networks
 from t2l.training.train_autoencoder import train_autoencoder
 from t2l.training.train_unet import Conditioned, train_unet
@@ -59,8 +59,8 @@ def test_a_unet_run_starts_from_stable_diffusion_and_leaves_what_is_frozen(
     snapshot = train_unet(config, latents, tmp_path, stable_diffusion.path)
     model = Text2Layer.load(snapshot)
     theirs = stable_diffusion.text_encoder.state_dict()
-    assert all(torch.equal(x, theirs[name].half().float()) for name, x in model.text_encoder.state_dict().items())
-    assert not torch.equal(model.unet.conv_in.weight, stable_diffusion.unet.conv_in.weight.half().float())
+    assert all(torch.equal(x.half(), theirs[name].half()) for name, x in model.text_encoder.state_dict().items())
+    assert not torch.equal(model.unet.conv_in.weight.half(), stable_diffusion.unet.conv_in.weight.half())
     assert (model.unet.conv_in.weight - stable_diffusion.unet.conv_in.weight).abs().max() < 0.01
     about = read_metadata(snapshot)
     assert about["system"] == "CaT2I-AE-SD" and about["license"] == "creativeml-openrail-m"
@@ -147,6 +147,34 @@ def test_low_rank_matrices_begin_as_nothing_train_alone_and_merge_into_an_ordina
     assert (output(ordinary, *inputs()) - output(plain, *inputs())).abs().max() > 1e-3
 
 
+def test_low_rank_matrices_freeze_the_text_encoder_too(unet_config):
+    """It once was trained with them unless it was named in frozen, and no file of matrices could bring what it learnt."""
+    model = Conditioned(*starting_networks(unet_config, None))
+    add_low_rank(model, rank=2)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained and all(name.startswith("unet.") and ".parametrizations.weight.0." in name for name in trained)
+
+
+def test_a_lora_file_holds_what_was_added_and_says_its_rank(unet_config, tmp_path):
+    plain = build_unet(unet_config.unet)
+    adapted = copy.deepcopy(plain)
+    add_low_rank(adapted, rank=2)
+    for module in adapted.modules():
+        if isinstance(module, LowRank):
+            torch.nn.init.normal_(module.up, generator=torch.Generator().manual_seed(0))
+    save_lora(tmp_path / "lora.safetensors", adapted, {"license": "x"})
+    state, about = read_tensors(tmp_path / "lora.safetensors")
+    assert about["ss_network_dim"] == about["ss_network_alpha"] == "2" and about["license"] == "x"
+    assert all(torch.equal(x, state[name]) for name, x in lora_state(adapted).items())
+    before, after = plain.state_dict(), merged(adapted).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    targets = {f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}": name for name in changed}
+    assert {name.partition(".")[0] for name in state} == targets.keys()
+    for target, name in targets.items():
+        up, down, alpha = (state[f"{target}.{part}"] for part in ("lora_up.weight", "lora_down.weight", "alpha"))
+        close(after[name], before[name] + alpha / len(down) * up @ down)
+
+
 def test_a_low_rank_run_changes_attention_alone_and_resumes(unet_config, stable_diffusion, latents, tmp_path):
     diffusion = replace(unet_config.diffusion, prediction="eps")
     config = replace(
@@ -154,7 +182,7 @@ def test_a_low_rank_run_changes_attention_alone_and_resumes(unet_config, stable_
     )
     snapshot = train_unet(config, latents, tmp_path, stable_diffusion.path)
     ours, theirs = Text2Layer.load(snapshot).unet.state_dict(), stable_diffusion.unet.state_dict()
-    changed = {name for name in ours if not torch.equal(ours[name], theirs[name].half().float())}
+    changed = {name for name in ours if not torch.equal(ours[name].half(), theirs[name].half())}
     assert changed and all(".to_" in name and name.endswith(".weight") for name in changed)
     before = snapshot.read_bytes()
     train_unet(config, latents, tmp_path, stable_diffusion.path)  # nothing is left to do

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from ..model.unet import build_unet, config_of_unet
+from ..io.checkpoint import write_tensors
+from .unet import build_unet, config_of_unet
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -29,12 +32,39 @@ class LowRank(nn.Module):
         return weight + self.up @ self.down
 
 
-def add_low_rank(unet: UNet2DConditionModel, rank: int) -> None:
-    """Freeze the UNet, in place, but for what is added to its attentions."""
-    unet.requires_grad_(False)
-    for name, module in list(unet.named_modules()):
+def add_low_rank(model: nn.Module, rank: int) -> None:
+    """Freeze a model, in place, but for what is added to the attentions of its UNet.
+
+    model: a UNet, or whatever it is trained with: a text encoder in it is frozen too, for the file of matrices alone could
+    not bring what it learnt.
+    """
+    model.requires_grad_(False)
+    for name, module in list(model.named_modules()):
         if name.endswith(TARGETS):
             register_parametrization(module, "weight", LowRank(module.get_parameter("weight"), rank))
+
+
+def lora_state(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    """What was added to a UNet, under the names that kohya's sd-scripts gave to LoRAs of Stable Diffusion.
+
+    W + alpha / rank up down, with alpha = rank. ComfyUI's Load LoRA, diffusers and others read it.
+    """
+    state: dict[str, Tensor] = {}
+    for name, module in unet.named_modules():
+        if isinstance(module, LowRank):
+            target = f"lora_unet_{name.partition(f'.{ADDED}.')[0].replace('.', '_')}"
+            state |= {f"{target}.lora_up.weight": module.up, f"{target}.lora_down.weight": module.down}
+            state[f"{target}.alpha"] = torch.tensor(float(len(module.down)))
+    return state
+
+
+def save_lora(path: str | Path, unet: UNet2DConditionModel, metadata: Mapping[str, str]) -> None:
+    """Write what was added to a UNet as a file of its own, float32. Raises OSError for a full disk or an unwritable folder."""
+    state = lora_state(unet)
+    assert state, "nothing was added to this UNet; call add_low_rank first"
+    rank = str(next(len(x) for name, x in state.items() if name.endswith("lora_down.weight")))
+    theirs = {"ss_network_module": "networks.lora", "ss_network_dim": rank, "ss_network_alpha": rank}
+    write_tensors(path, state, {**metadata, **theirs})
 
 
 @torch.no_grad()

@@ -40,11 +40,11 @@ from t2l.diffusion import add_noise, scaled_linear_schedule
 from t2l.layers import Layers
 from t2l.model.autoencoder import Decoded
 from t2l.model.discriminator import PatchDiscriminator
+from t2l.model.low_rank import add_low_rank
 from t2l.model.systems import build_autoencoder
 from t2l.model.text_encoder import TextEncoder
 from t2l.model.unet import build_unet
 from t2l.training import losses
-from t2l.training.low_rank import add_low_rank
 from t2l.training.perceptual import Perceptual
 from t2l.training.precision import at_least_float32, precision_context
 from t2l.training.start import freeze
@@ -179,7 +179,7 @@ class UNetStep:
         self.config, self.device, self.cells = config, device, size // 8
         self.model = nn.ModuleDict({"unet": build_unet(config.unet), "text_encoder": TextEncoder(config.text_encoder)})
         if config.lora_rank:
-            add_low_rank(self.model["unet"], config.lora_rank)
+            add_low_rank(self.model, config.lora_rank)
         freeze(self.model, config.frozen)
         self.model.train()
         if config.checkpointing:

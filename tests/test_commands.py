@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from t2l import cli
-from t2l.config import load_config
+from t2l.config import load_config, override
 from t2l.data.example import Example
 from t2l.data.shards import write_shard
 from t2l.io.checkpoint import read_tensors
@@ -275,3 +275,35 @@ def test_the_makefile_names_only_configs_that_exist():
     words = (ROOT / "Makefile").read_text().split()
     named = {word for word in words if word.startswith("configs/")}
     assert named and all((ROOT / name).is_file() for name in named)
+
+
+def lines_for_a_newcomer():
+    """The command lines of section 1 of docs/training.md, and those that its table puts in their place."""
+    section = (ROOT / "docs" / "training.md").read_text().split("\n## ")[1]
+    text = section.replace("\\\n", " ")
+    lines = [line.split()[1:] for line in text.splitlines() if line.startswith("    t2l ")]
+    cells = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| `train-")]
+    for command, *cases in cells:
+        begins = next(line for line in lines if line[0] == command.strip(" `"))
+        plain = [word for word in begins if "=" not in word]
+        lines += [[*plain, *case.strip(" `").split()] for case in cases]
+    return lines
+
+
+@pytest.mark.parametrize("line", lines_for_a_newcomer(), ids=" ".join)
+def test_the_lines_of_the_training_guide_are_taken(line):
+    args = cli._parse(line)
+    if line[0].startswith("train-"):
+        kind = UNetTrainConfig if line[0] == "train-unet" else AutoencoderTrainConfig
+        config = override(load_config(kind, ROOT / args.config), args.overrides)
+        assert config.precision == "bf16"
+
+
+def test_the_training_guide_has_every_step():
+    assert {line[0] for line in lines_for_a_newcomer()} == {
+        "pack",
+        "train-autoencoder",
+        "cache-latents",
+        "train-unet",
+        "export",
+    }

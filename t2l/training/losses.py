@@ -37,6 +37,7 @@ class LossWeights:
     composition: float = 2.0
     composition_inputs: Literal["true", "predicted"] = "true"  # the F and B that the predicted mask joins
     laplacian: float = 3.0
+    laplacian_reduction: Literal["mean", "sum"] = "mean"  # "sum", the paper's: levels 2 and 3 weigh 1/4 and 1/16 of it
     kl: float = 1e-6  # ldm's
     kl_reduction: Literal["ldm", "mean"] = "ldm"  # "mean" is per latent value; "ldm" is 1/48 of it at 4 channels, f8
     # Ours, labelled deviations; the defaults switch them off.
@@ -155,13 +156,19 @@ def composition_loss(composite_prediction: Tensor, composite: Tensor) -> Tensor:
     return torch.sqrt(_difference(composite_prediction, composite) ** 2 + 1e-6**2).mean()
 
 
-def laplacian_loss(mask_prediction: Tensor, mask: Tensor, levels: int = 3) -> Tensor:
-    """sum_j 2^(j-1) mean |lap_j(m^) - lap_j(m)|, j = 1 .. levels (Hou & Liu 2019, Context-Aware Matting).
+def laplacian_loss(
+    mask_prediction: Tensor, mask: Tensor, levels: int = 3, reduction: Literal["mean", "sum"] = "mean"
+) -> Tensor:
+    """sum_j 2^(j-1) |lap_j(m^) - lap_j(m)|, j = 1 .. levels (Hou & Liu 2019, Context-Aware Matting).
 
-    Means per level where the papers sum. The low-pass rest of the pyramid takes no part: a constant offset costs 0.
+    "mean": each level's difference is the mean over its own pixels. "sum": the sum over them, as the papers write, divided
+    by the pixels of the mask, so that it does not depend on the size. A level has a quarter of the pixels of the one before.
+    The low-pass rest of the pyramid takes no part: a constant offset costs 0.
     """
-    pyramid = laplacian_pyramid(_difference(mask_prediction, mask), levels)  # lap is linear: one pyramid does
-    return torch.stack([2**j * band.abs().mean() for j, band in enumerate(pyramid)]).sum()
+    difference = _difference(mask_prediction, mask)
+    pyramid = laplacian_pyramid(difference, levels)  # lap is linear: one pyramid does
+    reduced = [band.abs().mean() if reduction == "mean" else band.abs().sum() / difference.numel() for band in pyramid]
+    return torch.stack([2**j * value for j, value in enumerate(reduced)]).sum()
 
 
 def laplacian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
@@ -279,7 +286,10 @@ def _mask_terms(layers: Layers, target: Layers, weights: LossWeights) -> _Terms:
     return {
         "mask_l1": (weights.mask_l1, lambda: mask_l1(layers.mask, target.mask)),
         "composition": (weights.composition, lambda: composition_loss(composite(), target.composite())),
-        "laplacian": (weights.laplacian, lambda: laplacian_loss(layers.mask, target.mask)),
+        "laplacian": (
+            weights.laplacian,
+            lambda: laplacian_loss(layers.mask, target.mask, reduction=weights.laplacian_reduction),
+        ),
         "recompose": (weights.recompose, lambda: l1(layers.composite(), target.composite())),
     }
 

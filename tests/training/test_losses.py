@@ -81,6 +81,48 @@ def test_laplacian_of_an_impulse_by_hand():
     close(laplacian_loss(impulse, zero), 1.34375 / 5 + 2 * 6.25 / 16 / 3)
 
 
+def disc_beside_its_blur(size, radius=0.3, sigma=2.0):
+    """A sharp disc and the same one blurred by a Gaussian; radius of the side, sigma in pixels."""
+    places = torch.arange(size) - (size - 1) / 2
+    sharp = (torch.hypot(*torch.meshgrid(places, places, indexing="ij")) < radius * size).float()[None, None]
+    reach = torch.arange(-3 * round(sigma), 3 * round(sigma) + 1)
+    kernel = torch.exp(-(reach**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
+    half = kernel.shape[-1] // 2
+    return torch.conv2d(torch.conv2d(sharp, kernel, padding=(0, half)), kernel.mT, padding=(half, 0)), sharp
+
+
+def level_shares(prediction, mask, reduction):
+    """What each level adds to the loss."""
+    upto = [laplacian_loss(prediction, mask, levels, reduction) for levels in (1, 2, 3)]
+    return torch.stack([upto[0], upto[1] - upto[0], upto[2] - upto[1]]) / upto[2]
+
+
+def test_sums_weigh_the_second_and_third_level_a_quarter_and_a_sixteenth():
+    blurred, sharp = disc_beside_its_blur(256)
+    for reduction, shares in (("mean", (0.21, 0.34, 0.45)), ("sum", (0.65, 0.26, 0.09))):
+        found = level_shares(blurred, sharp, reduction)
+        torch.testing.assert_close(found, torch.tensor(shares), atol=0.01, rtol=0)
+    impulse, zero = row(0.0, 0.0, 1.0, 0.0, 0.0), row(0.0, 0.0, 0.0, 0.0, 0.0)
+    close(laplacian_loss(impulse, zero, reduction="sum"), (1.34375 + 2 * 6.25 / 16) / 5)
+
+
+def test_a_sum_of_levels_means_the_same_at_every_size():
+    found = [
+        laplacian_loss(*(x.tile(1, 1, *tiles) for x in disc_beside_its_blur(64, radius=0.15)), reduction="sum")
+        for tiles in ((1, 1), (2, 3))
+    ]
+    close(found[0], found[1])
+
+
+def test_the_config_says_how_the_levels_of_a_mask_are_added_up():
+    only = dataclasses.replace(ONLY_L1, foreground=0, background=0, composed=0, laplacian=3)
+    target, predicted = layers(0), layers(1)
+    for reduction in ("mean", "sum"):
+        total, _ = loss_of(predicted, target, dataclasses.replace(only, laplacian_reduction=reduction))
+        close(total, 3 * laplacian_loss(predicted.mask, target.mask, reduction=reduction))
+
+
 def test_laplacian_of_a_constant_difference_is_zero():
     mask = rand(1, 1, 13, 10)
     torch.testing.assert_close(laplacian_loss(mask + 0.25, mask), torch.zeros(()), atol=1e-6, rtol=0)

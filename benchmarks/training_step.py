@@ -27,7 +27,7 @@ from t2l.data.shards import write_shard
 from t2l.layers import Layers
 from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
 from t2l.model.text2layer import save_autoencoder
-from t2l.model.tokenizer import VOCAB_SIZE
+from t2l.model.tokenizer import VOCABULARY_SIZE
 from t2l.training import train_autoencoder, train_unet
 from t2l.training.loop import make_optimizer
 from t2l.training.losses import autoencoder_loss
@@ -80,7 +80,7 @@ def random_cache(folder: Path, channels: int, count: int = 256) -> Latents:
 
 def unet_steps(folder: Path) -> Steps:
     config = load_config(train_unet.UNetTrainConfig, CONFIGS / "demo-unet.json")
-    words = replace(config.text_encoder, token_ids=tuple(range(VOCAB_SIZE)))  # all of CLIP's, whatever the captions say
+    words = replace(config.text_encoder, token_ids=tuple(range(VOCABULARY_SIZE)))  # all of CLIP's, whatever the captions say
     config = replace(config, text_encoder=words)
     model = train_unet.Conditioned(*starting_networks(config, None))
     model = model.to(memory_format=torch.channels_last)
@@ -131,14 +131,14 @@ def example_step(config: train_unet.UNetTrainConfig, cached: Latents, tokens: Te
         t = torch.randint(0, 1000, (len(index),))
         noisy = noise_scheduler.add_noise(latents, noise, t)
         loss = F.mse_loss(model(noisy, t, tokens).float(), noise)
-        mean = accelerator.gather(loss.repeat(len(index))).mean().item()
+        loss_of_all = accelerator.gather(loss.repeat(len(index))).mean().item()
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
         optimizer.step()
         rates.step()
         optimizer.zero_grad()
         ema.step(model.parameters())
-        return mean
+        return loss_of_all
 
     return step
 

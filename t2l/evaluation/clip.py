@@ -62,11 +62,10 @@ def clip_score(network: Any, pixels: Tensor, ids: Tensor) -> Tensor:
 
 def clip_input(pixels: Tensor, size: int) -> Tensor:
     """The middle square of pictures (N, 3, H, W) in [0, 1] as CLIP is shown it, (N, 3, size, size)."""
-    height, width = pixels.shape[-2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = pixels[..., top : top + side, left : left + side].float()
-    x = F.interpolate(square, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    height, width = (n * size // min(pixels.shape[-2:]) for n in pixels.shape[-2:])
+    x = F.interpolate(pixels.float(), (height, width), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    top, left = (height - size) // 2, (width - size) // 2
+    x = x[..., top : top + size, left : left + size]
     mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (x - mean) / std
 

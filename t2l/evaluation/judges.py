@@ -30,7 +30,7 @@ Score = Callable[[Tensor, Sequence[str]], Tensor]  # composites and their captio
 ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 CONVERT = (
     "import torch, safetensors.torch as s; "
-    "s.save_file({{n: x.contiguous() for n, x in torch.load('{0}', weights_only=True).items()}}, '{1}.safetensors')"
+    "s.save_file({{n: x.contiguous() for n, x in torch.load('{0}', weights_only=True).items()}}, '{1}-weights.safetensors')"
 )
 
 

@@ -257,7 +257,7 @@ def generation_figures(task: Task, drawn: Drawn, seen: Said, figures: Figures) -
         found |= with_errors({"mask_iou_human": drawn.said["human"]})
         figures["counts"]["human"] = int((~drawn.said["human"].isnan()).sum())
     found |= own_figures(task.drawing, drawn, others)
-    for note in _fid_notes(drawn, len(others.lite0)):
+    for note in _fid_notes(drawn, len(others.lite0), task.train is None):
         figures["notes"].append(note)
         task.tell(note)
     return found
@@ -445,8 +445,8 @@ def _floor(others: Tensor | None, real: Tensor, count: int = 2) -> float | None:
     return None if others is None or len(others) < count else frechet_distance(others, real)
 
 
-def _fid_notes(drawn: Drawn, others: int) -> list[str]:
-    """Sentences about distances that say little, or have no floor."""
+def _fid_notes(drawn: Drawn, others: int, are_rest: bool) -> list[str]:
+    """Sentences about distances that say little, or have no floor. are_rest: whether others are what the captions leave."""
     count, notes = len(drawn.indices), []
     width = max(x.shape[1] for name, x in drawn.said.items() if name in ("lite0", "clean"))
     if count < width:
@@ -457,7 +457,7 @@ def _fid_notes(drawn: Drawn, others: int) -> list[str]:
     if others < count:
         notes.append(
             f"the floor of FID needs {count} real pictures beside those of the captions, there are {others}; "
-            f"prompts={max(2, others)} has one"
+            f"prompts={max(2, (count + others) // 2 if are_rest else others)} has one"
         )
     return notes
 

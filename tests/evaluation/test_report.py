@@ -1,6 +1,7 @@
 """The report on small made-up pictures, with stand-ins for the trained model and the frozen judges."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +11,11 @@ import torch.nn.functional as F
 from t2l.data.example import Example
 from t2l.data.shards import write_shard
 from t2l.evaluation import drawing, judges, report
+from t2l.evaluation.drawing import file_name
 from t2l.evaluation.figures import AUTOENCODER_FIGURES, FID_FIGURES, MASK_FIGURES, PROBE_FIGURES, markdown_table
-from t2l.evaluation.report import EvaluateConfig, EvaluateFiles, evaluate, load_models, open_split
+from t2l.evaluation.metrics import frechet_distance
+from t2l.evaluation.report import EvaluateConfig, EvaluateFiles, evaluate, load_models, open_data, open_split
+from t2l.io.image import read_image, save_png, to_image
 from t2l.layers import Layers
 from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
 from t2l.model.text2layer import save_autoencoder
@@ -117,6 +121,199 @@ def test_two_evaluations_are_equal(data, stand_ins, tmp_path):
     assert a["autoencoder"] == b["autoencoder"] and a["generation"] == b["generation"]
 
 
+def test_means_and_shares_have_standard_errors_in_the_file_and_the_table(data, stand_ins, tmp_path):
+    figures = evaluate("m", data, tmp_path / "a.json", SMALL, ISNET)
+    for part in (figures["autoencoder"], figures["generation"]):
+        assert {f"{name}_se" for name in values_of(part) if "fid" not in name} == part.keys() - values_of(part)
+    share = figures["generation"]["background_top1_reconstruction"]
+    assert figures["generation"]["background_top1_reconstruction_se"] == pytest.approx(
+        (share * (1 - share) / 10) ** 0.5
+    )
+    error = figures["autoencoder"]["mask_l1_se"]
+    assert f"| autoencoder.mask_l1 | {figures['autoencoder']['mask_l1']:.4g} ± {error:.2g} |" in markdown_table(figures)
+
+
+def fail(*args, **kwargs):
+    raise AssertionError("the long work began")
+
+
+def features_of(shards, indices):
+    composites = torch.cat([shards[i].layers.composite() for i in indices])
+    return F.adaptive_avg_pool2d(composites, 4).flatten(1)
+
+
+def test_fid_is_of_sets_of_equal_count_beside_its_floor(data, stand_ins, tmp_path):
+    found = evaluate("m", data, tmp_path / "a.json", SMALL)["generation"]
+    test, train = open_split(data, "test"), open_split(data, "train")
+    asked = [0, 1, 3, 5, 6, 8]  # 6 of 10, spread
+    floor = features_of(train, [(i * 20 // 16) for i in (0, 2, 5, 8, 10, 13)])  # 6 of the 16 of 20
+    assert found["fid_equal_real"] == pytest.approx(frechet_distance(floor, features_of(test, asked)), rel=1e-5)
+    drawn = draw_what_was_asked(None, [test.metadata(i)["caption"] for i in asked], SimpleNamespace(seed=0, height=64))
+    generated = F.adaptive_avg_pool2d(drawn.layers.composite(), 4).flatten(1)
+    assert found["fid_equal"] == pytest.approx(frechet_distance(generated, features_of(test, asked)), rel=1e-5)
+
+
+def test_fewer_pictures_than_features_are_said_to_be_few(data, stand_ins, tmp_path):
+    notes = evaluate("m", data, tmp_path / "a.json", SMALL)["notes"]
+    assert len(notes) == 1 and "FID is of 6 pictures with 48 features" in notes[0] and "mostly bias" in notes[0]
+
+
+@pytest.mark.parametrize("name", ["prompts", "limit"])
+def test_one_picture_makes_no_distance(name):
+    with pytest.raises(ValueError, match=f"EvaluateConfig.{name} must be at least 2, as a covariance needs, got 1"):
+        EvaluateConfig(**{name: 1})
+
+
+def wordless(i):
+    return replace(example(i), thing="", place="")
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    """As `t2l pack` leaves it: train and validation, no words but captions, pictures of several shapes."""
+
+    def of_a_shape(i):
+        size = [(64, 80), (100, 72)][i % 2]
+        stacked = F.interpolate(example(i).layers.stacked(), size, mode="nearest")
+        return replace(wordless(i), layers=Layers.from_stacked(stacked))
+
+    write_shard(tmp_path / "own" / "train", 0, [of_a_shape(i) for i in range(12)])
+    write_shard(tmp_path / "own" / "validation", 0, [of_a_shape(i) for i in range(12, 20)])
+    return tmp_path / "own"
+
+
+def test_a_packed_data_set_without_words_has_every_other_figure(own_data, stand_ins, tmp_path):
+    figures = evaluate("m", own_data, tmp_path / "a.json", SMALL, ISNET)
+    assert figures["split"] == "validation" and figures["counts"]["test"] == 8
+    assert values_of(figures["generation"]) == (MASK_FIGURES | FID_FIGURES).keys()
+    assert all(value is not None for value in figures["generation"].values())
+    assert "top1" not in markdown_table(figures)
+
+
+def test_a_word_that_some_pictures_lack_leaves_its_rows_out_with_a_note(data, stand_ins, tmp_path):
+    write_shard(data / "test", 0, [*map(example, range(20, 29)), replace(example(29), thing="")])
+    figures = evaluate("m", data, tmp_path / "a.json", SMALL)
+    assert "foreground_top1" not in figures["generation"] and "background_top1" in figures["generation"]
+    assert any("1 of 10 pictures in" in note and "have no thing" in note for note in figures["notes"])
+
+
+def test_the_split_that_was_asked_for_is_measured(data, own_data, stand_ins, tmp_path):
+    (own_data / "validation").rename(data / "validation")
+    assert evaluate("m", data, tmp_path / "a.json", SMALL)["split"] == "test"
+    assert evaluate("m", data, tmp_path / "a.json", SMALL, split="validation")["counts"]["test"] == 8
+
+
+def test_a_folder_of_shards_takes_its_floor_from_the_rest(data, stand_ins, tmp_path):
+    figures = evaluate("m", data / "test", tmp_path / "a.json", replace(SMALL, prompts=5))
+    assert figures["split"] is None and figures["generation"]["fid_real"] is None
+    assert figures["generation"]["fid_equal_real"] > 0 and figures["counts"]["test"] == 10
+    figures = evaluate("m", data / "test", tmp_path / "a.json", SMALL)
+    assert figures["generation"]["fid_equal_real"] is None
+    assert any(
+        "needs 6 real pictures beside those of the captions, there are 4; prompts=5" in x for x in figures["notes"]
+    )
+
+
+def test_a_folder_of_shards_has_no_splits(data):
+    with pytest.raises(ValueError, match="test is a folder of shards and has no splits; leave out --split validation"):
+        open_data(data / "test", "validation")
+
+
+def test_a_folder_without_anything_to_measure_is_named(data, tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no split to measure, neither test nor validation, and no shards"):
+        open_data(tmp_path, None)
+
+
+def test_a_users_own_judges_have_rows_of_their_own(data, stand_ins, tmp_path, monkeypatch):
+    monkeypatch.setattr(judges, "open_inception", lambda *_: lambda x: F.adaptive_avg_pool2d(x, 2).flatten(1))
+    monkeypatch.setattr(
+        judges, "open_clip", lambda *_: lambda x, captions: torch.tensor([0.1 * len(c) for c in captions])
+    )
+    figures = evaluate("m", data, tmp_path / "a.json", SMALL, EvaluateFiles(features="i.onnx", clip="c"))
+    found, test = figures["generation"], open_split(data, "test")
+    lengths = [0.1 * len(test.metadata(i)["caption"]) for i in (0, 1, 3, 5, 6, 8)]
+    assert found["clip"] == found["clip_real"] == pytest.approx(sum(lengths) / 6) and found["clip_se"] > 0
+    assert 0 <= found["clean_fid"] < found["fid_reconstruction"] and found["clean_fid_real"] is not None
+    assert "| generation.clean_fid |" in markdown_table(figures)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Its bytes count where composites are exported; the networks are stand-ins."""
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    return tmp_path / "model.safetensors"
+
+
+def test_exported_composites_come_back_as_masks_that_people_drew(data, stand_ins, checkpoint, tmp_path):
+    """Perfect masks on three pictures, half of the square on a fourth, none on the rest."""
+    out = tmp_path / "composites"
+    evaluate(checkpoint, data, tmp_path / "a.json", SMALL, EvaluateFiles(export=out))
+    rows = [json.loads(line) for line in (out / "composites.jsonl").read_text().splitlines()]
+    assert [row["key"] for row in rows] == [f"{i:04d}" for i in (20, 21, 23, 25, 26, 28)]
+    assert all(row["seed"] == i and row["prompt"] and (out / row["file"]).is_file() for i, row in enumerate(rows))
+    expected = picture(*rows[0]["prompt"].split(" in "), seed=0)
+    assert torch.equal(read_image(out / rows[0]["file"]), (expected.composite() * 255).round() / 255)
+    mask = expected.mask.clone()
+    for row in rows[:3]:
+        save_png(to_image(mask[0]), out / f"{row['key']}.mask.png")
+    mask[..., 32:] = 0
+    save_png(to_image(mask[0]), out / f"{rows[3]['key']}.png")
+    figures = evaluate(checkpoint, data, tmp_path / "a.json", SMALL, EvaluateFiles(masks=out))
+    assert figures["generation"]["mask_iou_human"] == pytest.approx(3.5 / 4) and figures["counts"]["human"] == 4
+    assert figures["generation"]["mask_iou_human_se"] == pytest.approx(0.125)
+
+
+def test_masks_drawn_on_other_pictures_are_refused_before_the_work(data, stand_ins, checkpoint, tmp_path, monkeypatch):
+    out = EvaluateFiles(export=tmp_path / "c")
+    evaluate(checkpoint, data, tmp_path / "a.json", SMALL, out)
+    save_png(to_image(torch.ones(1, 64, 64)), tmp_path / "c" / "0021.mask.png")
+    monkeypatch.setattr(report, "reconstruct", fail)
+    other = replace(SMALL, generation=replace(SMALL.generation, guidance=2.0))
+    with pytest.raises(
+        ValueError, match="'0021' was drawn with guidance 4.0, now it is 2.0; masks count for the pictures"
+    ):
+        evaluate(checkpoint, data, tmp_path / "a.json", other, EvaluateFiles(masks=tmp_path / "c"))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "error", "sentence"),
+    [
+        ("0021.png", 32, ValueError, "0021.png is 32 x 32, the picture is 64 x 64; save the mask at its size"),
+        (
+            "0022.png",
+            64,
+            FileNotFoundError,
+            "holds no mask of the 6 pictures that are drawn; the first would be 0020.mask.png",
+        ),
+    ],
+)
+def test_masks_that_do_not_fit_are_named_before_the_work(
+    name, size, error, sentence, data, stand_ins, checkpoint, tmp_path, monkeypatch
+):
+    save_png(to_image(torch.ones(1, size, size)), tmp_path / "masks" / name)
+    monkeypatch.setattr(report, "reconstruct", fail)
+    with pytest.raises(error, match=sentence):
+        evaluate(checkpoint, data, tmp_path / "a.json", SMALL, EvaluateFiles(masks=tmp_path / "masks"))
+
+
+def test_no_two_keys_share_a_file():
+    keys = ["a", "a b", "a%20b", "a-b", "雪", ".a", "%2Ea", "a|b"]
+    assert len({file_name(key) for key in keys}) == len(keys)
+    assert file_name("a b") == "a%20b.composite.png" and file_name("雪") == "雪.composite.png"
+
+
+def test_a_card_that_is_not_there_is_refused_before_the_work(data, stand_ins, tmp_path):
+    with pytest.raises(ValueError, match="device cuda:99 is not there"):
+        evaluate("m", data, tmp_path / "a.json", SMALL, device="cuda:99")
+
+
+def test_half_precision_gives_nearly_the_figures_of_full(data, stand_ins, tmp_path):
+    full, half = (
+        evaluate("m", data, tmp_path / "a.json", SMALL, dtype=dtype)["autoencoder"] for dtype in ("fp32", "bf16")
+    )
+    assert half["composite_psnr"] == pytest.approx(full["composite_psnr"], abs=0.1) and half != full
+
+
 def test_the_table_has_every_figure_and_shows_what_was_not_measured():
     table = markdown_table({"autoencoder": {"mask_iou": 0.99123456}, "generation": None})
     assert "| autoencoder.mask_iou | 0.9912 | >= 0.99 |" in table
@@ -127,10 +324,6 @@ def test_the_table_has_every_figure_and_shows_what_was_not_measured():
 def test_a_missing_split_is_named(data):
     with pytest.raises(FileNotFoundError, match="has no split `held_out`: the folder .*held_out does not exist"):
         open_split(data, "held_out")
-
-
-def fail(*args, **kwargs):
-    raise AssertionError("the long work began")
 
 
 @pytest.mark.parametrize("name", ["folder", "file/figures.json"])
@@ -174,8 +367,3 @@ def test_damaged_weights_are_named_instead_of_measured(data, stand_ins, tmp_path
     with pytest.raises(ValueError, match="the autoencoder gave pictures with values that are not finite"):
         evaluate("model.safetensors", data, tmp_path / "a.json", SMALL)
     assert not (tmp_path / "a.json").exists()
-
-
-def test_a_limit_of_one_is_refused():
-    with pytest.raises(ValueError, match="limit must be at least 2, as a covariance needs, got 1"):
-        EvaluateConfig(limit=1)

@@ -140,9 +140,13 @@ def evaluate(
         indices = spread(config.limit or len(test), len(test))
         task = Task(autoencoder, test, indices, config, share, tell)
         notes: list[str] = []
-        if model is not None:
+        if model is None:
+            notes += _unused(files)
+        else:
             config = replace(config, generation=_at_trained_size(model, config.generation))
             task = whole_task(replace(task, config=config), model, train, files, where, Path(checkpoint), notes)
+        for note in notes:
+            tell(note)
         figures: Figures = {"checkpoint": Path(checkpoint).name, "config": config_to_dict(config), "split": split}
         figures |= {"device": where.type, "dtype": dtype, "counts": {"test": len(indices)}, "notes": notes}
         measure(task, figures, Path(json_path))
@@ -170,6 +174,7 @@ def whole_task(
     learnt = [] if shards is None else spread(config.probe_examples, len(shards))
     words = tuple(layer for layer in WORDS if shards is not None and _can_tell(layer, task, shards, learnt, notes))
     saliency = files.saliency if has_layers else None
+    device = device if device.type != "mps" else torch.device("cpu")  # it has no antialiased bicubic kernel
     judges = open_judges(
         model.trained_size, device, saliency, files.features, files.clip, config.threads, config.saliency_range
     )
@@ -180,8 +185,6 @@ def whole_task(
     )
     if files.masks is not None:
         find_masks(drawing, files.masks, task.asked)  # what does not fit is said before anything slow
-    for note in notes:
-        task.tell(note)
     return replace(task, drawing=drawing, train=shards, words=words)
 
 
@@ -335,16 +338,12 @@ def look_for_salient_objects(
     found: dict[str, float | None] = {}
     counts = {}
     for name, parts in sets.items():
-        looked = 0
-        iou = []
+        iou: list[Tensor] = []
         for layers in parts:
-            iou.append(
-                torch.cat(
-                    [torch.zeros(0), *(drawing.judges.saliency_iou(layers[i : i + 1]) for i in range(len(layers)))]
-                )
-            )
-            looked += len(layers)
-            task.tell(f"{name}: looked at {looked} of {sum(len(part) for part in parts)} pictures")
+            looked = [drawing.judges.saliency_iou(layers[i : i + 1]) for i in range(len(layers))]
+            iou.append(torch.cat([torch.zeros(0), *looked]))
+            if looked:
+                task.tell(f"{name}: looked at {sum(map(len, iou))} of {sum(map(len, parts))} pictures")
         values = torch.cat([torch.zeros(0), *task.share.gather(iou)])
         found |= with_errors({f"mask_iou_{name}": values})
         counts[name] = len(values)
@@ -356,6 +355,8 @@ def open_data(data: Path, split: str | None) -> tuple[str | None, Shards, Path |
 
     Raises FileNotFoundError or ValueError with one sentence.
     """
+    if not data.is_dir():
+        raise FileNotFoundError(f"the data set {data} is no folder that exists")
     if next(data.glob("*.tar"), None) is not None:
         if split is not None:
             raise ValueError(f"{data} is a folder of shards and has no splits; leave out --split {split}")
@@ -433,6 +434,12 @@ def _can_tell(layer: str, task: Task, train: Shards, learnt: Sequence[int], note
         notes.append(f"{train.directory} shows no {word} but {found.pop()!r}, so {layer}_top1 is left out")
         return False
     return True
+
+
+def _unused(files: EvaluateFiles) -> list[str]:
+    """A sentence about files that were given for nothing."""
+    given = [f.name for f in fields(files) if getattr(files, f.name) is not None]
+    return [f"an autoencoder alone draws nothing: {', '.join(given)} will not be used"] if given else []
 
 
 def _top1(probe: Probe, name: str, features: Tensor, labels: Sequence[str]) -> dict[str, float | None]:

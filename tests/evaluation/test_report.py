@@ -106,7 +106,8 @@ def test_an_autoencoder_alone_needs_no_train_split_and_no_judges(data, stand_ins
     for file in (data / "train").iterdir():
         file.unlink()
     (data / "train").rmdir()
-    figures = evaluate("model.safetensors", data, tmp_path / "a.json", SMALL)
+    figures = evaluate("model.safetensors", data, tmp_path / "a.json", SMALL, ISNET)
+    assert figures["notes"] == ["an autoencoder alone draws nothing: saliency will not be used"]
     assert figures["generation"] is None and figures["autoencoder"]["mask_iou"] is not None
 
 
@@ -220,6 +221,8 @@ def test_a_folder_of_shards_has_no_splits(data):
 
 
 def test_a_folder_without_anything_to_measure_is_named(data, tmp_path):
+    with pytest.raises(FileNotFoundError, match="the data set .*nowhere is no folder that exists"):
+        open_data(tmp_path / "nowhere", None)
     with pytest.raises(FileNotFoundError, match="has no split to measure, neither test nor validation, and no shards"):
         open_data(tmp_path, None)
 

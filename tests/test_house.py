@@ -65,6 +65,8 @@ ARROWS = {
     "training": {"model", "data", "diffusion", "evaluation.metrics", "io"},
     "evaluation": set(),
     "evaluation.report": {"generate", "model", "diffusion", "data", "io"},
+    "evaluation.drawing": {"generate", "model", "data", "io"},
+    "evaluation.judges": {"model", "io"},
     "cli": ROOMS,
     "__init__": ROOMS,
     "__main__": {"cli"},

@@ -160,7 +160,7 @@ def test_systems_of_another_layout_are_scored_by_the_same_command(name, trained,
         *small,
     )
     figures = json.loads((tmp_path / "x.json").read_text())
-    assert (figures["autoencoder"].keys() == {"composite_psnr"}) == (name == "-composite")
+    assert (figures["autoencoder"].keys() == {"composite_psnr", "composite_psnr_se"}) == (name == "-composite")
     assert figures["generation"]["fid"] is not None and figures["generation"]["mask_iou_saliency"] is None
 
 

@@ -13,6 +13,7 @@ from .options import (
     LARGEST,
     SMALLEST,
     Command,
+    add_device,
     add_overrides,
     check_out,
     config_of,
@@ -103,12 +104,18 @@ def add_commands(command: Command) -> None:
     add_overrides(add)
 
     add = command(evaluate, "evaluate")
-    add("--data", type=Path, required=True, metavar="DIR", help="folder of shards with a test split")
+    add("--data", type=Path, required=True, metavar="DIR", help="data set from pack or build-demo, or folder of shards")
     add("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
     add("--checkpoint", type=Path, metavar="FILE", help="default: the one in models/")
+    add("--split", choices=("test", "validation"), help="which pictures to measure (default: test where there is one)")
     add("--limit", type=whole("limit", 2, 10**9), metavar="N", help="score at most so many pictures and prompts")
-    add("--saliency", type=Path, metavar="PATH", help="ISNet's .onnx file or folder, to compare the masks with")
+    add("--saliency", type=Path, metavar="PATH", help="a salient-object .onnx file, or ISNet's folder, for mask IOU")
+    add("--features", type=Path, metavar="FILE", help="InceptionV3, .safetensors or .onnx, for Clean-FID's features")
+    add("--clip", type=Path, metavar="PATH", help="CLIP in transformers' names, .safetensors or folder, for CLIP score")
+    add("--masks", type=Path, metavar="DIR", help="KEY.mask.png that people drew on exported composites, for mask IOU")
+    add("--export-composites", type=Path, metavar="DIR", help="folder for what was drawn, one PNG per key, and a list")
     add("--samples", type=Path, metavar="FILE", help="a PNG for some of the generated pictures")
+    add_device(add)
     add_overrides(add)
 
     add = command(fetch_saliency, "fetch-saliency")
@@ -222,12 +229,15 @@ def convert_model(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Every figure of a checkpoint on a data set: JSON to a file, a Markdown table to the screen."""
     checkpoint = args.checkpoint or default_checkpoint()
-    from ..evaluation.report import EvaluateConfig, markdown_table
+    from ..evaluation.figures import markdown_table
+    from ..evaluation.report import EvaluateConfig, EvaluateFiles
     from ..evaluation.report import evaluate as report
 
     config = config_of(EvaluateConfig, args, limit=args.limit)
-    figures = report(checkpoint, args.data, args.json, config, args.saliency, args.samples, say)
-    print(markdown_table(figures))
+    given = {name: getattr(args, name) for name in ("saliency", "features", "clip", "masks", "samples")}
+    files = EvaluateFiles(**given, export=args.export_composites)
+    figures = report(checkpoint, args.data, args.json, config, files, say, args.split, args.device, args.dtype)
+    print_once(markdown_table(figures))
 
 
 def fetch_saliency(args: argparse.Namespace) -> None:

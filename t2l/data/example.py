@@ -34,7 +34,7 @@ class Example:
     key: str  # unique within its data set
     layers: Layers
     caption: str  # the whole prompt
-    foreground_caption: str = ""  # "a red teapot"; what follows may be empty, evaluate alone needs it
+    foreground_caption: str = ""  # "a red teapot"; what follows may be empty
     background_caption: str = ""  # "on a wooden table"
     thing: str = ""  # "teapot"
     place: str = ""  # "wooden table"

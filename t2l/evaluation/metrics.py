@@ -7,7 +7,7 @@ same and pictures that have no value (NaN) left out. Pixels are floats in [0, 1]
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -87,6 +87,17 @@ def mean_figure(values: Tensor) -> float | None:
     return values.double().mean().item() if len(values) else None
 
 
+def mean_error(values: Tensor) -> float | None:
+    """The standard error of `mean_figure`, s / sqrt(n) with s^2 over n - 1; None for fewer than two values."""
+    values = values[~values.isnan()].double()
+    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
+
+
+def share_error(share: float, count: int) -> float:
+    """The standard error of a share of `count` independent pictures, sqrt(p (1 - p) / n) of the binomial distribution."""
+    return math.sqrt(share * (1 - share) / count)
+
+
 def check_finite(layers: Layers, source: str) -> None:
     """Raises ValueError when a layer holds NaN or infinity, which no figure could tell from a missing value."""
     if not layers.stacked().isfinite().all():
@@ -113,35 +124,38 @@ def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 @torch.no_grad()
+def reconstruct(autoencoder: Any, target: Layers) -> tuple[dict[str, Tensor], Layers]:
+    """The figures of `layer_figures` and the layers that the posterior's mean decodes to, float32 where the network is.
+
+    autoencoder: an Autoencoder of any layout, in evaluation mode; it computes in its own dtype.
+    """
+    weight = next(autoencoder.parameters())
+    target = target.to(weight.device)
+    decoded = autoencoder.decode(autoencoder.encode(target.to(weight.dtype)).mean, size=target.size)
+    layers = decoded.layers.to(torch.float32)
+    check_finite(layers, "the autoencoder")
+    auxiliary = None if decoded.auxiliary is None else decoded.auxiliary.float()
+    return layer_figures(layers, target, auxiliary), layers
+
+
 def evaluate_autoencoder(
-    autoencoder: Any,
-    examples: Examples,
-    limit: int | None = None,
-    batch_size: int = 8,
-    observe: Callable[[Layers, Layers], None] | None = None,
+    autoencoder: Any, examples: Examples, limit: int | None = None, batch_size: int = 8
 ) -> dict[str, float | None]:
     """The mean of every figure of `layer_figures` over at most `limit` examples, spread evenly (all when None).
 
-    autoencoder: an Autoencoder of any layout, read through its posterior mean, in evaluation mode; its mode is put back.
-    examples: pictures of one size.
-    observe: called after each batch with the true and the reconstructed layers. None stands for a figure without a
-    value: those of recomposing without an auxiliary head.
+    autoencoder: as `reconstruct` takes it; its mode is put back. examples: pictures of one size. None stands for a figure
+    without a value: those of recomposing without an auxiliary head.
     """
     count = len(examples) if limit is None else min(limit, len(examples))
     if count < 1:
         raise ValueError(f"an autoencoder is evaluated on one example or more, got {count}")
-    device = next(autoencoder.parameters()).device
     was_training = autoencoder.training
     autoencoder.eval()
     try:
-        parts = []
-        for indices in batches(spread(count, len(examples)), batch_size):
-            target = Layers.cat([examples[i].layers for i in indices]).to(device)
-            decoded = autoencoder.decode(autoencoder.encode(target).mean, size=target.size)
-            check_finite(decoded.layers, "the autoencoder")
-            parts.append(layer_figures(decoded.layers, target, decoded.auxiliary))
-            if observe is not None:
-                observe(target, decoded.layers)
+        parts = [
+            reconstruct(autoencoder, Layers.cat([examples[i].layers for i in indices]))[0]
+            for indices in batches(spread(count, len(examples)), batch_size)
+        ]
     finally:
         autoencoder.train(was_training)
     return {name: mean_figure(torch.cat([part[name] for part in parts])) for name in parts[0]}
@@ -154,15 +168,21 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
     With S_a = X^T X and S_b = Y^T Y for the centred, scaled features X and Y, the last trace is the sum of the singular
     values of X Y^T. That is exact also for n, m < D, where the covariances are singular: nothing is shrunk and no eps
-    is added. The distance of few samples is biased upwards; compare only figures taken with the same n and m.
+    is added. Beyond D pictures X gives way to a D x D factor of its covariance, so that nothing of size n x m is made.
+    The distance of few samples is biased upwards; compare only figures taken with the same n and m.
     """
     if min(len(a), len(b)) < 2 or a.shape[1:] != b.shape[1:]:
         raise ValueError(
             f"two feature sets (n, D) and (m, D) with n, m >= 2 are needed, got {tuple(a.shape)} and {tuple(b.shape)}"
         )
     a, b = a.double(), b.double()
-    x = (a - a.mean(dim=0)) / math.sqrt(len(a) - 1)
-    y = (b - b.mean(dim=0)) / math.sqrt(len(b) - 1)
+    x, y = _covariance_factor(a), _covariance_factor(b)
     means = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
     distance = means + x.square().sum() + y.square().sum() - 2 * torch.linalg.svdvals(x @ y.T).sum()
     return max(distance.item(), 0.0)  # rounding leaves about -1e-13 for equal sets
+
+
+def _covariance_factor(features: Tensor) -> Tensor:
+    """X of at most D rows with X^T X the covariance: the centred, scaled features, or R of their QR factors, (n or D, D)."""
+    x = (features - features.mean(dim=0)) / math.sqrt(len(features) - 1)
+    return x if len(x) <= x.shape[1] else torch.linalg.qr(x, mode="r").R

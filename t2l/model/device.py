@@ -40,7 +40,7 @@ def place(network: Network, device: torch.device, dtype: str = "fp32") -> Networ
     """The network on a device, its weights as fp32, fp16 or bf16. Raises ValueError for another name."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    return network.to(device, DTYPES[dtype])
+    return nn.Module.to(network, device, DTYPES[dtype])  # diffusers' own `to` warns of every cast
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -10,10 +10,12 @@ from t2l.evaluation.metrics import (
     layer_figures,
     mask_iou,
     mask_l1,
+    mean_error,
     mean_figure,
     psnr,
     recompose_l1,
     recompose_max,
+    share_error,
 )
 from t2l.layers import Layers
 
@@ -142,14 +144,22 @@ def test_a_damaged_hidden_background_shows_in_its_own_figure_only():
 
 def test_an_autoencoder_is_measured_over_batches_and_keeps_its_mode():
     examples = [Example(random_layers(1, seed=i)) for i in range(5)]
-    seen = []
     autoencoder = Damaging(0.1)
-    figures = evaluate_autoencoder(
-        autoencoder, examples, limit=3, batch_size=2, observe=lambda a, b: seen.append(len(a))
-    )
+    figures = evaluate_autoencoder(autoencoder, examples, limit=3, batch_size=2)
     assert figures["visible_background_psnr"] == pytest.approx(20, abs=1e-3)
     assert figures["mask_l1"] == 0 and figures["recompose_l1"] is None
-    assert seen == [2, 1] and autoencoder.training
+    assert autoencoder.training
+
+
+def test_the_standard_error_of_a_mean_is_s_over_the_root_of_n():
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0, math.nan])
+    assert mean_error(values) == pytest.approx(math.sqrt(5 / 3) / 2)
+    assert mean_error(values[:1]) is None and mean_error(values[4:]) is None
+
+
+def test_the_standard_error_of_a_share_is_that_of_drawing_zeros_and_ones():
+    ones = torch.tensor([1.0] * 30 + [0.0] * 70)
+    assert share_error(0.3, 100) == pytest.approx(ones.std(correction=0).item() / 10, abs=1e-7)
 
 
 def test_an_autoencoder_is_not_measured_on_nothing():
@@ -187,3 +197,16 @@ def test_frechet_distance_agrees_with_the_square_root_of_the_covariances():
 def test_feature_sets_of_two_widths_are_refused():
     with pytest.raises(ValueError, match=r"got \(4, 3\) and \(4, 2\)"):
         frechet_distance(torch.zeros(4, 3), torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("counts", [(200, 300), (200, 12), (12, 300)])
+def test_more_pictures_than_features_give_the_distance_of_the_whole_sets(counts):
+    """The D x D factors of the covariances against the n x m product that fewer pictures take."""
+    a, b = (
+        torch.randn(n, 20, generator=torch.Generator().manual_seed(n), dtype=torch.float64).cumsum(dim=1)
+        for n in counts
+    )
+    x, y = ((f - f.mean(dim=0)) / math.sqrt(len(f) - 1) for f in (a, b))
+    means = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
+    expected = means + x.square().sum() + y.square().sum() - 2 * torch.linalg.svdvals(x @ y.T).sum()
+    assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-12)

@@ -1,6 +1,7 @@
 """The report on small made-up pictures, with stand-ins for the trained model and the frozen judges."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,16 +10,12 @@ import torch.nn.functional as F
 
 from t2l.data.example import Example
 from t2l.data.shards import write_shard
-from t2l.evaluation import report
-from t2l.evaluation.report import (
-    AUTOENCODER_FIGURES,
-    GENERATION_FIGURES,
-    EvaluateConfig,
-    evaluate,
-    load_models,
-    markdown_table,
-    open_split,
-)
+from t2l.evaluation import drawing, judges, report
+from t2l.evaluation.drawing import file_name
+from t2l.evaluation.figures import AUTOENCODER_FIGURES, FID_FIGURES, MASK_FIGURES, PROBE_FIGURES, markdown_table
+from t2l.evaluation.metrics import frechet_distance
+from t2l.evaluation.report import EvaluateConfig, EvaluateFiles, evaluate, load_models, open_data, open_split
+from t2l.io.image import read_image, save_png, to_image
 from t2l.layers import Layers
 from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
 from t2l.model.text2layer import save_autoencoder
@@ -26,6 +23,14 @@ from t2l.model.text2layer import save_autoencoder
 COLOURS = {"cherry": (0.9, 0.1, 0.1), "leaf": (0.1, 0.8, 0.1), "night": (0.0, 0.0, 0.3), "snow": (0.9, 0.9, 0.9)}
 PAIRS = [(thing, place) for thing in ("cherry", "leaf") for place in ("night", "snow")]
 SMALL = EvaluateConfig(prompts=6, probe_examples=16, batch_size=4, saliency_count=5, saliency_real_count=2)
+
+
+ISNET = EvaluateFiles(saliency="isnet.onnx")
+
+
+def values_of(figures):
+    """The names of the figures without those of standard errors."""
+    return {name for name in figures if not name.endswith("_se")}
 
 
 def picture(thing, place, seed, size=64):
@@ -63,30 +68,32 @@ def draw_what_was_asked(model, prompts, config, progress=None):
 def stand_ins(monkeypatch):
     """An untrained autoencoder, a model that draws what it is asked for, and judges that see colours."""
     autoencoder = LayeredAutoencoder(AutoencoderConfig(base_channels=32, channel_multipliers=(1,), num_res_blocks=1))
-    monkeypatch.setattr(report, "load_models", lambda path: (autoencoder, SimpleNamespace(trained_size=64)))
-    monkeypatch.setattr(report, "generate", draw_what_was_asked)
-    monkeypatch.setattr(report, "load_lite0", lambda: lambda pixels: F.adaptive_avg_pool2d(pixels, 4).flatten(1))
+    part = torch.nn.Linear(1, 1)
+    model = SimpleNamespace(trained_size=64, autoencoder=autoencoder, unet=part, text_encoder=part)
+    monkeypatch.setattr(report, "load_models", lambda path: (autoencoder, model))
+    monkeypatch.setattr(drawing, "generate", draw_what_was_asked)
+    monkeypatch.setattr(judges, "load_lite0", lambda device: lambda pixels: F.adaptive_avg_pool2d(pixels, 4).flatten(1))
     monkeypatch.setattr(
-        report,
+        judges,
         "saliency_model",
-        lambda path, threads: lambda x: picture("leaf", "snow", 0).mask.expand(len(x), 1, -1, -1),
+        lambda path, *options: lambda x: picture("leaf", "snow", 0).mask.expand(len(x), 1, -1, -1),
     )
     return autoencoder
 
 
 def test_every_figure_is_measured_and_written(data, stand_ins, tmp_path):
     path = tmp_path / "figures.json"
-    figures = evaluate("model.safetensors", data, path, SMALL, saliency="isnet.onnx")
+    figures = evaluate("model.safetensors", data, path, SMALL, ISNET)
     assert json.loads(path.read_text()) == figures
-    assert figures["autoencoder"].keys() == AUTOENCODER_FIGURES.keys()
-    assert figures["generation"].keys() == GENERATION_FIGURES.keys()
+    assert values_of(figures["autoencoder"]) == AUTOENCODER_FIGURES.keys()
+    assert values_of(figures["generation"]) == (PROBE_FIGURES | MASK_FIGURES | FID_FIGURES).keys()
     values = [*figures["autoencoder"].values(), *figures["generation"].values()]
     assert all(isinstance(value, float) for value in values)
     assert figures["counts"] == {"test": 10, "generated": 6, "train": 16, "saliency": 5, "saliency_real": 2}
 
 
 def test_a_model_that_draws_what_is_asked_scores_as_the_real_pictures_do(data, stand_ins, tmp_path):
-    figures = evaluate("model.safetensors", data, tmp_path / "a.json", SMALL, saliency="isnet.onnx")["generation"]
+    figures = evaluate("model.safetensors", data, tmp_path / "a.json", SMALL, ISNET)["generation"]
     for layer in ("foreground", "background"):
         assert figures[f"{layer}_top1"] == figures[f"{layer}_top1_real"] == 1
     assert figures["mask_iou_saliency"] == figures["mask_iou_saliency_real"] == 1
@@ -95,11 +102,12 @@ def test_a_model_that_draws_what_is_asked_scores_as_the_real_pictures_do(data, s
 
 def test_an_autoencoder_alone_needs_no_train_split_and_no_judges(data, stand_ins, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "load_models", lambda path: (stand_ins, None))
-    monkeypatch.delattr(report, "load_lite0")
+    monkeypatch.delattr(judges, "load_lite0")
     for file in (data / "train").iterdir():
         file.unlink()
     (data / "train").rmdir()
-    figures = evaluate("model.safetensors", data, tmp_path / "a.json", SMALL)
+    figures = evaluate("model.safetensors", data, tmp_path / "a.json", SMALL, ISNET)
+    assert figures["notes"] == ["an autoencoder alone draws nothing: saliency will not be used"]
     assert figures["generation"] is None and figures["autoencoder"]["mask_iou"] is not None
 
 
@@ -114,11 +122,206 @@ def test_two_evaluations_are_equal(data, stand_ins, tmp_path):
     assert a["autoencoder"] == b["autoencoder"] and a["generation"] == b["generation"]
 
 
+def test_means_and_shares_have_standard_errors_in_the_file_and_the_table(data, stand_ins, tmp_path):
+    figures = evaluate("m", data, tmp_path / "a.json", SMALL, ISNET)
+    for part in (figures["autoencoder"], figures["generation"]):
+        assert {f"{name}_se" for name in values_of(part) if "fid" not in name} == part.keys() - values_of(part)
+    share = figures["generation"]["background_top1_reconstruction"]
+    assert figures["generation"]["background_top1_reconstruction_se"] == pytest.approx(
+        (share * (1 - share) / 10) ** 0.5
+    )
+    error = figures["autoencoder"]["mask_l1_se"]
+    assert f"| autoencoder.mask_l1 | {figures['autoencoder']['mask_l1']:.4g} ± {error:.2g} |" in markdown_table(figures)
+
+
+def fail(*args, **kwargs):
+    raise AssertionError("the long work began")
+
+
+def features_of(shards, indices):
+    composites = torch.cat([shards[i].layers.composite() for i in indices])
+    return F.adaptive_avg_pool2d(composites, 4).flatten(1)
+
+
+def test_fid_is_of_sets_of_equal_count_beside_its_floor(data, stand_ins, tmp_path):
+    found = evaluate("m", data, tmp_path / "a.json", SMALL)["generation"]
+    test, train = open_split(data, "test"), open_split(data, "train")
+    asked = [0, 1, 3, 5, 6, 8]  # 6 of 10, spread
+    floor = features_of(train, [(i * 20 // 16) for i in (0, 2, 5, 8, 10, 13)])  # 6 of the 16 of 20
+    assert found["fid_equal_real"] == pytest.approx(frechet_distance(floor, features_of(test, asked)), rel=1e-5)
+    drawn = draw_what_was_asked(None, [test.metadata(i)["caption"] for i in asked], SimpleNamespace(seed=0, height=64))
+    generated = F.adaptive_avg_pool2d(drawn.layers.composite(), 4).flatten(1)
+    assert found["fid_equal"] == pytest.approx(frechet_distance(generated, features_of(test, asked)), rel=1e-5)
+
+
+def test_fewer_pictures_than_features_are_said_to_be_few(data, stand_ins, tmp_path):
+    notes = evaluate("m", data, tmp_path / "a.json", SMALL)["notes"]
+    assert len(notes) == 1 and "FID is of 6 pictures with 48 features" in notes[0] and "mostly bias" in notes[0]
+
+
+@pytest.mark.parametrize("name", ["prompts", "limit"])
+def test_one_picture_makes_no_distance(name):
+    with pytest.raises(ValueError, match=f"EvaluateConfig.{name} must be at least 2, as a covariance needs, got 1"):
+        EvaluateConfig(**{name: 1})
+
+
+def wordless(i):
+    return replace(example(i), thing="", place="")
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    """As `t2l pack` leaves it: train and validation, no words but captions, pictures of several shapes."""
+
+    def of_a_shape(i):
+        size = [(64, 80), (100, 72)][i % 2]
+        stacked = F.interpolate(example(i).layers.stacked(), size, mode="nearest")
+        return replace(wordless(i), layers=Layers.from_stacked(stacked))
+
+    write_shard(tmp_path / "own" / "train", 0, [of_a_shape(i) for i in range(12)])
+    write_shard(tmp_path / "own" / "validation", 0, [of_a_shape(i) for i in range(12, 20)])
+    return tmp_path / "own"
+
+
+def test_a_packed_data_set_without_words_has_every_other_figure(own_data, stand_ins, tmp_path):
+    figures = evaluate("m", own_data, tmp_path / "a.json", SMALL, ISNET)
+    assert figures["split"] == "validation" and figures["counts"]["test"] == 8
+    assert values_of(figures["generation"]) == (MASK_FIGURES | FID_FIGURES).keys()
+    assert all(value is not None for value in figures["generation"].values())
+    assert "top1" not in markdown_table(figures)
+
+
+def test_a_word_that_some_pictures_lack_leaves_its_rows_out_with_a_note(data, stand_ins, tmp_path):
+    write_shard(data / "test", 0, [*map(example, range(20, 29)), replace(example(29), thing="")])
+    figures = evaluate("m", data, tmp_path / "a.json", SMALL)
+    assert "foreground_top1" not in figures["generation"] and "background_top1" in figures["generation"]
+    assert any("1 of 10 pictures in" in note and "have no thing" in note for note in figures["notes"])
+
+
+def test_the_split_that_was_asked_for_is_measured(data, own_data, stand_ins, tmp_path):
+    (own_data / "validation").rename(data / "validation")
+    assert evaluate("m", data, tmp_path / "a.json", SMALL)["split"] == "test"
+    assert evaluate("m", data, tmp_path / "a.json", SMALL, split="validation")["counts"]["test"] == 8
+
+
+def test_a_folder_of_shards_takes_its_floor_from_the_rest(data, stand_ins, tmp_path):
+    figures = evaluate("m", data / "test", tmp_path / "a.json", replace(SMALL, prompts=5))
+    assert figures["split"] is None and figures["generation"]["fid_real"] is None
+    assert figures["generation"]["fid_equal_real"] > 0 and figures["counts"]["test"] == 10
+    figures = evaluate("m", data / "test", tmp_path / "a.json", SMALL)
+    assert figures["generation"]["fid_equal_real"] is None
+    assert any(
+        "needs 6 real pictures beside those of the captions, there are 4; prompts=5" in x for x in figures["notes"]
+    )
+
+
+def test_a_folder_of_shards_has_no_splits(data):
+    with pytest.raises(ValueError, match="test is a folder of shards and has no splits; leave out --split validation"):
+        open_data(data / "test", "validation")
+
+
+def test_a_folder_without_anything_to_measure_is_named(data, tmp_path):
+    with pytest.raises(FileNotFoundError, match="the data set .*nowhere is no folder that exists"):
+        open_data(tmp_path / "nowhere", None)
+    with pytest.raises(FileNotFoundError, match="has no split to measure, neither test nor validation, and no shards"):
+        open_data(tmp_path, None)
+
+
+def test_a_users_own_judges_have_rows_of_their_own(data, stand_ins, tmp_path, monkeypatch):
+    monkeypatch.setattr(judges, "open_inception", lambda *_: lambda x: F.adaptive_avg_pool2d(x, 2).flatten(1))
+    monkeypatch.setattr(
+        judges, "open_clip", lambda *_: lambda x, captions: torch.tensor([0.1 * len(c) for c in captions])
+    )
+    figures = evaluate("m", data, tmp_path / "a.json", SMALL, EvaluateFiles(features="i.onnx", clip="c"))
+    found, test = figures["generation"], open_split(data, "test")
+    lengths = [0.1 * len(test.metadata(i)["caption"]) for i in (0, 1, 3, 5, 6, 8)]
+    assert found["clip"] == found["clip_real"] == pytest.approx(sum(lengths) / 6) and found["clip_se"] > 0
+    assert 0 <= found["clean_fid"] < found["fid_reconstruction"] and found["clean_fid_real"] is not None
+    assert "| generation.clean_fid |" in markdown_table(figures)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Its bytes count where composites are exported; the networks are stand-ins."""
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    return tmp_path / "model.safetensors"
+
+
+def test_exported_composites_come_back_as_masks_that_people_drew(data, stand_ins, checkpoint, tmp_path):
+    """Perfect masks on three pictures, half of the square on a fourth, none on the rest."""
+    out = tmp_path / "composites"
+    evaluate(checkpoint, data, tmp_path / "a.json", SMALL, EvaluateFiles(export=out))
+    rows = [json.loads(line) for line in (out / "composites.jsonl").read_text().splitlines()]
+    assert [row["key"] for row in rows] == [f"{i:04d}" for i in (20, 21, 23, 25, 26, 28)]
+    assert all(row["seed"] == i and row["prompt"] and (out / row["file"]).is_file() for i, row in enumerate(rows))
+    expected = picture(*rows[0]["prompt"].split(" in "), seed=0)
+    assert torch.equal(read_image(out / rows[0]["file"]), (expected.composite() * 255).round() / 255)
+    mask = expected.mask.clone()
+    for row in rows[:3]:
+        save_png(to_image(mask[0]), out / f"{row['key']}.mask.png")
+    mask[..., 32:] = 0
+    save_png(to_image(mask[0]), out / f"{rows[3]['key']}.png")
+    figures = evaluate(checkpoint, data, tmp_path / "a.json", SMALL, EvaluateFiles(masks=out))
+    assert figures["generation"]["mask_iou_human"] == pytest.approx(3.5 / 4) and figures["counts"]["human"] == 4
+    assert figures["generation"]["mask_iou_human_se"] == pytest.approx(0.125)
+
+
+def test_masks_drawn_on_other_pictures_are_refused_before_the_work(data, stand_ins, checkpoint, tmp_path, monkeypatch):
+    out = EvaluateFiles(export=tmp_path / "c")
+    evaluate(checkpoint, data, tmp_path / "a.json", SMALL, out)
+    save_png(to_image(torch.ones(1, 64, 64)), tmp_path / "c" / "0021.mask.png")
+    monkeypatch.setattr(report, "reconstruct", fail)
+    other = replace(SMALL, generation=replace(SMALL.generation, guidance=2.0))
+    with pytest.raises(
+        ValueError, match="'0021' was drawn with guidance 4.0, now it is 2.0; masks count for the pictures"
+    ):
+        evaluate(checkpoint, data, tmp_path / "a.json", other, EvaluateFiles(masks=tmp_path / "c"))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "error", "sentence"),
+    [
+        ("0021.png", 32, ValueError, "0021.png is 32 x 32, the picture is 64 x 64; save the mask at its size"),
+        (
+            "0022.png",
+            64,
+            FileNotFoundError,
+            "holds no mask of the 6 pictures that are drawn; the first would be 0020.mask.png",
+        ),
+    ],
+)
+def test_masks_that_do_not_fit_are_named_before_the_work(
+    name, size, error, sentence, data, stand_ins, checkpoint, tmp_path, monkeypatch
+):
+    save_png(to_image(torch.ones(1, size, size)), tmp_path / "masks" / name)
+    monkeypatch.setattr(report, "reconstruct", fail)
+    with pytest.raises(error, match=sentence):
+        evaluate(checkpoint, data, tmp_path / "a.json", SMALL, EvaluateFiles(masks=tmp_path / "masks"))
+
+
+def test_no_two_keys_share_a_file():
+    keys = ["a", "a b", "a%20b", "a-b", "雪", ".a", "%2Ea", "a|b"]
+    assert len({file_name(key) for key in keys}) == len(keys)
+    assert file_name("a b") == "a%20b.composite.png" and file_name("雪") == "雪.composite.png"
+
+
+def test_a_card_that_is_not_there_is_refused_before_the_work(data, stand_ins, tmp_path):
+    with pytest.raises(ValueError, match="device cuda:99 is not there"):
+        evaluate("m", data, tmp_path / "a.json", SMALL, device="cuda:99")
+
+
+def test_half_precision_gives_nearly_the_figures_of_full(data, stand_ins, tmp_path):
+    full, half = (
+        evaluate("m", data, tmp_path / "a.json", SMALL, dtype=dtype)["autoencoder"] for dtype in ("fp32", "bf16")
+    )
+    assert half["composite_psnr"] == pytest.approx(full["composite_psnr"], abs=0.1) and half != full
+
+
 def test_the_table_has_every_figure_and_shows_what_was_not_measured():
     table = markdown_table({"autoencoder": {"mask_iou": 0.99123456}, "generation": None})
     assert "| autoencoder.mask_iou | 0.9912 | >= 0.99 |" in table
     assert "| generation.fid | - |" in table
-    assert table.count("\n| ") == len(AUTOENCODER_FIGURES) + len(GENERATION_FIGURES)
+    assert table.count("\n| ") == len(AUTOENCODER_FIGURES | MASK_FIGURES | FID_FIGURES)
 
 
 def test_a_missing_split_is_named(data):
@@ -126,31 +329,28 @@ def test_a_missing_split_is_named(data):
         open_split(data, "held_out")
 
 
-def fail(*args, **kwargs):
-    raise AssertionError("the long work began")
-
-
 @pytest.mark.parametrize("name", ["folder", "file/figures.json"])
 def test_an_unwritable_json_path_is_refused_before_the_work(data, stand_ins, tmp_path, monkeypatch, name):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    monkeypatch.setattr(report, "evaluate_autoencoder", fail)
+    monkeypatch.setattr(report, "reconstruct", fail)
     with pytest.raises(OSError, match=f"{name} cannot be written"):
         evaluate("model.safetensors", data, tmp_path / name, SMALL)
 
 
 def test_a_missing_train_split_is_refused_before_the_work(data, stand_ins, tmp_path, monkeypatch):
     (data / "train").rename(data / "elsewhere")
-    monkeypatch.setattr(report, "evaluate_autoencoder", fail)
+    monkeypatch.setattr(report, "reconstruct", fail)
     with pytest.raises(FileNotFoundError, match="has no split `train`"):
         evaluate("model.safetensors", data, tmp_path / "a.json", SMALL)
 
 
-def test_a_train_split_of_one_thing_is_refused_before_the_work(data, stand_ins, tmp_path, monkeypatch):
+def test_a_train_split_of_one_thing_leaves_its_rows_out_with_a_note(data, stand_ins, tmp_path):
     write_shard(data / "train", 0, [example(i) for i in range(2)])
-    monkeypatch.setattr(report, "evaluate_autoencoder", fail)
-    with pytest.raises(ValueError, match="must show two things or more, to tell apart; it shows {'cherry'}"):
-        evaluate("model.safetensors", data, tmp_path / "a.json", SMALL)
+    figures = evaluate("model.safetensors", data, tmp_path / "a.json", SMALL)
+    assert not any(name.startswith("foreground_top1") for name in figures["generation"])
+    assert figures["generation"]["background_top1"] is not None
+    assert any("train shows no thing but 'cherry', so foreground_top1 is left out" in note for note in figures["notes"])
 
 
 def test_a_file_with_an_autoencoder_alone_is_told_from_a_whole_model(tmp_path):
@@ -170,8 +370,3 @@ def test_damaged_weights_are_named_instead_of_measured(data, stand_ins, tmp_path
     with pytest.raises(ValueError, match="the autoencoder gave pictures with values that are not finite"):
         evaluate("model.safetensors", data, tmp_path / "a.json", SMALL)
     assert not (tmp_path / "a.json").exists()
-
-
-def test_a_limit_of_one_is_refused():
-    with pytest.raises(ValueError, match="limit must be at least 2, as a covariance needs, got 1"):
-        EvaluateConfig(limit=1)

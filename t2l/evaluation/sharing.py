@@ -1,0 +1,61 @@
+"""Batches shared by the processes that `accelerate launch` or torchrun started: each takes some, all get every result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+PATIENCE = timedelta(days=14)  # for the slowest; when one dies the launcher ends them all. Milliseconds fit an int32
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process among those of the evaluation. With one there is nothing to wait for."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0  # on its own machine
+
+    @property
+    def is_main(self) -> bool:
+        """True for the one process that writes and speaks."""
+        return self.rank == 0
+
+    def mine(self, batches: Sequence[Item]) -> Sequence[Item]:
+        """The batches that this process works on: every count-th. What a batch holds does not depend on their number."""
+        return batches[self.rank :: self.count]
+
+    def gather(self, parts: Sequence[Item]) -> list[Item]:
+        """What came of all batches, in their order, from what came of `mine` in every process. Tensors must lie on the CPU."""
+        if self.count == 1:
+            return list(parts)
+        found: list[Sequence[Item]] = [[]] * self.count
+        torch.distributed.all_gather_object(found, parts)
+        return [found[i % self.count][i // self.count] for i in range(sum(len(part) for part in found))]
+
+    def card(self, device: torch.device) -> torch.device:
+        """A card of its own for every process of a machine, unless one was named."""
+        if self.count == 1 or device.type != "cuda" or device.index is not None:
+            return device
+        return torch.device("cuda", self.local_rank % torch.cuda.device_count())
+
+
+@contextmanager
+def joined() -> Iterator[Share]:
+    """This process's share while the others are connected; a share of everything where no launcher started any."""
+    rank, count, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if count < 2:
+        yield Share()
+        return
+    torch.distributed.init_process_group("gloo", timeout=PATIENCE)  # results are small and lie on the CPU
+    try:
+        yield Share(rank, count, local)
+    finally:
+        torch.distributed.destroy_process_group()

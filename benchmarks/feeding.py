@@ -1,8 +1,9 @@
-"""What feeds a card: python benchmarks/feeding.py [pictures] [cache] [unet] [memory] [--before FOLDER].
+"""What feeds a card: python benchmarks/feeding.py [pictures] [formats] [cache] [unet] [memory] [--before FOLDER].
 
 pictures   pieces for the autoencoder that one reading process makes in a second of its processor's time, of pictures of 1024, 512 and
            256 pixels, and how many processes a card of 125 pieces a second needs. --before: another checkout, measured in turn
            with this one by the same script
+formats    what decoding a picture of 1024 pixels takes in other formats than the shards' own
 cache      the share of the time that cache-latents waits for data, with a network of fixed time in the place of the autoencoder
 unet       the same of the UNet's batches, drawn in between and ahead of their use
 memory     what a data set of 57 million pictures takes in a process, on files that are links to one file
@@ -11,6 +12,7 @@ memory     what a data set of 57 million pictures takes in a process, on files t
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import statistics
@@ -96,6 +98,22 @@ def pictures(before: Path | None) -> None:
         print(
             f"{size} px, {name}: {rate:.0f} pieces a second ({spread}), {CARD / rate:.1f} processes for {CARD} a second"
         )
+
+
+def formats() -> None:
+    from t2l.io.image import to_image
+
+    pixels = layers(1024, 0)
+    kinds = {"webp": {"quality": 92, "method": 2}, "jpeg": {"quality": 92}, "png": {}}
+    for picture, kind in [(pixels.foreground, kind) for kind in kinds] + [(pixels.mask, "png")]:
+        buffer, seconds = io.BytesIO(), []
+        to_image(picture[0]).save(buffer, kind, **kinds[kind])
+        for _ in range(20):
+            start = time.process_time()
+            Image.open(io.BytesIO(buffer.getvalue())).load()
+            seconds.append(time.process_time() - start)
+        name, size = "a mask" if picture.shape[1] == 1 else "colours", len(buffer.getvalue())
+        print(f"{name} of 1024 px as {kind}, {size:,} bytes: {1000 * statistics.median(seconds):.1f} ms to decode")
 
 
 # ---- cache and unet
@@ -284,7 +302,13 @@ def main() -> None:
     elif args.latents:
         read_latents(Path(args.latents[0]), int(args.latents[1]))
     else:
-        parts = {"pictures": lambda: pictures(args.before), "cache": cache, "unet": unet, "memory": memory}
+        parts = {
+            "pictures": lambda: pictures(args.before),
+            "formats": formats,
+            "cache": cache,
+            "unet": unet,
+            "memory": memory,
+        }
         for name in args.parts or parts:
             parts[name]()
 

@@ -99,6 +99,8 @@ def write_files(
     missing = [number for number, name in enumerate(names) if not (folder / name).exists()]
     wait()  # a file that one writes before another has looked would be dealt differently by the two
     own = missing[process::processes]
+    if not own:
+        return  # what `make` needs is not begun
     writing: Future[None] | None = None
     with ThreadPoolExecutor(1) as pool:  # one is written while the next is made
         for number, content in zip(tqdm(own, unit="file", desc=what, disable=process > 0), make(own), strict=True):

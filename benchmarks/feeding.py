@@ -1,8 +1,9 @@
-"""What feeds a card: python benchmarks/feeding.py [pictures] [cache] [unet] [memory] [--before FOLDER].
+"""What feeds a card: python benchmarks/feeding.py [pictures] [formats] [cache] [unet] [memory] [--before FOLDER].
 
 pictures   pieces for the autoencoder that one reading process makes in a second of its processor's time, of pictures of 1024, 512 and
            256 pixels, and how many processes a card of 125 pieces a second needs. --before: another checkout, measured in turn
            with this one by the same script
+formats    what decoding a picture of 1024 pixels takes in other formats than the shards' own
 cache      the share of the time that cache-latents waits for data, with a network of fixed time in the place of the autoencoder
 unet       the same of the UNet's batches, drawn in between and ahead of their use
 memory     what a data set of 57 million pictures takes in a process, on files that are links to one file
@@ -11,6 +12,7 @@ memory     what a data set of 57 million pictures takes in a process, on files t
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import statistics
@@ -98,6 +100,22 @@ def pictures(before: Path | None) -> None:
         )
 
 
+def formats() -> None:
+    from t2l.io.image import to_image
+
+    pixels = layers(1024, 0)
+    kinds = {"webp": {"quality": 92, "method": 2}, "jpeg": {"quality": 92}, "png": {}}
+    for picture, kind in [(pixels.foreground, kind) for kind in kinds] + [(pixels.mask, "png")]:
+        buffer, seconds = io.BytesIO(), []
+        to_image(picture[0]).save(buffer, kind, **kinds[kind])
+        for _ in range(20):
+            start = time.process_time()
+            Image.open(io.BytesIO(buffer.getvalue())).load()
+            seconds.append(time.process_time() - start)
+        name, size = "a mask" if picture.shape[1] == 1 else "colours", len(buffer.getvalue())
+        print(f"{name} of 1024 px as {kind}, {size:,} bytes: {1000 * statistics.median(seconds):.1f} ms to decode")
+
+
 # ---- cache and unet
 
 
@@ -116,23 +134,39 @@ class Network:
         batch = len(found.foreground) if hasattr(found, "foreground") else 1
         return torch.zeros(batch, 4, 32, 32), torch.ones(batch, 4, 32, 32)
 
-    def waiting(self, skip: int) -> float:
-        """The share of the time that passes between calls, after the first ones."""
-        waited = sum(begin - end for begin, end in zip(self.begins[1 + skip :], self.ends[skip:], strict=False))
-        return waited / (self.ends[-1] - self.ends[skip])
+    def waits(self) -> list[float]:
+        """Seconds between the calls, without the first ones."""
+        return [begin - end for begin, end in zip(self.begins[3:], self.ends[2:], strict=False)]
+
+    def waiting(self) -> float:
+        """The share of the time that passes between the calls."""
+        return sum(self.waits()) / (self.ends[-1] - self.ends[2])
+
+
+def shown(shares: list[float]) -> str:
+    return f"{statistics.median(shares):.2%} ({min(shares):.2%} to {max(shares):.2%}) of its time"
 
 
 def cache() -> None:
+    from t2l.data import cache_folder
     from t2l.data.latents import cache_latents
 
+    cache_folder.FILE_LENGTH = 64  # so that files end on the way
     with tempfile.TemporaryDirectory() as folder:
-        data = write_pictures(Path(folder) / "data", 256, 320)
+        data = write_pictures(Path(folder) / "data", 512, 160)
         (Path(folder) / "autoencoder").write_bytes(b"")
-        for workers in (0, 1, 2):
-            network = Network(16 / CARD)
-            out = Path(folder) / str(workers)
-            cache_latents(network, Path(folder) / "autoencoder", data, out, 256, workers=workers)
-            print(f"cache-latents, 256 px, {workers} workers: waits {network.waiting(2):.1%} of its time")
+        shares: dict[tuple[int, int], list[float]] = {(slow, workers): [] for slow in (1, 2) for workers in (0, 1, 2)}
+        for number in range(3):
+            reading = Network(0)
+            cache_latents(reading, Path(folder) / "autoencoder", data, Path(folder) / f"{number}", 256)
+            seconds = statistics.median(reading.waits())
+            for (slow, workers), found in shares.items():
+                network, out = Network(slow * seconds), Path(folder) / f"{number}-{slow}-{workers}"
+                cache_latents(network, Path(folder) / "autoencoder", data, out, 256, workers=workers)
+                found.append(network.waiting())
+        print(f"cache-latents, 512 px to 256: one process reads {16 / seconds:.0f} pictures a second, lastly")
+        for (slow, workers), found in shares.items():
+            print(f"network {slow} x as slow, {workers} workers: waits {shown(found)}")
 
 
 def unet() -> None:
@@ -146,15 +180,16 @@ def unet() -> None:
         (Path(folder) / "autoencoder").write_bytes(b"")
         cache_latents(Network(0), Path(folder) / "autoencoder", data, Path(folder) / "latents", 64)
         batches = LatentBatches(Latents(Path(folder) / "latents"), config, 1.0)
-        for seconds in (0.02, 0.05):
-            for name in ("in between", "ahead"):
+        for seconds in (0.02, 0.05, 0.2):
+            shares: dict[str, list[float]] = {"in between": [], "ahead": []}
+            for name, found in [*shares.items()] * ROUNDS:
                 network = Network(seconds)
-                drawn = (batches[step] for step in range(200))
+                drawn = (batches[step] for step in range(100))
                 for _ in read_ahead(drawn, 4) if name == "ahead" else drawn:
                     network()
-                print(
-                    f"UNet, 32 latents, steps of {1000 * seconds:.0f} ms, drawn {name}: waits {network.waiting(5):.2%}"
-                )
+                found.append(network.waiting())
+            for name, found in shares.items():
+                print(f"UNet, 32 latents, steps of {1000 * seconds:.0f} ms, drawn {name}: waits {shown(found)}")
 
 
 # ---- memory
@@ -267,7 +302,13 @@ def main() -> None:
     elif args.latents:
         read_latents(Path(args.latents[0]), int(args.latents[1]))
     else:
-        parts = {"pictures": lambda: pictures(args.before), "cache": cache, "unet": unet, "memory": memory}
+        parts = {
+            "pictures": lambda: pictures(args.before),
+            "formats": formats,
+            "cache": cache,
+            "unet": unet,
+            "memory": memory,
+        }
         for name in args.parts or parts:
             parts[name]()
 

@@ -15,6 +15,7 @@ from t2l.config import load_config, override
 from t2l.data.example import Example
 from t2l.data.shards import write_shard
 from t2l.io.checkpoint import read_tensors
+from t2l.io.header import read_header
 from t2l.layers import Layers
 from t2l.model.text2layer import Text2Layer, load_autoencoder
 from t2l.training.train_autoencoder import AutoencoderTrainConfig
@@ -108,8 +109,9 @@ def test_a_cache_with_buckets_and_embeddings_is_made_checked_and_made_again_at_o
     assert "the embeddings of 3 captions" in captured.err and str(tmp_path) in captured.out
     assert json.loads((tmp_path / "cache.json").read_text())["buckets"] == ["64x64"]
     damaged = tmp_path / "000000.safetensors"
-    data = damaged.read_bytes()
-    damaged.write_bytes(data[:-2] + bytes(2 * [data[-1] ^ 0x40]))
+    data, begin = bytearray(damaged.read_bytes()), read_header(damaged).tensors["std.64x64"].begin
+    data[begin + 1] ^= 0x40
+    damaged.write_bytes(data)
     assert cli.main([str(word) for word in (*command, *options[:1], "--check", 99)]) == 2
     assert "rounding explains" in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,16 @@ def write_files(
     missing = [number for number, name in enumerate(names) if not (folder / name).exists()]
     wait()  # a file that one writes before another has looked would be dealt differently by the two
     own = missing[process::processes]
-    for number, content in zip(tqdm(own, unit="file", desc=what, disable=process > 0), make(own), strict=True):
-        write_tensors(folder / names[number], *content)
+    if not own:
+        return  # what `make` needs is not begun
+    writing: Future[None] | None = None
+    with ThreadPoolExecutor(1) as pool:  # one is written while the next is made
+        for number, content in zip(tqdm(own, unit="file", desc=what, disable=process > 0), make(own), strict=True):
+            if writing is not None:
+                writing.result()
+            writing = pool.submit(write_tensors, folder / names[number], *content)
+        if writing is not None:
+            writing.result()
 
 
 def alone() -> None:

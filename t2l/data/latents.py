@@ -102,12 +102,11 @@ def cache_latents(
     def make(numbers: Sequence[int]) -> Iterator[Content]:
         covered = _Covered(shards, buckets or [(size, size)])
         read = read_in_workers(covered, chain.from_iterable(chunks[number] for number in numbers), workers)
-        # a copy, because what two processes share is scarce: 64 MB in a container
-        pictures = read_ahead(((found, x.clone()) for found, x in read), 2 * batch_size) if workers else read
+        # copies, because what two processes share is scarce: 64 MB in a container
+        pictures = read_ahead((found._replace(stacked=found.stacked.clone()) for found in read), 2 * batch_size)
         for number in numbers:
-            groups = _encoded(encode, islice(pictures, len(chunks[number])), batch_size)
-            captions = packed([ways_to_say(shards.metadata(i)) for i in chunks[number]])
-            yield _named(groups, std, bucketed=buckets is not None) | captions, {}
+            groups, captions = _encoded(encode, islice(pictures if workers else read, len(chunks[number])), batch_size)
+            yield _named(groups, std, bucketed=buckets is not None) | packed(captions), {}
 
     write_files(out, _names(len(chunks)), make, process, processes, wait, "latents")
 
@@ -230,17 +229,26 @@ def check_latents(encode: Encode, data: Path, cached: Latents, count: int, preci
     return compare(f"the latents of {len(numbers)} pictures", pairs(), precision)
 
 
+class _Picture(NamedTuple):
+    """A picture as it is encoded."""
+
+    size: Size
+    stacked: Tensor  # (1, 7, height, width), floats in [0, 1]
+    captions: list[str]
+
+
 class _Covered(Dataset):
-    """Item k is picture k as it is encoded: its size, and (1, 7, height, width) floats in [0, 1]."""
+    """Item k is picture k."""
 
     def __init__(self, shards: Shards, sizes: Sequence[Size]) -> None:
         self.shards = shards
         self.sizes = sizes
 
-    def __getitem__(self, number: int) -> tuple[Size, Tensor]:
+    def __getitem__(self, number: int) -> _Picture:
         pictures = self.shards.pictures(number)
         size = nearest_bucket(pictures[0].size[::-1], self.sizes)
-        return size, cover_stacked(stacked_bytes(pictures), size)
+        captions = ways_to_say(self.shards.metadata(number))
+        return _Picture(size, cover_stacked(stacked_bytes(pictures), size), captions)
 
 
 @dataclass
@@ -259,10 +267,14 @@ class _Encoded:
         self.waiting.clear()
 
 
-def _encoded(encode: Encode, pictures: Iterable[tuple[Size, Tensor]], batch_size: int) -> dict[Size, _Encoded]:
-    """The latents of some pictures by their size."""
+def _encoded(
+    encode: Encode, pictures: Iterable[_Picture], batch_size: int
+) -> tuple[dict[Size, _Encoded], list[list[str]]]:
+    """The latents of some pictures by their size, and the captions of each."""
     groups: dict[Size, _Encoded] = {}
-    for place, (size, stacked) in enumerate(pictures):
+    captions: list[list[str]] = []
+    for place, (size, stacked, said) in enumerate(pictures):
+        captions.append(said)
         group = groups.setdefault(size, _Encoded())
         group.pictures.append(place)
         group.waiting.append(stacked)
@@ -271,7 +283,7 @@ def _encoded(encode: Encode, pictures: Iterable[tuple[Size, Tensor]], batch_size
     for group in groups.values():
         if group.waiting:
             group.encode(encode)
-    return groups
+    return groups, captions
 
 
 def _named(groups: dict[Size, _Encoded], std: Std, bucketed: bool) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -19,12 +19,16 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from ..t2l.budget import WHOLE_PIXELS
 from ..t2l.layers import Layers
 from ..t2l.model.autoencoder import Autoencoder, Decoded, pad_to_multiple
 from ..t2l.model.text2layer import load_autoencoder, read_trained_size
 
 LAYER_CHANNELS = 7
 ENCODE_BYTES, DECODE_BYTES = 1767, 2178  # core's estimates per pixel and byte of dtype, for a VAE of width 128
+
+
+TILES = 512, 64  # pixels along a side, and of the overlap, where a picture is too large to be taken whole
 
 
 class ManagedAutoencoder:
@@ -54,25 +58,29 @@ class ManagedAutoencoder:
 
     def encode(self, layers: Layers) -> Tensor:
         """Layers -> latents (N, C, h, w), the mean of the posterior."""
+        if _is_large(layers.size):
+            return self.encode_tiled(layers, *TILES)
         x = layers.stacked()
         try:
             return self._in_batches(self._encode, x, self._encode_memory(x.shape))
         except mm.OOM_EXCEPTION:
             logging.warning("Text2Layer: out of memory while encoding layers, going on in tiles")
         mm.soft_empty_cache()  # outside the except block, which holds on to what was allocated
-        return self.encode_tiled(layers, 512, 64)
+        return self.encode_tiled(layers, *TILES)
 
     def decode(self, latents: Tensor) -> Decoded:
         """Latents -> layers of the latents' whole size, and the composite that was predicted beside them.
 
         An autoencoder without that head predicts none: the layers' own composite stands for it.
         """
+        if _is_large([length * self.downscale for length in latents.shape[-2:]]):
+            return self.decode_tiled(latents, *TILES)
         try:
             return _taken_apart(self._in_batches(self._decode, latents, self._decode_memory(latents.shape)))
         except mm.OOM_EXCEPTION:
             logging.warning("Text2Layer: out of memory while decoding layers, going on in tiles")
         mm.soft_empty_cache()
-        return self.decode_tiled(latents, 512, 64)
+        return self.decode_tiled(latents, *TILES)
 
     def encode_tiled(self, layers: Layers, tile: int, overlap: int) -> Tensor:
         """As `encode`, tile x tile pixels at a time; `overlap` in pixels."""
@@ -161,6 +169,11 @@ class ManagedAutoencoder:
     def _decode_memory(self, shape: tuple[int, ...]) -> float:
         pixels = shape[-2] * shape[-1] * self.downscale**2
         return DECODE_BYTES * self._relative_cost * pixels * mm.dtype_size(self.dtype)
+
+
+def _is_large(size: Sequence[int]) -> bool:
+    """Whether a picture of so many pixels (height, width) goes in tiles at once: a CPU never says that memory runs out."""
+    return size[0] * size[1] > WHOLE_PIXELS.most
 
 
 class FlatPictures(nn.Module):

@@ -76,10 +76,15 @@ def unknown_to_core(stack: Stack) -> list[str]:
     ]
 
 
+def composited(stack: Stack) -> Tensor:
+    """The picture seen as an IMAGE; Cancel ends it."""
+    return pixels_to_image(stack.composite(mm.throw_exception_if_processing_interrupted)[None])
+
+
 def stack_to_layers(stack: Stack, layer: str, node: str) -> Layers:
     """The layer that the input `layer` of a node means, against all others."""
     try:
-        return stack.to_layers(layer)
+        return stack.to_layers(layer, mm.throw_exception_if_processing_interrupted)
     except ValueError as error:
         raise ValueError(f"{node}: layer: {error}") from error
 

@@ -15,7 +15,7 @@ from ..t2l.io.file_name import clean_prefix
 from ..t2l.io.layer_file import READ, check_format, open_layer_file, save_layer_file, save_png_set
 from ..t2l.io.layer_nodes import LayerFile, MaskAs
 from ..t2l.stack import TOP, Stack
-from .documents import MAX_FRAMES, document_to_stack, stack_to_document, stack_to_layers, unknown_to_core
+from .documents import MAX_FRAMES, composited, document_to_stack, stack_to_document, stack_to_layers, unknown_to_core
 from .file_names import LONGEST, check_inside, files_below, path_below, shortened
 from .inputs import refusal, validated
 from .load import speaking_for
@@ -90,7 +90,7 @@ class SaveLayers(io.ComfyNode):
                 paths = [folder / f"{stem}_.{format}"]
                 save_layer_file(stack, paths[0], int(bits), mask_as, texts)
         files = [{"filename": path.name, "subfolder": subfolder, "type": "output"} for path in paths]
-        composite = pixels_to_image(stack.composite()[None])
+        composite = composited(stack)
         shown = files[-1:] if format == "png set" else ui.PreviewImage(composite, cls=cls).as_dict()["images"]
         written = f"{(Path(subfolder) / paths[-1].name).as_posix()} [{OUTPUT}]"
         return io.NodeOutput(written, ui={"images": shown, "files": files})
@@ -158,7 +158,7 @@ class LoadLayers(io.ComfyNode):
             pixels_to_image(parts.foreground),
             pixels_to_image(parts.background),
             pixels_to_mask(parts.mask),
-            pixels_to_image(stack.composite()[None]),
+            composited(stack),
             "\n".join([*opened.notes, *unknown_to_core(stack)]),
             layers_to_cutout(parts),
         )

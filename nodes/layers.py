@@ -15,7 +15,7 @@ from ..t2l.comfyui_compositor import composite_as_comfyui
 from ..t2l.layers import Layers
 from ..t2l.placement import ColourSpace, Placement, compose, place
 from ..t2l.stack import TOP, Stack
-from .documents import document_to_stack, stack_to_layers, to_documents
+from .documents import composited, document_to_stack, stack_to_layers, to_documents
 from .inputs import validated
 from .limits import check_pictures
 from .pairing import paired
@@ -109,7 +109,7 @@ class SplitLayers(io.ComfyNode):
             pixels_to_image(parts.foreground),
             pixels_to_image(parts.background),
             pixels_to_mask(parts.mask),
-            core_composite(stack) if compositing == "comfyui" else pixels_to_image(stack.composite()[None]),
+            core_composite(stack) if compositing == "comfyui" else composited(stack),
             layers_to_cutout(parts),
         )
 

@@ -17,6 +17,14 @@ from typing import Any
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = 80
 JSON_DEPTH = 64  # lists and objects inside each other; our own files have 4
+KINDS = {
+    list: "a list",
+    str: "a text",
+    int: "a number",
+    float: "a number",
+    bool: "a truth value",
+    type(None): "null",
+}  # of JSON
 
 
 class NotJSON(ValueError):
@@ -53,8 +61,12 @@ class Limit:
             raise ValueError(f"{subject} {found:,} {self.unit}; {self.remedy}")
 
 
-PIXELS = Limit("T2L_MAX_PIXELS", 40 << 20, "pixels")  # of a canvas, and of a file's layers together; 16 bytes each
+PIXELS = Limit("T2L_MAX_PIXELS", 40 << 20, "pixels")  # of a canvas, and of one picture in a file; 16 bytes each
+LAYER_PIXELS = Limit(
+    "T2L_MAX_LAYER_PIXELS", 128 << 20, "pixels"
+)  # of a file's layers, and what is merged of them, at once
 CANVAS_PIXELS = Limit("T2L_MAX_CANVAS_PIXELS", 100_000_000, "pixels")  # of what a node makes: 1.6 GB in memory
+WHOLE_PIXELS = Limit("T2L_MAX_WHOLE_PIXELS", 8 << 20, "pixels")  # that an autoencoder takes at once; more go in tiles
 PICTURE_PIXELS = Limit("T2L_MAX_PICTURE_PIXELS", 170_000_000, "pixels")  # of a picture to pack; 3 bytes each, half a GB
 FILE_BYTES = Limit("T2L_MAX_FILE_BYTES", 512 << 20, "bytes")  # of a layer file
 INFLATED_BYTES = Limit(
@@ -64,6 +76,7 @@ LAYERS = Limit("T2L_MAX_LAYERS", 1000, "layers")  # of a file or document, group
 GROUP_DEPTH = Limit("T2L_MAX_GROUP_DEPTH", 32, "levels of groups")
 NAME_LENGTH = Limit("T2L_MAX_NAME_LENGTH", 4096, "characters")  # of a layer's, a tensor's, a file's name
 HEADER_BYTES = Limit("T2L_MAX_HEADER_BYTES", 100_000_000, "bytes")  # of a safetensors header; safetensors takes no more
+METADATA = Limit("T2L_MAX_METADATA", 10_000, "entries of metadata")  # of a checkpoint
 TEXT_BYTES = Limit("T2L_MAX_TEXT_BYTES", 256 << 20, "bytes")  # of a JSON file, an index or captions for a whole folder
 JSON_VALUES = Limit("T2L_MAX_JSON_VALUES", 1_000_000, "values")  # of one JSON text; 200 bytes each in memory
 LIMITS = tuple(limit for limit in globals().values() if isinstance(limit, Limit))
@@ -110,7 +123,7 @@ def parse_json(text: str, what: str) -> Any:
         raise ValueError(_too_deep(what)) from error
     except ValueError as error:
         raise NotJSON(f"{what} is not JSON: {error}") from error
-    if _depth(found) > JSON_DEPTH:
+    if text.count("[") + text.count("{") > JSON_DEPTH and _depth(found) > JSON_DEPTH:
         raise ValueError(_too_deep(what))
     return found
 
@@ -119,7 +132,7 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
     """The object that a JSON file holds. Raises as `read_text`, and ValueError for anything else."""
     found = parse_json(read_text(path, what), shown_path(path))
     if not isinstance(found, dict):
-        raise ValueError(f"{shown_path(path)} must hold one JSON object, got a {type(found).__name__}")
+        raise ValueError(f"{shown_path(path)} must hold one JSON object, got {KINDS[type(found)]}")
     return found
 
 

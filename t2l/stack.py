@@ -7,7 +7,7 @@ are pixels from the canvas' top-left corner to the layer's, x to the right and y
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, get_args
@@ -21,6 +21,8 @@ from .placement import Placement, place, resized
 
 BACKGROUND, FOREGROUND = "background", "foreground"  # the names of the two layers that `Layers` becomes
 TOP = "top"  # the rule of to_layers that takes the top visible layer
+PIECE = 1 << 19  # pixels of a picture that are mixed at once: what is made on the way takes some 50 MB at most
+Callback = Callable[[], None]  # called before every piece of a long computation; what it raises ends that
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -118,16 +120,15 @@ class Stack:
         """The same stack with every layer on the canvas' pixels, for files and networks."""
         return replace(self, layers=tuple(layer.drawn for layer in self.layers))
 
-    def composite(self) -> Tensor:
+    def composite(self, callback: Callback | None = None) -> Tensor:
         """The picture seen, (3, H, W): the layers stacked in sRGB, over white where all of them are transparent."""
-        colour, alpha = self.flattened()
-        return torch.lerp(torch.ones_like(colour), colour, alpha)
+        return _over_white(*self.flattened(callback))
 
-    def flattened(self) -> tuple[Tensor, Tensor]:
+    def flattened(self, callback: Callback | None = None) -> tuple[Tensor, Tensor]:
         """The visible layers merged into one: straight colour (3, H, W) and alpha (1, H, W), both in [0, 1]."""
-        return _merged([layer for layer in self.layers if layer.visible], self)
+        return _merged([layer for layer in self.layers if layer.visible], self, callback)
 
-    def to_layers(self, rule: str = TOP) -> Layers:
+    def to_layers(self, rule: str = TOP, callback: Callback | None = None) -> Layers:
         """One layer against the composite of all other visible ones: Layers of batch 1 and the canvas' size.
 
         rule: "top", the highest visible layer, or the name of a layer, which is taken also when it is hidden. A name that
@@ -137,11 +138,10 @@ class Stack:
         """
         chosen = self.index(rule)
         others = [layer for i, layer in enumerate(self.layers) if layer.visible and i != chosen]
-        colour, alpha = _merged(others, self)
+        colour, alpha = _merged(others, self, callback)
         front, mask = placed(self.layers[chosen], self.height, self.width)
-        front = torch.lerp(front, blend(colour, front, self.layers[chosen].blend_mode), alpha)
-        background = torch.lerp(torch.ones_like(colour), colour, alpha)
-        return Layers(front[None], background[None], mask[None])
+        front = blended(front, colour, alpha, self.layers[chosen].blend_mode)
+        return Layers(front[None], _over_white(colour, alpha)[None], mask[None])
 
     @classmethod
     def from_layers(cls, layers: Layers, names: Sequence[str] = (BACKGROUND, FOREGROUND)) -> Stack:
@@ -240,17 +240,53 @@ def _quoted(name: str) -> str:
     return repr(name if len(name) <= 80 else f"{name[:80]}...")
 
 
-def _merged(layers: Sequence[Layer], canvas: Stack) -> tuple[Tensor, Tensor]:
+def _merged(layers: Sequence[Layer], canvas: Stack, callback: Callback | None) -> tuple[Tensor, Tensor]:
     """Layers from the bottom up on an empty canvas: straight colour (3, H, W) and alpha (1, H, W)."""
     like = canvas.layers[0].image
     colour, alpha = like.new_zeros(3, canvas.height, canvas.width), like.new_zeros(1, canvas.height, canvas.width)
     for layer in layers:
-        part = cropped(layer, canvas.height, canvas.width)
-        if part is not None:
-            rows, columns = slice(part.y, part.y + part.size[0]), slice(part.x, part.x + part.size[1])
-            below = colour[:, rows, columns], alpha[:, rows, columns]
-            colour[:, rows, columns], alpha[:, rows, columns] = over(part, *below)
+        paint(layer, colour, alpha, callback)
     return colour, alpha
+
+
+def _over_white(colour: Tensor, alpha: Tensor) -> Tensor:
+    """Colour (3, H, W) over white, in its own memory."""
+    for piece in pieces(*alpha.shape[1:]):
+        colour[piece] = torch.lerp(torch.ones_like(colour[piece]), colour[piece], alpha[piece])
+    return colour
+
+
+def pieces(height: int, width: int) -> Iterator[tuple[slice, slice, slice]]:
+    """A picture (C, height, width) in pieces of at most PIECE pixels, whole rows where they are that short."""
+    columns = min(width, PIECE)
+    rows = PIECE // max(1, columns)
+    for y in range(0, height, rows):
+        for x in range(0, width, columns):
+            yield slice(None), slice(y, y + rows), slice(x, x + columns)
+
+
+def paint(layer: Layer, colour: Tensor, alpha: Tensor, callback: Callback | None = None) -> None:
+    """Put a layer over a picture where it lies, in the memory of colour (3, H, W) and alpha (1, H, W)."""
+    part = cropped(layer, *alpha.shape[1:])
+    if part is None:
+        return
+    rows, columns = slice(part.y, part.y + part.size[0]), slice(part.x, part.x + part.size[1])
+    colour, alpha = colour[:, rows, columns], alpha[:, rows, columns]
+    for piece in pieces(*part.size):
+        if callback is not None:
+            callback()
+        small = replace(part, image=part.image[piece], mask=part.mask[piece])
+        colour[piece], alpha[piece] = over(small, colour[piece], alpha[piece])
+
+
+def blended(image: Tensor, colour: Tensor, alpha: Tensor, mode: BlendMode) -> Tensor:
+    """Colours (3, H, W) after their blend mode with a backdrop of the same size: where that is transparent, as they are."""
+    if mode == "normal":
+        return image
+    result = torch.empty_like(image)
+    for piece in pieces(*alpha.shape[1:]):
+        result[piece] = torch.lerp(image[piece], blend(colour[piece], image[piece], mode), alpha[piece])
+    return result
 
 
 def over(layer: Layer, colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,7 +297,7 @@ def over(layer: Layer, colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     C = m F + (1 - m) B to the bit.
     """
     weight = layer.mask * layer.opacity
-    source = torch.lerp(layer.image, blend(colour, layer.image, layer.blend_mode), alpha)
+    source = blended(layer.image, colour, alpha, layer.blend_mode)
     joint = torch.lerp(alpha, torch.ones_like(alpha), weight)
     share = torch.where(joint > 0, weight / joint.clamp(min=torch.finfo(joint.dtype).tiny), 0)
     return torch.lerp(colour, source, share), joint

@@ -6,7 +6,7 @@ import torch
 
 from t2l.blend import BlendMode, blend
 from t2l.layers import Layers
-from t2l.stack import Box, Layer, Stack, transformed
+from t2l.stack import Box, Layer, Stack, pieces, transformed
 
 
 def random_layers(n: int = 1, height: int = 6, width: int = 8) -> Layers:
@@ -166,3 +166,55 @@ def test_a_layer_shown_at_another_size_composites_as_the_drawn_one():
 def test_a_layer_that_cannot_be_shown_is_refused(wrong):
     with pytest.raises(ValueError, match="needs a shown size of at least one pixel and a finite rotation, got"):
         layer(**wrong)
+
+
+@pytest.mark.parametrize("piece", [1, 5, 13])
+@pytest.mark.parametrize("blend_mode", ["normal", "multiply", "luminosity"])
+def test_a_picture_stacked_in_pieces_is_the_same(monkeypatch, piece, blend_mode):
+    parts = random_layers(3)
+    layers = [
+        Layer(image=parts.foreground[i], mask=parts.mask[i], x=2 * i - 1, y=-i, opacity=0.7, blend_mode=blend_mode)
+        for i in range(3)
+    ]
+    stack = Stack(7, 9, tuple(layers))
+    whole = stack.composite(), stack.to_layers().stacked()
+    monkeypatch.setattr("t2l.stack.PIECE", piece)
+    torch.testing.assert_close((stack.composite(), stack.to_layers().stacked()), whole)
+
+
+def test_pieces_cover_every_pixel_once(monkeypatch):
+    monkeypatch.setattr("t2l.stack.PIECE", 6)
+    for size in ((1, 1), (4, 5), (2, 20), (20, 2)):
+        seen = torch.zeros(1, *size)
+        for piece in pieces(*size):
+            assert 0 < seen[piece].numel() <= 6
+            seen[piece] += 1
+        assert (seen == 1).all()
+
+
+@pytest.mark.parametrize(
+    "make", [Stack.composite, Stack.flattened, lambda stack, callback: stack.to_layers("top", callback)]
+)
+def test_what_the_callback_raises_ends_the_stacking(make):
+    class Cancelled(Exception):
+        pass
+
+    calls = []
+
+    def callback():
+        calls.append(1)
+        if len(calls) == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        make(Stack(6, 8, tuple(layer(name=str(i)) for i in range(9))), callback)
+    assert len(calls) == 2
+
+
+def test_stacking_leaves_the_layers_as_they_were():
+    stack = Stack.from_layers(random_layers())
+    before = [(x.image.clone(), x.mask.clone()) for x in stack.layers]
+    stack.composite(), stack.to_layers(), stack.flattened()
+    assert all(
+        torch.equal(x.image, a) and torch.equal(x.mask, b) for x, (a, b) in zip(stack.layers, before, strict=True)
+    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
-from ..budget import HEADER_BYTES, NAME_LENGTH, as_text, check_regular, parse_json, shown, shown_path
+from ..budget import HEADER_BYTES, METADATA, NAME_LENGTH, as_text, check_regular, parse_json, shown, shown_path
 
 MOST_NAMES = 12  # named in one message
 MOST_AXES = 16  # of a tensor
@@ -72,6 +72,8 @@ def read_header(path: str | Path) -> Header:
     try:
         found = parse_json(as_text(header, "its header"), "its header")
         metadata = _metadata(found.pop("__metadata__", {}))
+        longest = max(found, key=len, default="")
+        NAME_LENGTH.check(len(longest), f"the name {shown(longest)} has")
         places = [(name, *_entry(name, entry)) for name, entry in found.items()]
         needed = 8 + length + max((end for *_, end, _ in places), default=0)
         if needed <= size:
@@ -120,15 +122,15 @@ def _fault(start: bytes, brace: bytes, size: int) -> str | None:
 def _metadata(found: Any) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
         raise ValueError(f"its metadata must be texts by name, got {shown(found)}")
+    METADATA.check(len(found), "it has")
     return found
 
 
 def _entry(name: str, found: Any) -> tuple[int, int, Entry]:
     """Where a tensor begins and ends in the data, and what it is."""
-    NAME_LENGTH.check(len(name), f"the name {shown(name)} has")
     if not isinstance(found, dict):
         raise ValueError(f"it describes the tensor {shown(name)} by {shown(found)}")
-    dtype, shape, offsets = (found.get(key) for key in ("dtype", "shape", "data_offsets"))
+    dtype, shape, offsets = found.get("dtype"), found.get("shape"), found.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in BITS:
         raise ValueError(f"the tensor {shown(name)} has an unknown kind of number, {shown(dtype)}")
     if not _are_counts(shape) or len(shape) > MOST_AXES:

@@ -86,7 +86,7 @@ def read_image(path: str | Path, mode: Literal["RGB", "RGBA", "L"] = "RGB") -> T
     except Unreadable as error:
         raise ValueError(f"{shown_path(path)} {error}") from error
     values = np.array(image).reshape(image.height, image.width, -1)
-    return torch.from_numpy(values).movedim(-1, 0).unsqueeze(0).float() / 255
+    return torch.from_numpy(values).movedim(-1, 0).unsqueeze(0).float().div_(255)
 
 
 def clean_stem(stem: str) -> str:

@@ -37,9 +37,10 @@ def open_layer_file(path: str | Path) -> LayerFile:
 
         return open_psd(path)
     pixels = read_image(path, "RGBA")[0]
-    Account(Path(path).name).claim(pixels.shape[-2], pixels.shape[-1])
+    account = Account(Path(path).name)
+    account.claim(pixels.shape[-2], pixels.shape[-1])
     layer = Layer(image=pixels[:3], mask=pixels[3:], name=Path(path).stem)
-    return LayerFile(Stack(*layer.size, (layer,)))
+    return LayerFile(Stack(*layer.size, (layer,)), held=account.held)
 
 
 def check_format(ending: str, depth: int) -> None:

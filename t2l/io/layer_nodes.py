@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..blend import BlendMode
-from ..budget import PIXELS
+from ..budget import LAYER_PIXELS, PIXELS
 from ..stack import Layer, Stack, cropped
 
 Depth = Literal[8, 16]  # bits per channel
@@ -23,6 +23,7 @@ class LayerFile:
 
     stack: Stack
     notes: tuple[str, ...] = ()  # what could not be shown as the editor shows it, one sentence each
+    held: int = 0  # the most pixels at once while it was read, of layers and of what was merged of them; 16 bytes each
 
 
 @dataclass
@@ -31,16 +32,33 @@ class Account:
 
     name: str  # of the file, for sentences
     notes: list[str] = field(default_factory=list)
-    pixels: int = 0
+    pixels: int = 0  # that are held now
+    held: int = 0  # the most so far
+
+    def check_picture(self, height: int, width: int) -> None:
+        """Raises ValueError for a canvas or a picture that is too large."""
+        if height * width > PIXELS.most:
+            raise ValueError(
+                f"{self.name} is too large: {width:,} x {height:,} are more than {PIXELS.most:,} pixels; scale it down, or "
+                f"set {PIXELS.variable}"
+            )
 
     def claim(self, height: int, width: int, channels: int = 4) -> None:
-        """Count one more picture, or a mask of one channel. Raises ValueError before more memory is taken than there should be."""
+        """Count one more picture, or some channels of one. Raises ValueError before more memory is taken than there should be."""
+        self.check_picture(height, width)
         self.pixels += height * width * channels // 4
-        if self.pixels > PIXELS.most:
+        self.held = max(self.held, self.pixels)
+        most = max(LAYER_PIXELS.most, PIXELS.most)
+        if self.pixels > most:
             raise ValueError(
-                f"{self.name} is too large: its layers have more than {PIXELS.most:,} pixels together (the next one is "
-                f"{width:,} x {height:,}); scale it down, or merge layers in your editor, or set {PIXELS.variable}"
+                f"{self.name} is too large: its layers, and what is merged of them, have more than {most:,} pixels together "
+                f"(the next one is {width:,} x {height:,}); scale it down, or merge layers in your editor, or set "
+                f"{LAYER_PIXELS.variable}"
             )
+
+    def release(self, height: int, width: int, channels: int = 4) -> None:
+        """What was claimed is not in memory any more."""
+        self.pixels -= height * width * channels // 4
 
 
 @dataclass(frozen=True, eq=False)

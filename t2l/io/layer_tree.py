@@ -6,39 +6,17 @@ Everything here is exact as long as colours are mixed in sRGB, and what is merge
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..blend import blend
-from ..stack import Layer, cropped, over, placed
-from .layer_nodes import (
-    Account,
-    Clipped,
-    Depth,
-    Group,
-    Knockout,
-    LayerFile,
-    Mask,
-    MaskAs,
-    Node,
-    Special,
-)
+from ..stack import Layer, blended, cropped, over, paint, pieces, placed
+from .layer_nodes import Account, Clipped, Depth, Group, Knockout, LayerFile, Mask, MaskAs, Node, Special
 
-__all__ = [
-    "Account",
-    "Clipped",
-    "Depth",
-    "Group",
-    "LayerFile",
-    "Mask",
-    "MaskAs",
-    "Node",
-    "Special",
-    "plain_layers",
-]
+__all__ = ["Account", "Clipped", "Depth", "Group", "LayerFile", "Mask", "MaskAs", "Node", "Special", "plain_layers"]
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom on the canvas
 
@@ -53,6 +31,7 @@ def plain_layers(
     scope = _Scope(_reach(nodes, (0, 0, width, height)), (height, width), account, bottom=int(has_background))
     for node in nodes:
         scope.add(node)
+    scope.let_go()
     return scope.layers
 
 
@@ -127,7 +106,17 @@ def _slices(layer: Layer) -> tuple[slice, slice]:
 
 def _met(layer: Layer, colour: Tensor, alpha: Tensor) -> Tensor:
     """A layer's colours after its blend mode with a backdrop, (3, H, W): where that is transparent, its own."""
-    return torch.lerp(layer.image, blend(colour, layer.image, layer.blend_mode), alpha)
+    return blended(layer.image, colour, alpha, layer.blend_mode)
+
+
+def _mix_in(layer: Layer, colour: Tensor, alpha: Tensor, image: Tensor, mask: Tensor) -> None:
+    """A layer over a picture of its size, (3, H, W) and (1, H, W), and into the layers' own part of it, image times mask."""
+    for piece in pieces(*layer.size):
+        small = replace(layer, image=layer.image[piece], mask=layer.mask[piece])
+        weight, source = small.mask * small.opacity, _met(small, colour[piece], alpha[piece])
+        image[piece] = torch.lerp(image[piece], source, weight)
+        mask[piece] = torch.lerp(mask[piece], torch.ones_like(weight), weight)
+        colour[piece], alpha[piece] = over(small, colour[piece], alpha[piece])
 
 
 class _Scope:
@@ -142,9 +131,9 @@ class _Scope:
         canvas: tuple[int, int],
         account: Account,
         bottom: int = 0,
-        base: tuple[Tensor, Tensor] | None = None,
+        base: Callable[[], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
-        """bottom: how many layers no hole goes through. base: colour and alpha below the box, made of the layers below."""
+        """bottom: how many layers no hole goes through. base: makes colour and alpha below the box, of the layers below."""
         self.box, self.canvas, self.account, self.base = box, canvas, account, base
         self.layers: list[Layer] = []
         self.bottom = bottom
@@ -191,14 +180,14 @@ class _Scope:
         """
         inside = self._through(group)
         seen = inside.seen()
-        if len(seen) > 1:
-            return [_masked(self._resolved(inside, seen, group), group.mask, group.opacity)]
-        return [_masked(layer, group.mask, group.opacity) for layer in inside.layers]
+        found = [self._resolved(inside, seen, group)] if len(seen) > 1 else inside.layers
+        inside.let_go()
+        return [_masked(layer, group.mask, group.opacity) for layer in found]
 
     def _through(self, group: Group) -> _Scope:
         """The layers of a group that lets blend modes through, on the picture so far."""
         box = _reach(group.children, self.box)
-        inside = _Scope(box, self.canvas, self.account, base=self.below(box))
+        inside = _Scope(box, self.canvas, self.account, base=lambda: self.below(box))
         for child in group.children:
             inside.add(child)
         return inside
@@ -236,6 +225,7 @@ class _Scope:
         if not seen:
             return None
         merged = self._resolved(inside, seen, group) if inside.base else inside.merged(seen, group.name)
+        inside.let_go()
         mode = "normal" if group.pass_through else group.blend_mode
         return _masked(replace(merged, blend_mode=mode, visible=group.visible), group.mask, group.opacity)
 
@@ -244,17 +234,14 @@ class _Scope:
         parts = [part for part in (cropped(layer, *self.canvas) for layer in layers) if part is not None]
         box = _reach(parts, (0, 0, self.canvas[1], self.canvas[0]))
         height, width = box[3] - box[1], box[2] - box[0]
-        self.account.claim(1, max(0, height * width - sum(part.mask.numel() for part in parts)))  # what is between them
+        self.account.claim(height, width)
         colour, alpha = self.below(box, start)
         image, mask = torch.zeros_like(colour), torch.zeros_like(alpha)
         for part in parts:
             place = (slice(None), *_slices(_moved(part, box)))
-            weight, source = part.mask * part.opacity, _met(part, colour[place], alpha[place])
-            image[place] = torch.lerp(image[place], source, weight)  # times the mask, until the end
-            mask[place] = torch.lerp(mask[place], torch.ones_like(weight), weight)
-            colour[place], alpha[place] = over(part, colour[place], alpha[place])
-        image = (image / mask.clamp(min=torch.finfo(mask.dtype).tiny)).clamp(0, 1)
-        return Layer(image=image, mask=mask, name=name, x=box[0], y=box[1])
+            _mix_in(part, colour[place], alpha[place], image[place], mask[place])
+        image /= mask.clamp(min=torch.finfo(mask.dtype).tiny)
+        return Layer(image=image.clamp_(0, 1), mask=mask, name=name, x=box[0], y=box[1])
 
     # ---- clipped layers
 
@@ -263,6 +250,7 @@ class _Scope:
         base = self._layer(node.base)
         if base is None:
             return None
+        self.account.claim(*base.size, channels=3)
         image, hidden = base.image.clone(), 0
         for upper in node.above:
             layer = self._layer(upper)
@@ -272,18 +260,20 @@ class _Scope:
             inside = cropped(replace(layer, x=layer.x - base.x, y=layer.y - base.y), *base.size)
             if inside is not None:
                 place = (slice(None), *_slices(inside))
-                image[place] = self._painted(image[place], base.image[place], inside, upper)
+                self._paint_onto(image[place], base.image[place], inside, upper)
         if hidden:
             self.account.notes.append(f"{hidden} hidden layers clipped to {base.name!r} are left out")
         return replace(base, image=image)
 
-    def _painted(self, colour: Tensor, base: Tensor, layer: Layer, node: Node) -> Tensor:
-        """A clipped layer on the colours so far, (3, H, W); one that knocks out goes down to its base."""
+    def _paint_onto(self, colour: Tensor, base: Tensor, layer: Layer, node: Node) -> None:
+        """A clipped layer onto the colours so far, (3, H, W), in their memory; one that knocks out goes down to its base."""
         options = node if isinstance(node, Special) else Special(node=layer)
-        below = colour if options.knockout == "none" else base
-        painted = torch.lerp(below, blend(below, layer.image, layer.blend_mode), options.fill)
-        painted = torch.where(layer.image.new_tensor(options.channels).bool()[:, None, None], painted, colour)
-        return torch.lerp(colour, painted, layer.mask * layer.opacity)
+        changes = layer.image.new_tensor(options.channels).bool()[:, None, None]
+        for piece in pieces(*layer.size):
+            below = colour[piece] if options.knockout == "none" else base[piece]
+            painted = torch.lerp(below, blend(below, layer.image[piece], layer.blend_mode), options.fill)
+            painted = torch.where(changes, painted, colour[piece])
+            colour[piece] = torch.lerp(colour[piece], painted, layer.mask[piece] * layer.opacity)
 
     def _add_ungrouped(self, node: Clipped) -> None:
         """Clipped layers that meet what lies below in their own modes: layers under the mask of their base."""
@@ -330,9 +320,13 @@ class _Scope:
 
     def _restricted(self, layer: Layer, channels: Sequence[bool]) -> Layer:
         """A layer that changes only some channels: the others have the colours below it."""
+        self.account.claim(*layer.size, channels=3)
         colour, alpha = self.below(_rectangle(layer))
-        kept, changed = torch.lerp(layer.image, colour, alpha), _met(layer, colour, alpha)
-        image = torch.where(colour.new_tensor(channels).bool()[:, None, None], changed, kept)
+        image, changes = _met(layer, colour, alpha), colour.new_tensor(channels).bool()[:, None, None]
+        image = image.clone() if image is layer.image else image
+        for piece in pieces(*layer.size):
+            kept = torch.lerp(layer.image[piece], colour[piece], alpha[piece])
+            image[piece] = torch.where(changes, image[piece], kept)
         self.account.notes.append(
             f"{layer.name!r} changes only some of the channels: the others are merged with the colours that lie below it"
         )
@@ -340,6 +334,7 @@ class _Scope:
 
     def _add_knockout(self, layer: Layer, start: int, fill: float) -> None:
         """A layer that hides those from `start` on under itself and is painted onto what is below them, as far as `fill`."""
+        self.account.claim(*layer.size, channels=3)
         image = _met(layer, *self.below(_rectangle(layer), start))
         if fill == 1:
             self.layers.append(replace(layer, image=image, blend_mode="normal"))
@@ -358,12 +353,17 @@ class _Scope:
         top = self.layers.pop()
         box = _reach([top, layer], (0, 0, self.canvas[1], self.canvas[0]))
         size = box[3] - box[1], box[2] - box[0]
-        self.account.claim(1, max(0, size[0] * size[1] - top.mask.numel()))
-        below, kept = placed(_moved(top, box), *size)
-        above, weight = placed(_moved(layer, box), *size)
-        kept, weight = kept * (1 - weight), weight * fill
-        image = (below * kept + above * weight) / (kept + weight).clamp(min=torch.finfo(kept.dtype).tiny)
-        self.layers.append(Layer(image=image, mask=kept + weight, name=top.name, x=box[0], y=box[1]))
+        self.account.claim(*size)
+        self.account.claim(*size)  # the other, of which nothing stays
+        image, mask = (x.clone() for x in placed(_moved(top, box), *size))
+        above, shape = placed(_moved(layer, box), *size)
+        for piece in pieces(*size):
+            kept, weight = mask[piece] * (1 - shape[piece]), shape[piece] * fill
+            mixed = image[piece] * kept + above[piece] * weight
+            mask[piece] = kept + weight
+            image[piece] = mixed / mask[piece].clamp(min=torch.finfo(mask.dtype).tiny)
+        self.account.release(*size)
+        self.layers.append(Layer(image=image, mask=mask, name=top.name, x=box[0], y=box[1]))
 
     def _add_atop(self, layer: Layer) -> None:
         """A layer that is seen only where something lies below it, and covers nothing more."""
@@ -414,13 +414,17 @@ class _Scope:
 
     def below(self, box: Box, count: int | None = None) -> tuple[Tensor, Tensor]:
         """Colour (3, h, w) and alpha (1, h, w) of a window on the lowest layers, on all of them when there is no count."""
+        count, size = len(self.layers) if count is None else count, (box[3] - box[1], box[2] - box[0])
+        self.account.claim(*size)
         if count == 0 and self.base is None:
-            blank = torch.zeros(4, box[3] - box[1], box[2] - box[0])
-            return blank[:3], blank[3:]
-        colour, alpha = self._picture_of(len(self.layers) if count is None else count)
-        rows = slice(box[1] - self.box[1], box[3] - self.box[1])
-        columns = slice(box[0] - self.box[0], box[2] - self.box[0])
-        return colour[:, rows, columns].clone(), alpha[:, rows, columns].clone()
+            blank = torch.zeros(4, *size)
+            colour, alpha = blank[:3], blank[3:]
+        else:
+            rows = slice(box[1] - self.box[1], box[3] - self.box[1])
+            columns = slice(box[0] - self.box[0], box[2] - self.box[0])
+            colour, alpha = (x[:, rows, columns].clone() for x in self._picture_of(count))
+        self.account.release(*size)  # who asks needs it for a moment
+        return colour, alpha
 
     def _picture_of(self, count: int) -> tuple[Tensor, Tensor]:
         """The lowest layers over one another, (3, h, w) and (1, h, w) of the box. What was composited before is gone on with."""
@@ -428,20 +432,33 @@ class _Scope:
             self._head = self._head or self._blank()
             return self._head.grown(self.layers)
         if self._floor is None or self._floor.count != count:
+            self._drop(self._floor)
             self._floor = self._blank()
         return self._floor.grown(self.layers[:count])
 
     def _blank(self) -> _Picture:
         left, top, right, bottom = self.box
+        self.account.claim(bottom - top, right - left)
+        if self.base is not None:
+            return _Picture(left, top, *self.base())
         blank = torch.zeros(4, bottom - top, right - left)
-        colour, alpha = (blank[:3], blank[3:]) if self.base is None else (x.clone() for x in self.base)
-        return _Picture(left, top, colour, alpha)
+        return _Picture(left, top, blank[:3], blank[3:])
+
+    def _drop(self, picture: _Picture | None) -> None:
+        if picture is not None:
+            self.account.release(*picture.alpha.shape[1:])
 
     def _forget(self, start: int = 0) -> None:
         """Layers from `start` on are others now."""
+        self._drop(self._head)
         self._head = None
         if self._floor is not None and self._floor.count > start:
+            self._drop(self._floor)
             self._floor = None
+
+    def let_go(self) -> None:
+        """The layers are taken; the pictures made of them are not needed any more."""
+        self._forget(-1)
 
 
 @dataclass(frozen=True)
@@ -465,10 +482,7 @@ class _Picture:
     def grown(self, layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
         """With those layers that it does not show yet."""
         for layer in layers[self.count :]:
-            moved = replace(layer, x=layer.x - self.x, y=layer.y - self.y)
-            part = cropped(moved, *self.alpha.shape[1:]) if layer.visible else None
-            if part is not None:
-                place = (slice(None), *_slices(part))
-                self.colour[place], self.alpha[place] = over(part, self.colour[place], self.alpha[place])
+            if layer.visible:
+                paint(replace(layer, x=layer.x - self.x, y=layer.y - self.y), self.colour, self.alpha)
         self.count = len(layers)
         return self.colour, self.alpha

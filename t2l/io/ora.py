@@ -157,7 +157,7 @@ class _Reading:
     def __init__(self, file: Archive) -> None:
         self.file, self.name = file, file.name
         self.account, self.layers = Account(file.name), 0
-        self.pictures: dict[str, Tensor] = {}  # by their entries: a file may show one many times
+        self.pictures: dict[str, tuple[Tensor, Tensor]] = {}  # by their entries: a file may show one many times
         self.notes = self.account.notes
 
     def layer_file(self) -> LayerFile:
@@ -165,7 +165,7 @@ class _Reading:
         height, width = (self._whole(root, key, "0") for key in "hw")
         if min(height, width) < 1:
             raise ValueError(f"{self.name} has a canvas of {width} x {height} pixels; it needs at least one")
-        Account(self.name).claim(height, width)  # the canvas, for what is made of it later
+        self.account.check_picture(height, width)  # the canvas, for what is made of it later
         top = root.find("stack")
         nodes = () if top is None else self._nodes(top, 0)
         layers = plain_layers(nodes, height, width, self.account)
@@ -174,7 +174,7 @@ class _Reading:
         stack = Stack(height, width, tuple(layers))
         if root.get("version") == "0.0.1" and "xres" in root.attrib:  # as Krita writes it, and only Krita
             self._compare(stack)
-        return LayerFile(stack, tuple(dict.fromkeys(self.notes)))
+        return LayerFile(stack, tuple(dict.fromkeys(self.notes)), self.account.held)
 
     def _compare(self, stack: Stack) -> None:
         """Name it when Krita's own picture differs: it weighs brightness in its own way, and mixes pure black and white so."""
@@ -240,26 +240,28 @@ class _Reading:
 
     def _layer(self, element: ElementTree.Element) -> Layer:
         look, source = self._look(element, "layer"), element.get("src", "")
-        pixels = self._picture(source)
-        self.account.claim(pixels.shape[-2], pixels.shape[-1])
+        image, mask = self._picture(source)
         x, y = (self._whole(element, key, "0") for key in "xy")
-        return Layer(image=pixels[:3].contiguous(), mask=pixels[3:].contiguous(), x=x, y=y, **look)
+        return Layer(image=image, mask=mask, x=x, y=y, **look)
 
-    def _picture(self, source: str) -> Tensor:
-        """An entry's picture, (4, H, W) in [0, 1], read once; its size is checked before it is unpacked."""
+    def _picture(self, source: str) -> tuple[Tensor, Tensor]:
+        """An entry's picture, (3, H, W) and (1, H, W) in [0, 1], read once; its size is checked before it is unpacked."""
         if source in self.pictures:
+            self.account.claim(*self.pictures[source][1].shape[1:])
             return self.pictures[source]
         if ".." in source.split("/") or source.startswith("/"):
             raise ValueError(f"{self.name} names a picture outside of itself, {source!r}")
         try:
-            with self.file.picture(source) as image:
-                if image.mode.startswith("I"):
+            with self.file.picture(source) as found:
+                if found.mode.startswith("I"):
                     self.notes.append(f"the 16 bits of {source} are read as 8")
-                values = np.array(image.convert("RGBA"))
+                self.account.claim(found.height, found.width)
+                values = torch.from_numpy(np.array(found if found.mode == "RGBA" else found.convert("RGBA")))
         except Unreadable as error:
             raise ValueError(f"{self.name} holds a picture that cannot be read, {shown(source)}: it {error}") from error
-        self.pictures[source] = torch.from_numpy(values).movedim(-1, 0).float() / 255
-        return self.pictures[source]
+        image, mask = (torch.empty(x.shape).copy_(x).div_(255) for x in values.movedim(-1, 0).split([3, 1]))
+        self.pictures[source] = image, mask
+        return image, mask
 
     def _look(self, element: ElementTree.Element, kind: str) -> dict[str, Any]:
         """What layers and groups have in common."""

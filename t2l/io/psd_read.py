@@ -16,7 +16,7 @@ from torch import Tensor
 from ..blend import BlendMode
 from ..budget import FILE_BYTES, GROUP_DEPTH, LAYERS, check_regular
 from ..placement import linear_to_srgb
-from ..stack import Layer, Stack
+from ..stack import Layer, Stack, pieces
 from .layer_name import decoded
 from .layer_nodes import (
     Account,
@@ -102,20 +102,17 @@ class _Reading:
         mode = self.psd.color_mode.name
         if mode not in ("RGB", "GRAYSCALE", "INDEXED", "BITMAP", "DUOTONE"):
             raise _Refused(f"is in {mode} colours, which are not shown here; save a copy of it in RGB")
-        Account(self.account.name).claim(self.psd.height, self.psd.width)  # the canvas, for what is made of it later
+        self.account.check_picture(self.psd.height, self.psd.width)  # the canvas, for what is made of it later
         self._note_profile()
         nodes = self._nodes(self.psd, 0) if mode in ("RGB", "GRAYSCALE") else ()
         has_background = bool(nodes) and self._is_background(self.psd[0])
         layers = plain_layers(nodes, self.psd.height, self.psd.width, self.account, has_background)
-        if not layers:
-            layers = [self._merged_picture(mode)]
-            if len(self.psd):
-                self.notes.append(
-                    "none of its layers holds pixels: the picture that other programs show is read instead"
-                )
-        stack = Stack(self.psd.height, self.psd.width, tuple(layers))
-        self._note_blank_picture(stack)
-        return LayerFile(stack, tuple(dict.fromkeys(self.notes)))
+        stack = Stack(self.psd.height, self.psd.width, tuple(layers or [self._merged_picture(mode)]))
+        if layers:
+            self._note_blank_picture(stack)
+        elif len(self.psd):
+            self.notes.append("none of its layers holds pixels: the picture that other programs show is read instead")
+        return LayerFile(stack, tuple(dict.fromkeys(self.notes)), self.account.held)
 
     def _note_blank_picture(self, stack: Stack) -> None:
         """Some programs leave the picture that others show empty; those that say whether they do are taken at their word."""
@@ -124,11 +121,21 @@ class _Reading:
         if Resource.VERSION_INFO in self.psd.image_resources:
             return
         try:
-            colour = torch.from_numpy(self.psd.numpy("color"))
+            planes, largest = self._merged_planes()
         except BROKEN:
             return  # it is not needed
-        if colour.min() == colour.max() and (stack.composite() - colour.min()).abs().max() > 2 / 255:
+        colours = planes[: 1 if self._is_grey() else 3]
+        if not colours.size or colours.min() != colours.max():
+            return
+        self.account.claim(self.psd.height, self.psd.width)
+        if (stack.composite().sub_(float(colours.flat[0]) / largest)).abs_().max() > 2 / 255:
             self.notes.append("the picture that the file shows to other programs is blank; its layers are shown")
+
+    def _merged_planes(self) -> tuple[Any, float]:
+        """The channels that the file shows to programs without layers, (C, H, W) as they are stored, and what stands for 1."""
+        data = self.psd._record.image_data.get_data(self.psd._record.header, False)
+        kind, largest = {8: ("u1", 255.0), 16: (">u2", 65535.0), 32: (">f4", 1.0)}[self.psd.depth]
+        return np.frombuffer(data, kind).reshape(-1, self.psd.height, self.psd.width), largest
 
     def _decoded_names(self) -> dict[int, str]:
         """The names of layers that have none in Unicode, by the layer's id(); old software and Japanese one writes such."""
@@ -252,17 +259,21 @@ class _Reading:
             return None
         self.account.claim(height, width)
         self._note_extras(layer)
-        image = torch.empty(3, height, width)
-        for i in range(3):
-            image[i] = self._values(channels[i if i in colours else colours[0]], (height, width))
-        mask = torch.ones(1, height, width)
+        image, mask = torch.empty(3, height, width), torch.ones(1, height, width)
+        for i in colours:
+            self._decode(channels[i], image[i])
+            if self.psd.depth == 32:
+                image[i] = linear_to_srgb(image[i].clamp_(0, 1))
+        for missing in {0, 1, 2}.difference(colours):
+            image[missing] = image[colours[0]]
         if -1 in channels:
-            mask[0] = self._values(channels[-1], (height, width))
+            self._decode(channels[-1], mask[0])
         if (user_mask := self._mask(layer)) is not None:
-            mask = mask * user_mask.window(layer._record.left, layer._record.top, height, width)
+            mask *= user_mask.window(layer._record.left, layer._record.top, height, width)
+            self.account.release(1, user_mask.values.numel(), channels=1)
         return Layer(
-            image=linear_to_srgb(image.clamp(0, 1)) if self.psd.depth == 32 else image,
-            mask=mask.clamp(0, 1),
+            image=image,
+            mask=mask.clamp_(0, 1),
             name=self._name(layer),
             x=layer._record.left,
             y=layer._record.top,
@@ -277,15 +288,17 @@ class _Reading:
             if len(data.data):
                 yield int(info.id), data
 
-    def _values(self, channel: Any, size: tuple[int, int]) -> Tensor:
-        """One channel as floats (H, W), at most a few copies of it in memory."""
-        data = channel.get_data(size[1], size[0], self.psd.depth, self.psd.version)
+    def _decode(self, channel: Any, into: Tensor) -> None:
+        """One channel as floats into (H, W). It is read once: what the file held of it is let go."""
+        height, width = into.shape
+        data = channel.get_data(width, height, self.psd.depth, self.psd.version)
         if self.psd.depth == 32:
-            values = torch.from_numpy(np.frombuffer(data, ">f4").astype(np.float32)).nan_to_num(0, 1, 0)
+            into.numpy()[:] = np.frombuffer(data, ">f4").reshape(height, width)
+            into.nan_to_num_(0, 1, 0)
         else:
-            whole = np.frombuffer(data, ">u2" if self.psd.depth == 16 else np.uint8)
-            values = torch.from_numpy(whole.astype(np.float32)) / (2**self.psd.depth - 1)
-        return values.view(size)
+            into.numpy()[:] = np.frombuffer(data, ">u2" if self.psd.depth == 16 else np.uint8).reshape(height, width)
+            into /= 2**self.psd.depth - 1
+        channel.data = b""
 
     def _mask(self, layer: Any) -> Mask | None:
         """The layer mask, with its density; None without one that is in use."""
@@ -297,7 +310,9 @@ class _Reading:
         channel = channels.get(-3 if real else -2)
         if channel is not None and mask.width > 0 and mask.height > 0:
             self.account.claim(mask.height, mask.width, channels=1)
-            values = self._values(channel, (mask.height, mask.width)).clamp(0, 1)
+            values = torch.empty(mask.height, mask.width)
+            self._decode(channel, values)
+            values.clamp_(0, 1)
         parameters = mask.parameters
         if parameters is not None and (parameters.user_mask_feather or parameters.vector_mask_feather):
             self.notes.append(f"the feather of the mask of {self._name(layer)!r} is not shown")
@@ -312,14 +327,38 @@ class _Reading:
             raise _Refused(" ".join(["holds no layer with pixels and no merged picture.", *self.notes]))
         height, width = self.psd.height, self.psd.width
         self.account.claim(height, width)
+        image, mask = torch.empty(3, height, width), torch.ones(1, height, width)
         if mode in ("RGB", "GRAYSCALE"):
-            colour, shape = (torch.from_numpy(self.psd.numpy(x)).movedim(-1, 0) for x in ("color", "shape"))
-            image = colour.expand(3, -1, -1).clamp(0, 1)
-            image = linear_to_srgb(image) if self.psd.depth == 32 else image
+            self._decode_merged(image, mask)
         else:
-            picture = np.array(self.psd.topil().convert("RGB"))
-            image, shape = torch.from_numpy(picture).movedim(-1, 0).float() / 255, torch.ones(1, height, width)
-        return Layer(image=image.contiguous(), mask=shape.clamp(0, 1).contiguous(), name="background")
+            image.copy_(torch.from_numpy(np.array(self.psd.topil().convert("RGB"))).movedim(-1, 0)).div_(255)
+        return Layer(image=image, mask=mask, name="background")
+
+    def _decode_merged(self, image: Tensor, mask: Tensor) -> None:
+        """The merged picture in RGB or grey: straight colours into (3, H, W), transparency into (1, H, W).
+
+        The file holds it over white, c = m F + (1 - m), wherever it has transparency.
+        """
+        planes, largest = self._merged_planes()
+        colours, shape = ((0, 0, 0) if self._is_grey() else (0, 1, 2)), self._transparent_channel(len(planes))
+        for piece in pieces(*image.shape[1:]):
+            values = torch.from_numpy(planes[piece].astype(np.float32)).div_(largest)
+            colour = values[list(colours)]
+            if shape is not None:
+                alpha = values[shape : shape + 1]
+                colour = torch.where(alpha > 0, (colour + alpha - 1) / alpha, colour)
+                mask[piece] = alpha.clamp(0, 1)
+            colour = colour.clamp(0, 1)
+            image[piece] = linear_to_srgb(colour) if self.psd.depth == 32 else colour
+
+    def _transparent_channel(self, count: int) -> int | None:
+        """Which channel of the merged picture is its transparency; None where it has none."""
+        from psd_tools.api.utils import get_transparency_index, has_transparency
+
+        if not has_transparency(self.psd):
+            return None
+        index = get_transparency_index(self.psd)
+        return index if 0 <= index < count else count - 1
 
     def _opacity(self, layer: Any) -> float:
         """Opacity times fill; the fill of a layer that knocks out is another thing."""

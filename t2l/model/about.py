@@ -17,27 +17,29 @@ from .foreign import describe
 FORMAT, VERSION = "text2layer", "1"
 UNET, AUTOENCODER, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 PARTS = {"unet": UNET, "autoencoder": AUTOENCODER, "text_encoder": TEXT_ENCODER}
+SHOWN = 300_000  # characters of metadata that are told in full, all together
 
 
 def about(path: str | Path) -> dict[str, Any]:
-    """The metadata of a checkpoint of ours, JSON opened, and the parameters of each part.
+    """The metadata of a checkpoint of ours, JSON opened, what is very long cut, and the parameters of each part.
 
     Raises FileNotFoundError, or ValueError with a sentence for any other file.
     """
-    header = read_header(path)
+    header, name = read_header(path), shown_path(path)
     if header.metadata.get("format") != FORMAT:
         what = describe(list(header.tensors))
-        raise ValueError(
-            f"{shown_path(path)} is {what}, not a checkpoint of this project: its metadata does not say so"
-        )
-    said = {name: _opened(text, f"{shown_path(path)}: its {name}") for name, text in sorted(header.metadata.items())}
+        raise ValueError(f"{name} is {what}, not a checkpoint of this project: its metadata does not say so")
+    said, left = {}, SHOWN
+    for key, text in sorted(header.metadata.items()):
+        left -= len(text)
+        said[key] = _opened(text, f"{name}: its {key}") if left >= 0 else f"{text[:100]}... ({len(text):,} characters)"
     parts = {part: _parameters(header.tensors, prefix) for part, prefix in PARTS.items()}
     counts = {"all": _parameters(header.tensors)} | {part: count for part, count in parts.items() if count}
     return said | {"parameters": counts}
 
 
 def _parameters(tensors: dict[str, Entry], prefix: str = "") -> int:
-    return sum(math.prod(entry.shape) for name, entry in tensors.items() if name.startswith(prefix))
+    return sum([math.prod(entry.shape) for name, entry in tensors.items() if name.startswith(prefix)])
 
 
 def _opened(text: str, what: str) -> Any:

@@ -217,5 +217,6 @@ def pictures(good: list[dict[str, bytes]], folder: Path, chance: random.Random) 
 
 
 def _written(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path

@@ -21,9 +21,12 @@ from t2l.data.pack import PackConfig, pack
 from t2l.data.shards import Shards, write_shard
 from t2l.io.file_name import clean_prefix
 from t2l.io.layer_file import open_layer_file, save_layer_file
+from t2l.io.layer_nodes import Account, Group
+from t2l.io.layer_tree import plain_layers
 from t2l.layers import Layers
 from t2l.model.about import about
 from t2l.model.text2layer import load_autoencoder, read_parts
+from t2l.stack import Layer, Stack
 from tests.fuzz import files
 from tests.fuzz.trial import run
 from tests.io.conftest import varied_stack
@@ -66,8 +69,10 @@ def layered_pictures():
 
 
 def read_layers(path):
-    stack = open_layer_file(path).stack
-    stack.composite()
+    """The bytes that it takes, by SECURITY.md."""
+    file = open_layer_file(path)
+    canvas = file.stack.composite().shape[1] * file.stack.width
+    return 20 * file.held + 16 * canvas + 2 * path.stat().st_size + (128 << 20)
 
 
 def read_checkpoint(path):
@@ -146,3 +151,46 @@ def test_a_fork_tells_what_happened(tmp_path):
     assert "2048 MB" not in run(lambda: bytearray(1 << 20), tmp_path).faults("x")
     assert "MB" in run(lambda: bytearray(b"x") * (3 << 29), tmp_path).faults("x")[0]
     assert "ZeroDivisionError" in run(lambda: 1 / 0, tmp_path).faults("x")[0]
+    assert "MB" in run(lambda: len(bytearray(b"x") * (300 << 20)) // 3, tmp_path).faults("x")[0]
+
+
+SIDE = 4000
+
+
+def flat(mode="normal", **look):
+    """A layer of one colour that fills the canvas: of a few bytes in a file."""
+    return Layer(image=torch.full((3, SIDE, SIDE), 0.5), mask=torch.full((1, SIDE, SIDE), 0.5), blend_mode=mode, **look)
+
+
+@pytest.mark.parametrize("ending", [".psd", ".ora"])
+@pytest.mark.parametrize("modes", [["hue"], ["normal", "luminosity", "color dodge"]])
+def test_a_layer_file_takes_the_memory_that_is_promised(tmp_path, modes, ending):
+    """Also where its blend modes have many steps."""
+    path = tmp_path / f"a{ending}"
+    run(lambda: save_layer_file(Stack(SIDE, SIDE, tuple(flat(mode) for mode in modes)), path), tmp_path)
+    outcome = run(lambda: read_layers(path), tmp_path)
+    outcome.seconds = 0  # it is work
+    assert outcome.sentence is None and not outcome.faults("a.psd") and outcome.memory > 16 * len(modes) * SIDE**2
+
+
+def nested(depth):
+    """Groups in one another, each faded, each of which needs what lies below it."""
+    upper = flat("multiply"), flat("screen")
+    inner = upper if depth == 0 else (nested(depth - 1), *upper)
+    return Group(children=inner, pass_through=True, opacity=0.5)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 30])
+def test_groups_in_groups_take_the_memory_that_is_promised_or_are_refused(tmp_path, depth):
+    group = nested(min(depth, 1)) if depth < 2 else Group(children=(nested(0),) * depth)
+
+    def merge():
+        account = Account("a.psd")
+        layers = plain_layers([flat(), group], SIDE, SIDE, account)
+        Stack(SIDE, SIDE, tuple(layers)).composite()
+        return 20 * account.held + 16 * SIDE**2 + (128 << 20)
+
+    outcome = run(merge, tmp_path, limit=120)
+    outcome.seconds = 0  # it is work
+    assert not outcome.faults("a.psd")
+    assert (outcome.sentence is None) == (depth < 2)

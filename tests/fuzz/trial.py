@@ -28,12 +28,13 @@ class Outcome:
     raised: str = ""  # the class of the error
     seconds: float = 0.0
     memory: int = 0  # bytes above what the process held at its start
+    needed: int = MOST_BYTES  # bytes that it may hold, by the call's own account
     touched: list[str] = field(default_factory=list)  # programs started, files written outside the folder
 
     def faults(self, name: str) -> list[str]:
         """What must not be. name: of the file, which a sentence has to say."""
         found = [f"{self.seconds:.1f} s"] * (self.seconds > MOST_SECONDS)
-        found += [f"{self.memory / 2**20:.0f} MB"] * (self.memory > MOST_BYTES) + self.touched
+        found += [f"{self.memory / 2**20:.0f} MB"] * (self.memory > self.needed) + self.touched
         if self.sentence is not None:
             wrong = raw_words(self.sentence) + [self.raised] * (self.raised not in ("ValueError", "FileNotFoundError"))
             wrong += ["does not name the file"] * (name not in self.sentence)
@@ -42,7 +43,10 @@ class Outcome:
 
 
 def run(call: Callable[[], object], folder: Path, limit: float = 30.0) -> Outcome:
-    """A call in a fork of this process. folder: the only place where it may write. Above the limit it is killed."""
+    """A call in a fork of this process. folder: the only place where it may write. Above the limit it is killed.
+
+    The call may return how many bytes what it did takes; otherwise a gigabyte is allowed.
+    """
     reader, writer = os.pipe()
     started = time.monotonic()
     child = os.fork()
@@ -66,7 +70,8 @@ def _tell(writer: int, call: Callable[[], object], folder: Path) -> None:
     before = _memory()
     try:
         _watch(outcome.touched, folder)
-        call()
+        told = call()
+        outcome.needed = told if isinstance(told, int) else MOST_BYTES
     except BaseException as error:
         outcome.sentence, outcome.raised = str(error), type(error).__name__
     outcome.memory = max(0, _memory() - before)

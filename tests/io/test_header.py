@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from t2l.budget import HEADER_BYTES, JSON_VALUES
 from t2l.io.checkpoint import check_finite, fill_exactly, read_tensors, write_tensors
 from t2l.io.header import check_fits, read_header
+from t2l.model.about import about
 
 
 def entry(dtype="F32", shape=(1,), data_offsets=(0, 4)):
@@ -130,3 +132,19 @@ def test_half_a_character_in_a_header_is_named_in_our_words(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(ValueError, match="x.safetensors is a damaged safetensors file: its header is not as"):
         read_tensors(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [{f"m{i}": "a" for i in range(200_000)}, {f"m{i}": "[" * 60 + "]" * 60 for i in range(8000)}, {"x": "a" * 10**7}],
+)
+def test_info_answers_in_time_however_much_metadata_there_is(texts, tmp_path):
+    """Quadratic or repeated work would take many seconds."""
+    header = json.dumps({"__metadata__": {"format": "text2layer", **texts}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    start = time.process_time()
+    try:
+        assert len(json.dumps(about(tmp_path / "x.safetensors"))) < 2 * 10**6
+    except ValueError as refusal:
+        assert "at most 10,000 entries of metadata are taken" in str(refusal)
+    assert time.process_time() - start < 1

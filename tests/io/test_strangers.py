@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from t2l.budget import LIMITS, PIXELS, check_regular, parse_json, shown, shown_path
+from t2l.budget import LAYER_PIXELS, LIMITS, PIXELS, check_regular, parse_json, read_object, shown, shown_path
 from t2l.data.example import decode_example
 from t2l.io.image import read_image
 from t2l.io.layer_file import open_layer_file
+from t2l.io.layer_nodes import Account
 from t2l.io.picture_file import read_colours
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
@@ -226,3 +227,28 @@ def test_ordinary_pictures_are_read_as_before(tmp_path):
         found = read_image(tmp_path / "a")
         assert found.shape == (1, 3, 7, 9)
         assert (found[0, :, 3, 4] * 255 - torch.tensor([200, 80, 40])).abs().max() <= 12
+
+
+@pytest.mark.parametrize(("text", "kind"), [("null", "null"), ("[1]", "a list"), ("3", "a number"), ('"a"', "a text")])
+def test_a_json_file_that_holds_something_else_says_what_in_plain_words(tmp_path, text, kind):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=f"a.json must hold one JSON object, got {kind}$"):
+        read_object(tmp_path / "a.json", "the file")
+
+
+def test_two_layers_of_24_megapixels_are_taken_and_a_canvas_of_100_is_not():
+    account = Account("a.psd")
+    for _ in range(5):
+        account.claim(4000, 6000)
+    account.release(4000, 6000)
+    assert account.pixels == 4 * 24e6 and account.held == 5 * 24e6
+    with pytest.raises(ValueError, match="a.psd is too large: 10,000 x 10,000 are more than .* set T2L_MAX_PIXELS"):
+        account.claim(10_000, 10_000)
+    with pytest.raises(ValueError, match=f"more than {LAYER_PIXELS.default:,} pixels together .*T2L_MAX_LAYER_PIXELS"):
+        for _ in range(2):
+            account.claim(5000, 6000)
+
+
+def test_who_allowed_larger_pictures_is_allowed_as_many_in_all_layers(monkeypatch):
+    monkeypatch.setenv(PIXELS.variable, "400_000_000")
+    Account("a.psd").claim(20_000, 15_000)

@@ -21,6 +21,17 @@ def add_overrides(add: Any) -> None:
     add("overrides", nargs="*", metavar="name=value", help="replaces one value of the config, e.g. seed=1")
 
 
+def add_device(add: Any) -> None:
+    """Where a command's networks run, and how precise their weights are there."""
+    add(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:N or mps (default: auto, the card where there is one)",
+    )
+    add("--dtype", choices=DTYPES, default="fp32", help="precision of the weights (default: %(default)s)")
+
+
 def whole(name: str, low: int, high: int) -> Any:
     """An argparse type: a whole number in [low, high]."""
     return _ranged(name, int, "a whole number", low, high)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -14,11 +14,13 @@ from torch import Tensor
 from ..data.buckets import Size, aspect_buckets
 from ..data.latents import Latents, cache_latents, check_latents
 from ..data.texts import EncodeText, cache_texts, check_texts
+from ..layers import Layers
+from ..model.autoencoder import Autoencoder
+from ..model.device import DTYPES, pick_device, place
 from ..model.text2layer import load_autoencoder
 from ..model.text_encoder import TextEncoder, TextEncoderConfig, fingerprint
 from ..model.tokenizer import Tokenizer
-from .loop import latent_encoder
-from .precision import bf16_is_fast
+from .precision import bf16_is_fast, precision_context
 from .processes import Processes
 from .start import starting_text_encoder
 
@@ -43,19 +45,24 @@ def write_cache(
     config: CacheConfig,
     text_encoder: Path | None = None,
     check: int = 0,
+    device: str = "auto",
+    dtype: str = "fp32",
 ) -> list[str]:
     """Encode the pictures of the shards in `data`, and with a text encoder's checkpoint their captions; the same call resumes.
 
-    check: pictures and captions to encode again once the cache is finished. Returns sentences about what that found, raises
+    device, dtype: as pick_device and place take them; of several processes each has a card of its own. fp32 weights compute
+    in bf16 where the device is fast at it. check: pictures and captions to encode again once the cache is finished. Returns sentences about what that found, raises
     ValueError when it found more than rounding.
     """
+    named = pick_device(device)
     processes = Processes(PATIENCE)
+    own = _own_device(named, processes.device) if device != "auto" else processes.device
     share: dict[str, Any] = {"process": processes.rank, "processes": processes.count, "wait": processes.wait}
     network = load_autoencoder(autoencoder)
     buckets = _buckets(config, network.config.downscale)
-    encode = latent_encoder(network, processes.device)
+    encode = _latent_encoder(network, own, dtype)
     texts = None if text_encoder is None else starting_text_encoder(text_encoder, config.text_encoder)
-    encode_text = None if texts is None else _encoder(texts, processes.device)
+    encode_text = None if texts is None else _encoder(texts, own, dtype)
     cache_latents(encode, autoencoder, data, out, config.size, buckets=buckets, **share)
     if texts is not None and encode_text is not None:
         cache_texts(encode_text, fingerprint(texts), data, out, **share)
@@ -63,7 +70,7 @@ def write_cache(
     if not (check and processes.is_main):
         return []
     cached = Latents(out)
-    precision = torch.bfloat16 if bf16_is_fast(processes.device) else torch.float32
+    precision = DTYPES[dtype] if dtype != "fp32" else torch.bfloat16 if bf16_is_fast(own) else torch.float32
     found = [check_latents(encode, data, cached, check, precision)]
     if encode_text is not None and cached.embeddings is not None:
         found.append(check_texts(encode_text, cached.texts, cached.embeddings, check))
@@ -79,9 +86,29 @@ def _buckets(config: CacheConfig, downscale: int) -> list[Size] | None:
     return None if config.bucket_step is None else aspect_buckets(config.size, config.bucket_step)
 
 
-def _encoder(network: TextEncoder, device: torch.device) -> EncodeText:
-    """Captions -> what the text encoder says of them, in float32; moves the network to the device."""
-    tokenizer, network = Tokenizer(), network.eval().to(device)
+def _own_device(named: torch.device, given: torch.device) -> torch.device:
+    """The device that was asked for; "cuda" is the card that the launcher gave this process."""
+    return given if named.index is None and named.type == given.type else named
+
+
+def _latent_encoder(
+    network: Autoencoder, device: torch.device, dtype: str
+) -> Callable[[Layers], tuple[Tensor, Tensor]]:
+    """Layers -> mean and std of an autoencoder's posterior; moves the network to the device."""
+    network = place(network, device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def encode(layers: Layers) -> tuple[Tensor, Tensor]:
+        with precision_context(device, "auto" if dtype == "fp32" else "fp32"):  # bf16: 0.5 % of the latents' spread
+            posterior = network.encode(layers.to(device, DTYPES[dtype]))
+        return posterior.mean, posterior.std
+
+    return encode
+
+
+def _encoder(network: TextEncoder, device: torch.device, dtype: str) -> EncodeText:
+    """Captions -> what the text encoder says of them; moves the network to the device."""
+    tokenizer, network = Tokenizer(), place(network.eval(), device, dtype)
 
     @torch.inference_mode()
     def encode(captions: Sequence[str]) -> Tensor:

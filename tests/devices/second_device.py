@@ -4,8 +4,8 @@ What mixes devices fails as it fails on CUDA, in CUDA's words, so a whole comman
 tensor that was left on the CPU. Allowed across devices is what CUDA allows: copies, indices on the CPU, and a number on the CPU
 (a tensor without dimensions) in an elementwise operation. Refused besides: numpy of it, and a generator of the CPU.
 
-Below lies torch's way to write a backend in Python: `Second` computes on the tensor of the CPU that it holds. It has no
-autocast of its own: under it everything stays in the dtype it has.
+Below lies torch's way to write a backend in Python: `Second` computes on the tensor of the CPU that it holds. Autocast
+lowers products and convolutions alone.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ SUPPORTED = hasattr(backend_registration, "_setup_privateuseone_for_python_backe
 WHY_NOT = "this torch cannot register a backend in Python"
 
 aten = torch.ops.aten
-ACROSS = {aten.copy_.default, aten._foreach_copy_.default}
+ACROSS = {aten.copy_.default, aten._foreach_copy_.default, aten._has_compatible_shallow_copy_type.default}
 INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
 TAKES_A_NUMBER = {aten.fill_.Tensor, aten.fill.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.Tensor}
+HALF_UNDER_AUTOCAST = ("conv2d", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm")
 FACTORIES = (
     "empty.memory_format empty_strided arange arange.start arange.start_step linspace eye eye.m randperm full scalar_tensor "
     "randperm.generator"
@@ -42,34 +43,36 @@ class Second(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> Second:
-        made = Tensor._make_wrapper_subclass(
-            cls,
-            held.shape,
-            strides=held.stride(),
-            storage_offset=held.storage_offset(),
-            dtype=held.dtype,
-            device=f"{NAME}:0",
-        )
+        with torch.inference_mode(held.is_inference()):  # a view of an ordinary tensor is one in inference mode too
+            made = Tensor._make_wrapper_subclass(
+                cls,
+                held.shape,
+                strides=held.stride(),
+                storage_offset=held.storage_offset(),
+                dtype=held.dtype,
+                device=f"{NAME}:0",
+            )
         made._held = held
         return made
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+            return func.decompose(*args, **kwargs)  # in inference mode they arrive whole
         _check_devices(func, args, kwargs)
-        there = torch.device(kwargs.get("device") or NAME).type == NAME
+        asked = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.device)]
+        there = not asked or asked[0].type == NAME
         known: dict[int, Tensor] = {}  # results that are arguments, changed in place
 
         def held(x: Any) -> Any:
             if not isinstance(x, Tensor):
-                return x
+                return torch.device("cpu") if isinstance(x, torch.device) else x
             inside = x._held if isinstance(x, Second) else x
             known[id(inside)] = x
             return inside
 
         inner_args, inner_kwargs = pytree.tree_map(held, (args, kwargs))
-        if inner_kwargs.get("device") is not None:
-            inner_kwargs["device"] = "cpu"
         result = func(*inner_args, **inner_kwargs)
         for x in known.values():
             if isinstance(x, Second) and x.shape != x._held.shape:
@@ -199,8 +202,19 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
     return target
 
 
+def _autocast(operation: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """An operation that autocast computes in half precision, as on CUDA."""
+    dtype = torch.get_autocast_dtype(NAME)
+
+    def lowered(x: Any) -> Any:
+        return x.to(dtype) if isinstance(x, Tensor) and x.dtype in (torch.float32, torch.float16, torch.bfloat16) else x
+
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)):
+        return operation(*pytree.tree_map(lowered, args), **pytree.tree_map(lowered, kwargs))
+
+
 @cache
-def register() -> torch.library.Library:
+def register() -> tuple[torch.library.Library, ...]:
     """Make the device known to torch, for as long as the process lives."""
 
     class Hook(torch._C._acc.PrivateUse1Hooks):
@@ -219,7 +233,11 @@ def register() -> torch.library.Library:
         operation, _, overload = name.partition(".")
         library.impl(name, partial(_factory, getattr(getattr(aten, operation), overload or "default")), "PrivateUse1")
     library.impl("_copy_from", _copy_from, "PrivateUse1")
-    return library
+    for name in HALF_UNDER_AUTOCAST:
+        library.impl(name, partial(_autocast, getattr(aten, name).default), "AutocastPrivateUse1")
+    every = torch.library.Library("_", "IMPL")
+    every.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    return library, every
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def write_cache(
     share: dict[str, Any] = {"process": processes.rank, "processes": processes.count, "wait": processes.wait}
     network = load_autoencoder(autoencoder)
     buckets = _buckets(config, network.config.downscale)
-    encode = _latent_encoder(network, own, dtype)
+    encode = latent_encoder(network, own, dtype)
     texts = None if text_encoder is None else starting_text_encoder(text_encoder, config.text_encoder)
     encode_text = None if texts is None else _encoder(texts, own, dtype)
     cache_latents(encode, autoencoder, data, out, config.size, buckets=buckets, **share)

@@ -57,7 +57,9 @@ def unet_run(second, latents, unet_config):  # noqa: F811
     )
 
 
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "checkpointing": True, "precision": "fp16"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"accumulate": 2, "checkpointing": True, "precision": "fp16", "freeze_encoder": True, "steps": 2}]
+)
 def test_the_autoencoder_trains_validates_draws_and_saves(autoencoder_run, tmp_path, changes):
     assert autoencoder_run(tmp_path, **changes).is_file()
     assert list((tmp_path / "samples").glob("*.png"))

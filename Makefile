@@ -18,7 +18,7 @@ PSD_FILES := $(COMFY)/psd-files
 PORT ?= 8188
 
 .DEFAULT_GOAL := help
-.PHONY: help demo comfy test test-comfy fuzz lint format bench train-demo train-systems clean
+.PHONY: help demo comfy test test-gpu test-comfy fuzz lint format bench train-demo train-systems clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,11 @@ comfy: $(COMFYUI) ## start a real ComfyUI with the node pack and say where it li
 
 test: $(COMFYUI) $(BROWSER) $(EDITORS) $(PSD_FILES) ## install everything and run the test suite (continuous integration runs the same)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+
+# PYTHON=python3 takes an interpreter that has the packages, where nothing can be installed.
+GPU_PYTHON := $(if $(filter line environment,$(origin PYTHON)),$(PYTHON),$(BIN)/python)
+test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(FULL)) ## what only a CUDA card can show; figures go to OUT/gpu.json and gpu.md (PYTHON=python3)
+	OUT="$(OUT)" $(GPU_PYTHON) tests/gpu/run.py $(PYTEST)
 
 # An environment of its own: another ComfyUI brings another frontend.
 OTHER := .venv-other

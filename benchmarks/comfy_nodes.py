@@ -1,6 +1,6 @@
-"""The nodes against ComfyUI's own, in one process, at Stable Diffusion 1.x geometry with random weights, on the CPU.
+"""The nodes against ComfyUI's own, in one process, at Stable Diffusion 1.x geometry with random weights, on the CPU or on a card.
 
-    python benchmarks/comfy_nodes.py [decode] [encode] [sample] [tiled] [load]
+    python benchmarks/comfy_nodes.py [decode] [encode] [sample] [tiled] [load] [cuda]
 
 COMFYUI_PATH names the checkout, else the one `make test` unpacks. Ratios of medians, ours / theirs; `tiled` compares the peak
 memory of two processes that decode 2048 x 2048, where a tile of a shape that was decoded before takes that one's result: the
@@ -24,7 +24,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 COMFYUI = Path(os.environ.get("COMFYUI_PATH", ROOT / ".comfy" / "ComfyUI"))
-SIDE, ROUNDS = 256, 7  # pixels, and how often each is timed
+CUDA = "cuda" in sys.argv  # the autoencoder in fp16 on the card, which is asked for its peak memory too
+SIDE, ROUNDS = 512 if CUDA else 256, 7  # pixels, and how often each is timed
 
 
 def start_comfyui(folder: Path) -> None:
@@ -33,8 +34,8 @@ def start_comfyui(folder: Path) -> None:
         (folder / "text2layer").symlink_to(ROOT, target_is_directory=True)
     sys.path[:0] = [str(COMFYUI), str(folder)]
     args = importlib.import_module("comfy.cli_args").args
-    args.cpu = True
-    args.bf16_vae = "tiled" in sys.argv  # float32 takes most of an hour for 2048 x 2048
+    args.cpu, args.fp16_vae = not CUDA, CUDA
+    args.bf16_vae = "tiled" in sys.argv and not CUDA  # float32 takes most of an hour for 2048 x 2048
     importlib.import_module("comfy.sd")
 
 
@@ -74,9 +75,26 @@ def compare(name: str, first: Callable[[], object], second: Callable[[], object]
             for run, kept in zip((first, second), times, strict=True):
                 start = time.perf_counter()
                 run()
+                if CUDA:
+                    torch.cuda.synchronize()
                 kept.append(time.perf_counter() - start)
     a, b = (statistics.median(kept[1:]) for kept in times)
+    if CUDA:
+        mine, stock = (peak_memory(run) for run in (first, second))
+        print(
+            f"{name}, peak memory: ours {mine / 2**20:.0f} MiB, theirs {stock / 2**20:.0f} MiB, ratio {mine / stock:.3f}"
+        )
     print(f"{name}: ours {a:.2f} s, theirs {b:.2f} s, ratio {a / b:.3f}", flush=True)
+
+
+def peak_memory(run: Callable[[], object]) -> int:
+    """Bytes of the card's memory that torch holds at most while it runs."""
+    import torch
+
+    torch.cuda.reset_peak_memory_stats()
+    with torch.inference_mode():
+        run()
+    return torch.cuda.max_memory_allocated()
 
 
 def decode(folder: Path) -> None:
@@ -178,4 +196,4 @@ if __name__ == "__main__":
         start_comfyui(Path(sys.argv[2]))
         tiled_in_this_process(Path(sys.argv[2]), sys.argv[3])
     else:
-        main(sys.argv[1:] or ["decode", "encode", "sample", "load"])
+        main([part for part in sys.argv[1:] if part != "cuda"] or ["decode", "encode", "sample", "load"])

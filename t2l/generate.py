@@ -17,6 +17,7 @@ from .config import DiffusionConfig
 from .diffusion import guided
 from .layers import Layers
 from .model.autoencoder import Decoded, latent_size
+from .model.device import device_of
 from .model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ def generate(
 
 
 def encode_prompts(model: Text2Layer, prompts: Sequence[str]) -> Tensor:
-    """Prompts -> conditioning (N, 77, width) on the model's device."""
-    return model.text_encoder(Tokenizer()(prompts).to(model.device))
+    """Prompts -> conditioning (N, 77, width), where the UNet is."""
+    return model.text_encoder(Tokenizer()(prompts).to(device_of(model.text_encoder))).to(model.device)
 
 
 def noise_sources(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -113,7 +114,7 @@ def sample(
     x = unit_noise(model, sources, config).to(model.device) * scheduler.init_noise_sigma
     for done, t in enumerate(scheduler.timesteps, 1):
         prediction = predict(model, scheduler.scale_model_input(x, t), t, cond, uncond, config.guidance)
-        fresh = {"variance_noise": unit_noise(model, sources, config)} if config.sampler == "sde" else {}
+        fresh = {"variance_noise": unit_noise(model, sources, config).to(x)} if config.sampler == "sde" else {}
         x = scheduler.step(prediction, t, x, **fresh).prev_sample
         report(done)
     return x
@@ -134,7 +135,7 @@ def decode_latents(model: Text2Layer, scaled_latents: Tensor, config: GenerateCo
     """Scaled latents (N, C, h, w) -> layers of height x width, float32 on the CPU."""
     autoencoder = model.autoencoder
     dtype = next(autoencoder.parameters()).dtype
-    latents = (scaled_latents / autoencoder.config.latent_scale).to(dtype)
+    latents = (scaled_latents / autoencoder.config.latent_scale).to(device_of(autoencoder), dtype)
     decoded = autoencoder.decode(latents, size=(config.height, config.width))
     layers = decoded.layers.to("cpu", torch.float32)
     return Decoded(layers, None if decoded.auxiliary is None else decoded.auxiliary.to("cpu", torch.float32))

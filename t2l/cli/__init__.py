@@ -70,8 +70,9 @@ def _sentence(error: BaseException) -> str:
         return f"this command needs torch 2.3 or newer, which has {error.name}: run `pip install --upgrade torch`"
     if isinstance(error, ImportError) and error.name and text.startswith("No module named"):
         return f"this command needs the package {error.name}: run `pip install 'text2layer[train,data,eval]'`"
-    if isinstance(error, MemoryError):
-        return f"not enough memory: take a smaller --size or --count {text}".rstrip()
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a card
+        found = text if isinstance(error, MemoryError) else text.split(". ")[0]
+        return f"not enough memory: take a smaller --size or --count, --dtype fp16, or --device cpu {found}".rstrip()
     return text or type(error).__name__
 
 

@@ -22,6 +22,7 @@ def add_overrides(add: Any) -> None:
 
 
 def add_device(add: Any) -> None:
+    """Where a command's networks run, and how precise their weights are there."""
     add(
         "--device",
         default="auto",

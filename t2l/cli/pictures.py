@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import Command, check_out, default_checkpoint, note, number, size, whole
+from .options import Command, add_device, check_out, default_checkpoint, note, number, size, whole
 
 if TYPE_CHECKING:
     from ..generate import GenerateConfig
@@ -33,6 +33,7 @@ def add_commands(command: Command) -> None:
     add("--checkpoint", type=Path, metavar="FILE", help="default: the one in models/")
     add("--any-words", action="store_true", help="draw also when the checkpoint was never trained on some words")
     add("--format", choices=("png", "psd", "ora"), default="png", help="layers as PNG files, or one file a picture")
+    add_device(add)
 
     add = command(convert, "convert")
     add("source", type=Path, metavar="IN", help="a .psd, .psb or .ora file, or any picture as one layer")
@@ -55,9 +56,11 @@ def generate(args: argparse.Namespace) -> None:
 
     from ..generate import generate as text_to_layers
     from ..io.image import PARTS, contact_sheet, save_png
+    from ..model.device import DTYPES, pick_device
     from ..model.text2layer import Text2Layer
 
-    model = Text2Layer.load(checkpoint)
+    device = pick_device(args.device)
+    model = Text2Layer.load(checkpoint).to(device, DTYPES[args.dtype])
     config = _generate_config(args, model.trained_size)
     _check_words(model, args.prompts, args.any_words)
     has_layers = model.autoencoder.config.has_layers

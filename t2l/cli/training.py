@@ -84,6 +84,7 @@ def add_commands(command: Command) -> None:
     )
     add("--text-encoder", type=Path, metavar="FILE", help="frozen one: cache the captions' embeddings too")
     add("--check", type=whole("check", 1, 10**9), default=0, metavar="N", help="at the end encode N pictures again")
+    add_device(add)
 
     add = command(train_unet, "train-unet")
     add("config", type=Path, metavar="CONFIG.json", help="see configs/")
@@ -183,7 +184,8 @@ def cache_latents(args: argparse.Namespace) -> None:
 
     given = {"size": args.size, "bucket_step": args.buckets, "std": args.std, "workers": args.workers}
     config = CacheConfig(**{name: value for name, value in given.items() if value is not None})
-    for sentence in write_cache(args.checkpoint, args.data, args.out, config, args.text_encoder, args.check):
+    where = {"device": args.device, "dtype": args.dtype}
+    for sentence in write_cache(args.checkpoint, args.data, args.out, config, args.text_encoder, args.check, **where):
         say(sentence)
     print_once(args.out)
 

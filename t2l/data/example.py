@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..budget import as_text, parse_json, shown
+from ..budget import KINDS, as_text, parse_json, shown
 from ..io.picture_file import Unreadable, decoded
 from ..layers import Layers
 
@@ -95,7 +95,7 @@ def stacked_bytes(pictures: Pictures, box: tuple[int, int, int, int] | None = No
 def check_metadata(metadata: Any) -> dict[str, Any]:
     """The metadata as it came. Raises ValueError when one of `TEXTS` is missing, and for what is no text."""
     if not isinstance(metadata, dict):
-        raise ValueError(f"its json should hold an object and holds a {type(metadata).__name__}")
+        raise ValueError(f"its json should hold an object and holds {KINDS[type(metadata)]}")
     sources, colour = metadata.get("sources", []), metadata.get("colour")
     if not isinstance(sources, list) or not all(isinstance(text, str) for text in [*sources, colour or ""]):
         raise ValueError(f"its json has sources or a colour that are no texts: {shown([sources, colour])}")

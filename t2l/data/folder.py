@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..bleed import bled
-from ..budget import FILE_BYTES, as_text, parse_json, read_text, shown, shown_path
+from ..budget import FILE_BYTES, KINDS, as_text, parse_json, read_text, shown, shown_path
 from ..io.image import to_image
 from ..io.layer_file import READ as LAYERED
 from ..io.layer_file import open_layer_file
@@ -246,7 +246,7 @@ def _read_text(path: Path) -> str:
 def _json_object(text: str, where: str) -> dict[str, Any]:
     found = parse_json(text, where)
     if not isinstance(found, dict):
-        raise ValueError(f"{where} should hold an object and holds a {type(found).__name__}")
+        raise ValueError(f"{where} should hold an object and holds {KINDS[type(found)]}")
     return found
 
 

@@ -80,7 +80,7 @@ class Text2Layer:
     def to(self, *args: Any, **kwargs: Any) -> Text2Layer:
         """Move all three networks, in place; takes what nn.Module.to takes."""
         for network in (self.autoencoder, self.unet, self.text_encoder):
-            network.to(*args, **kwargs)
+            nn.Module.to(network, *args, **kwargs)  # diffusers' own `to` warns of every cast
         return self
 
     def configs(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..layers import Layers
-from .precision import Precision, at_least_float32, precision_context
+from .precision import Precision, at_least_float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,19 +67,6 @@ class TrainingStopped(RuntimeError):
 def attention_context(device: torch.device) -> AbstractContextManager:
     """Plain attention on the CPU, where flash attention's backward takes a fifth of a small UNet's step (LOG.md)."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-
-
-def latent_encoder(autoencoder: Any, device: torch.device) -> Callable[[Layers], tuple[Tensor, Tensor]]:
-    """Layers -> mean and std of an autoencoder's posterior, as the latent cache takes it; moves the network to the device."""
-    autoencoder = autoencoder.to(device, memory_format=torch.channels_last)
-
-    @torch.inference_mode()
-    def encode(layers: Layers) -> tuple[Tensor, Tensor]:
-        with precision_context(device, "auto"):  # bf16 changes the latents by 0.5 % of their spread
-            posterior = autoencoder.encode(layers.to(device))
-        return posterior.mean, posterior.std
-
-    return encode
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:

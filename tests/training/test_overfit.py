@@ -17,7 +17,7 @@ from t2l.model.autoencoder import AutoencoderConfig
 from t2l.model.text2layer import Text2Layer, load_autoencoder
 from t2l.model.text_encoder import TextEncoderConfig
 from t2l.model.unet import UNetConfig
-from t2l.training.loop import latent_encoder
+from t2l.training.latent_cache import latent_encoder
 from t2l.training.losses import LossWeights
 from t2l.training.train_autoencoder import AutoencoderTrainConfig, train_autoencoder
 from t2l.training.train_unet import UNetTrainConfig, train_unet

@@ -166,14 +166,6 @@ def test_8_bit_adam_without_its_package_is_a_sentence(unet_config, latents, tmp_
         train_unet(replace(unet_config, optimizer="adamw8bit"), latents, tmp_path)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_trains_on_a_gpu(precision, unet_config, latents, tmp_path):
-    train_unet(replace(unet_config, precision=precision, steps=60, save_every=60), latents, tmp_path)
-    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_model_spread_over_two_processes_trains_what_one_trains(accumulate, unet_config, latents, tmp_path):

@@ -91,11 +91,9 @@ def _own_device(named: torch.device, given: torch.device) -> torch.device:
     return given if named.index is None and named.type == given.type else named
 
 
-def _latent_encoder(
-    network: Autoencoder, device: torch.device, dtype: str
-) -> Callable[[Layers], tuple[Tensor, Tensor]]:
+def latent_encoder(network: Autoencoder, device: torch.device, dtype: str) -> Callable[[Layers], tuple[Tensor, Tensor]]:
     """Layers -> mean and std of an autoencoder's posterior; moves the network to the device."""
-    network = place(network, device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = place(network, device, dtype).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def encode(layers: Layers) -> tuple[Tensor, Tensor]:

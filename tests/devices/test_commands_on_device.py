@@ -112,7 +112,21 @@ def test_train_cache_export_and_generate_by_their_commands(second, unet_run, sha
     )
     t2l(*cache, "--out", tmp_path / "latents")
     assert len(Latents(tmp_path / "latents")) == 12
-    t2l("generate", "a cup", "--checkpoint", model, "--out", tmp_path, "--size", 64, "--steps", 2, "--any-words")
+    t2l(
+        "generate",
+        "a cup",
+        "--checkpoint",
+        model,
+        "--out",
+        tmp_path,
+        "--size",
+        64,
+        "--steps",
+        2,
+        "--any-words",
+        "--dtype",
+        "bf16",
+    )
     assert (tmp_path / "contact_sheet.png").is_file()
 
 

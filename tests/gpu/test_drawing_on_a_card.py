@@ -11,7 +11,7 @@ import torch
 
 from t2l import cli
 from t2l.generate import GenerateConfig, generate
-from t2l.model.device import place
+from t2l.model.device import DTYPES
 from t2l.model.text2layer import Text2Layer
 from tests.gpu.conftest import seconds_each
 
@@ -42,7 +42,7 @@ def exact():
 def test_a_picture_is_the_cpus(model, exact, sampler, figures):
     config = GenerateConfig(steps=10, sampler=sampler)
     here = generate(model, PROMPTS, config).layers.stacked()
-    there = generate(place(model, torch.device("cuda")), PROMPTS, config).layers.stacked()
+    there = generate(model.to("cuda", torch.float32), PROMPTS, config).layers.stacked()
     figures[f"picture on the card against the CPU's, fp32, {sampler}: mean difference"] = float(
         (here - there).abs().mean()
     )
@@ -52,13 +52,13 @@ def test_a_picture_is_the_cpus(model, exact, sampler, figures):
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def test_half_precision_draws_nearly_the_same(model, dtype):
     config = GenerateConfig(steps=10, sampler="ddim")
-    whole = generate(place(model, torch.device("cuda")), PROMPTS, config).layers.stacked()
-    half = generate(place(model, torch.device("cuda"), dtype), PROMPTS, config).layers.stacked()
+    whole = generate(model.to("cuda", torch.float32), PROMPTS, config).layers.stacked()
+    half = generate(model.to("cuda", DTYPES[dtype]), PROMPTS, config).layers.stacked()
     assert half.isfinite().all() and (whole - half).abs().mean() < HALF
 
 
 def test_how_many_pictures_a_second(model, figures):
-    model, config = place(model, torch.device("cuda"), "fp16"), GenerateConfig(steps=50)
+    model, config = model.to("cuda", torch.float16), GenerateConfig(steps=50)
     seconds = seconds_each(lambda: generate(model, 8 * PROMPTS[:1], config), 2)
     figures["shipped checkpoint, 256 px, 50 steps, fp16: pictures/s"] = 8 / seconds
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from t2l.data.crops import CropConfig
-from t2l.layers import Layers
-from t2l.model.autoencoder import AutoencoderConfig
+from t2l.data.latents import Latents, cache_latents
+from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
+from t2l.model.text2layer import save_autoencoder
 from t2l.model.unet import UNetConfig
 from t2l.training import train_autoencoder as autoencoder_training
 from t2l.training.losses import LossWeights
@@ -19,6 +20,18 @@ from tests.training.run_training import Launched
 
 pytestmark = pytest.mark.gpu
 NEEDS_DIFFUSERS = "needs diffusers, which this Python does not have"
+
+
+def random_cache(shards, folder):  # noqa: F811
+    """Latents of 512 px, of noise."""
+    widths = {"base_channels": 32, "num_res_blocks": 1}
+    save_autoencoder(LayeredAutoencoder(AutoencoderConfig(**widths)), folder / "autoencoder.safetensors")
+
+    def encode(layers):
+        return torch.randn(len(layers), 4, 64, 64), torch.rand(len(layers), 4, 64, 64)
+
+    cache_latents(encode, folder / "autoencoder.safetensors", shards, folder / "cache", size=512, workers=0)
+    return Latents(folder / "cache")
 
 
 def losses(run, name):
@@ -53,7 +66,9 @@ def test_a_unet_spread_over_two_cards_trains(unet_config, latents, tmp_path):  #
     pytest.importorskip("diffusers", reason=NEEDS_DIFFUSERS)
     from t2l.training.train_unet import train_unet
 
-    Launched(2, train_unet, replace(unet_config, sharding="fsdp", precision="bf16"), latents, tmp_path).wait()
+    Launched(
+        2, train_unet, replace(unet_config, sharding="fsdp", precision="bf16"), latents, tmp_path, cards=True
+    ).wait()
     assert (tmp_path / "snapshot.safetensors").is_file()
 
 
@@ -63,27 +78,25 @@ def test_how_fast_the_autoencoder_trains_at_stable_diffusions_size(figures, prec
     config = autoencoder_training.AutoencoderTrainConfig(
         model=AutoencoderConfig(), loss=loss, data=data, precision=precision
     )
-    trainer = autoencoder_training.Trainer(config, Processes(), None)
-    target = Layers.from_stacked(torch.rand(4, 7, 256, 256, device="cuda"))
+    task = autoencoder_training.AutoencoderTask(config, Processes("cuda"))
+    pictures = torch.randint(256, (4, 7, 256, 256), dtype=torch.uint8)
     torch.cuda.reset_peak_memory_stats()
     figures[f"autoencoder training, 256 px, batch 4, {precision}: pictures/s"] = 4 / seconds_each(
-        lambda: trainer.step(target, 0), 5
+        lambda: task.step(pictures, 0), 5
     )
     figures[f"the same: peak memory, GiB ({precision})"] = torch.cuda.max_memory_allocated() / 2**30
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_how_fast_the_unet_trains_at_stable_diffusions_size(figures, precision):
+def test_how_fast_the_unet_trains_at_stable_diffusions_size(figures, precision, shards, tmp_path):  # noqa: F811
     pytest.importorskip("diffusers", reason=NEEDS_DIFFUSERS)
     from t2l.training import train_unet as unet_training
 
     config = unet_training.UNetTrainConfig(unet=UNetConfig(), batch_size=8, steps=10, precision=precision)
-    trainer = unet_training.Trainer(config, Processes(), None)
-    shape = (8, config.unet.in_channels, 64, 64)
-    t, text = torch.randint(0, 1000, (8,)), torch.randint(0, 49000, (8, 77))
-    batch = unet_training.Batch(torch.randn(shape), torch.randn(shape), t, text).to(torch.device("cuda"))
+    task = unet_training.UNetTask(config, Processes("cuda"), random_cache(shards, tmp_path))
+    batch = task.batches[0]
     torch.cuda.reset_peak_memory_stats()
     figures[f"UNet training, 512 px, batch 8, {precision}: pictures/s"] = 8 / seconds_each(
-        lambda: trainer.step(batch, 0), 5
+        lambda: task.step(batch, 0), 5
     )
     figures[f"the same: peak memory, GiB ({precision}, UNet)"] = torch.cuda.max_memory_allocated() / 2**30

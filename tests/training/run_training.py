@@ -18,14 +18,14 @@ CONTEXT.set_forkserver_preload(
 
 
 class Launched:
-    """A function on one or several processes, as torchrun would start them."""
+    """A function on one or several processes, as torchrun would start them. cards: each has one; else they have the CPU."""
 
-    def __init__(self, count, function, *arguments):
+    def __init__(self, count, function, *arguments, cards=False):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.processes = [
-            CONTEXT.Process(target=_run, args=(rank, count, port, function, arguments)) for rank in range(count)
+            CONTEXT.Process(target=_run, args=(rank, count, port, function, arguments, cards)) for rank in range(count)
         ]
         for process in self.processes:
             process.start()
@@ -108,11 +108,12 @@ def train_a_discriminator(path):
         torch.save(discriminator.state_dict(), path)
 
 
-def _run(rank, count, port, function, arguments):
+def _run(rank, count, port, function, arguments, cards):
     import torch
 
     torch.set_num_threads(1)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if not cards:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if count > 1:
         numbers = {
             "RANK": rank,

@@ -9,6 +9,7 @@ from t2l import cli
 from t2l.data.latents import Latents
 from t2l.evaluation import report
 from t2l.generate import GenerateConfig, generate
+from t2l.model.discriminator import DiscriminatorConfig
 from t2l.model.text2layer import Text2Layer
 from t2l.training import train_autoencoder as autoencoder_training
 from t2l.training import train_unet as unet_training

@@ -90,7 +90,9 @@ def _buckets(config: CacheConfig, downscale: int) -> list[Size] | None:
     return None if config.bucket_step is None else aspect_buckets(config.size, config.bucket_step)
 
 
-def latent_encoder(network: Autoencoder, device: torch.device, dtype: str) -> Callable[[Layers], tuple[Tensor, Tensor]]:
+def latent_encoder(
+    network: Autoencoder, device: torch.device, dtype: str = "fp32"
+) -> Callable[[Layers], tuple[Tensor, Tensor]]:
     """Layers -> mean and std of an autoencoder's posterior; moves the network to the device."""
     network = place(network, device, dtype).to(memory_format=torch.channels_last)
 
@@ -103,7 +105,7 @@ def latent_encoder(network: Autoencoder, device: torch.device, dtype: str) -> Ca
     return encode
 
 
-def _encoder(network: TextEncoder, device: torch.device, dtype: str) -> EncodeText:
+def _encoder(network: TextEncoder, device: torch.device, dtype: str = "fp32") -> EncodeText:
     """Captions -> what the text encoder says of them; moves the network to the device."""
     tokenizer, network = Tokenizer(), place(network.eval(), device, dtype)
 

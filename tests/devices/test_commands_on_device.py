@@ -7,7 +7,9 @@ import torch
 
 from t2l import cli
 from t2l.data.latents import Latents
+from t2l.evaluation import report
 from t2l.generate import GenerateConfig, generate
+from t2l.model.discriminator import DiscriminatorConfig
 from t2l.model.text2layer import Text2Layer
 from t2l.training import train_autoencoder as autoencoder_training
 from t2l.training import train_unet as unet_training
@@ -43,7 +45,14 @@ def autoencoder_run(second, shards, autoencoder_config):  # noqa: F811
     loss = replace(autoencoder_config.loss, adversarial=0.5, adversarial_start=0)
     data = replace(autoencoder_config.data, crop=64, batch_size=2)
     config = replace(
-        autoencoder_config, loss=loss, data=data, scale_equivariance=0.0, latent_noise=0.3, steps=3, precision="fp32"
+        autoencoder_config,
+        loss=loss,
+        data=data,
+        scale_equivariance=0.0,
+        latent_noise=0.3,
+        steps=3,
+        precision="fp32",
+        discriminator=DiscriminatorConfig(base_channels=8, num_layers=2),
     )
     return lambda run, **changes: autoencoder_training.train_autoencoder(
         replace(config, **changes), shards, run, validation=shards
@@ -128,6 +137,17 @@ def test_train_cache_export_and_generate_by_their_commands(second, unet_run, sha
         "bf16",
     )
     assert (tmp_path / "contact_sheet.png").is_file()
+
+
+def test_an_autoencoder_is_measured_where_it_lies(second, latents, shards, tmp_path, monkeypatch):  # noqa: F811
+    """What evaluate does with a checkpoint that holds an autoencoder alone."""
+    path = Latents(latents).autoencoder
+    (tmp_path / "test").symlink_to(shards)
+    here = report.evaluate(path, tmp_path, tmp_path / "here.json")["autoencoder"]
+    load = report.load_models
+    monkeypatch.setattr(report, "load_models", lambda name: (load(name)[0].to(second), None))
+    there = report.evaluate(path, tmp_path, tmp_path / "there.json")["autoencoder"]
+    assert there == pytest.approx(here, rel=1e-3)
 
 
 @pytest.fixture

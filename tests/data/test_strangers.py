@@ -101,6 +101,7 @@ def test_captions_without_end_are_a_short_reason(text, message, tmp_path):
         ('{"file_name": 3, "text": "x"}', 'line 1 of .* needs "file_name" and "text", got {"?.file_name'),
         ('{"file_name": "' + "x" * 500_000 + '", "text": 1}', "line 1 of .* needs"),
         ("3", "line 1 of .* should hold an object and holds a number"),
+        ("null", "line 1 of .* should hold an object and holds null"),
     ],
 )
 def test_a_captions_file_of_a_stranger_is_one_short_sentence(line, message, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from t2l import cli
 from t2l.data.crops import CropBatches
 from t2l.data.latents import Latents
 from t2l.data.shards import Shards
@@ -18,6 +19,7 @@ from t2l.model.text2layer import load_autoencoder
 from t2l.training import fit
 from t2l.training.loop import TrainingStopped
 from t2l.training.losses import LossWeights, adaptive_weight
+from t2l.training.precision import computes_in_bf16
 from t2l.training.processes import Processes
 from t2l.training.train_autoencoder import AutoencoderTask, train_autoencoder
 from t2l.training.train_unet import UNetTask, train_unet
@@ -226,6 +228,27 @@ def test_a_device_that_is_not_there_is_a_sentence(unet_config, latents, tmp_path
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match="device cuda is not there: torch sees no CUDA card"):
         train_unet(unet_config, latents, tmp_path, device="cuda")
+
+
+def test_auto_is_bf16_only_where_a_card_has_it_in_hardware(monkeypatch):
+    """Cards before Ampere emulate it, and are slower with it than with float32."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not computes_in_bf16(torch.device("cuda"), "auto")
+    assert computes_in_bf16(torch.device("cuda"), "bf16")
+
+
+def test_a_command_that_is_stopped_says_how_to_go_on(capsys, monkeypatch, tmp_path):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt("stopped after step 3 of 6; run holds its state and its snapshot")
+
+    monkeypatch.setattr("t2l.training.train_unet.train_unet", stopped)
+    words = ["train-unet", "configs/demo-unet.json", "--latents", "my latents", "--run", str(tmp_path), "seed=1"]
+    assert cli.main(words) == 130
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "t2l: stopped after step 3 of 6; run holds its state and its snapshot; go on with: t2l train-unet"
+    )
+    assert said.endswith(f"--latents 'my latents' --run {tmp_path} seed=1\n")
 
 
 def test_the_discriminators_rate_warms_up_from_its_first_step_and_falls_with_the_other(autoencoder_config, shards):

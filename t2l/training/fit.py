@@ -6,6 +6,7 @@ sees to the order of things, to the run folder, to people who want to stop or to
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -183,6 +184,7 @@ class Wishes:
         self._save = False
         self._file = folder / "save"
         self._before: dict[int, Any] = {}
+        self._process = os.getpid()
 
     @property
     def save(self) -> bool:
@@ -206,7 +208,10 @@ class Wishes:
             signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        if number == getattr(signal, "SIGUSR1", None):
+        if os.getpid() != self._process:  # a process that reads pictures: it ends with the run, or when it is ended
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+        elif number == getattr(signal, "SIGUSR1", None):
             self._save = True
         elif self.stop:
             raise KeyboardInterrupt

@@ -6,6 +6,7 @@ import signal
 import time
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -119,6 +120,22 @@ def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_as_if_it_had_not(si
         Launched(1, train_unet, config, latents, folder).wait()
     ours, theirs = (torch.load(f / "state.pt", weights_only=True)["model"] for f in (run, tmp_path / "whole"))
     assert 0 < step < 60 and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_ctrl_c_on_a_terminal_reaches_the_readers_of_pictures_too_and_the_run_saves(
+    autoencoder_config, shards, tmp_path
+):
+    config = replace(autoencoder_config, steps=10_000, save_every=10_000, workers=1)
+    run, said = tmp_path / "run", tmp_path / "said"
+    launched = Launched(1, write_what_is_raised, said, train_autoencoder, config, shards, run)
+    while launched.alive and not (run / "stats.jsonl").exists():
+        time.sleep(0.002)
+    process = psutil.Process(launched.processes[0].pid)
+    for one in [*process.children(), process]:
+        one.send_signal(signal.SIGINT)
+    launched.wait()
+    assert said.read_text().startswith("KeyboardInterrupt: stopped after step ")
+    assert load_autoencoder(run / "snapshot.safetensors")
 
 
 def test_a_file_called_save_is_answered_with_a_state_and_a_snapshot(unet_config, latents, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ is a loop that costs nothing. Our UNet step draws its batch from the latent cach
 
 from __future__ import annotations
 
+import copy
 import statistics
 import sys
 import tempfile
@@ -33,7 +34,7 @@ from t2l.training.loop import make_optimizer
 from t2l.training.losses import autoencoder_loss
 from t2l.training.precision import bf16_is_fast, precision_context
 from t2l.training.processes import Processes
-from t2l.training.start import starting_autoencoder, starting_networks
+from t2l.training.start import starting_autoencoder
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CPU = torch.device("cpu")
@@ -80,16 +81,15 @@ def random_cache(folder: Path, channels: int, count: int = 256) -> Latents:
 
 def unet_steps(folder: Path) -> Steps:
     config = load_config(train_unet.UNetTrainConfig, CONFIGS / "demo-unet.json")
-    words = replace(
-        config.text_encoder, token_ids=tuple(range(VOCABULARY_SIZE))
-    )  # all of CLIP's, whatever the captions say
-    config = replace(config, text_encoder=words)
-    model = train_unet.Conditioned(*starting_networks(config, None))
-    model = model.to(memory_format=torch.channels_last)
+    almost_all = tuple(number for number in range(VOCABULARY_SIZE) if number != 1000)  # whatever the captions say
+    config = replace(config, text_encoder=replace(config.text_encoder, token_ids=almost_all))
+    cached = random_cache(folder, config.unet.in_channels)
+    task = train_unet.UNetTask(config, Processes("cpu"), cached)
+    model = copy.deepcopy(task.model)
     optimizer = make_optimizer(model.parameters(), config)
     shape = (config.batch_size, config.unet.in_channels, 16, 16)
     t = torch.randint(0, 1000, shape[:1])
-    batch = train_unet.Batch(torch.randn(shape), torch.randn(shape), t, torch.randint(0, 49000, (shape[0], 77)))
+    batch = train_unet.Batch(torch.randn(shape), torch.randn(shape), t, task.batches[0].text)
 
     def bare(step: int) -> None:
         with precision_context(CPU, config.precision):
@@ -99,16 +99,16 @@ def unet_steps(folder: Path) -> Steps:
         loss.backward()
         optimizer.step()
 
-    cached = random_cache(folder, config.unet.in_channels)
-    task = train_unet.UNetTask(config, Processes("cpu"), cached)
     return {
         "ours": lambda step: task.step(task.batches[step], step),
         "bare": bare,
-        "example": example_step(config, cached, batch.text),
+        "example": example_step(config, cached, copy.deepcopy(task.model), batch.text),
     }
 
 
-def example_step(config: train_unet.UNetTrainConfig, cached: Latents, tokens: Tensor) -> Callable[[int], object]:
+def example_step(
+    config: train_unet.UNetTrainConfig, cached: Latents, model: train_unet.Conditioned, tokens: Tensor
+) -> Callable[[int], object]:
     """A step written like diffusers' examples/text_to_image, on the same networks and latents."""
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
@@ -117,7 +117,6 @@ def example_step(config: train_unet.UNetTrainConfig, cached: Latents, tokens: Te
 
     mean, std = cached.read(torch.arange(len(cached)))
     accelerator = Accelerator(mixed_precision="bf16" if bf16_is_fast(CPU) else "no")
-    model = train_unet.Conditioned(*starting_networks(config, None))
     ema = EMAModel(model.parameters())
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
@@ -162,7 +161,7 @@ def main() -> None:
         for network, steps in (("autoencoder", autoencoder_steps()), ("unet", unet_steps(Path(folder)))):
             medians = median_seconds(steps, count)
             others = [f"{name} step {seconds:.3f} s" for name, seconds in medians.items()]
-            ratios = [f"ours / {name} {medians['ours'] / medians[name]:.2f}" for name in list(medians)[1:]]
+            ratios = [f"ours / {name} {medians['ours'] / medians[name]:.3f}" for name in list(medians)[1:]]
             print(f"{network}: {', '.join(others + ratios)}")
 
 

@@ -190,7 +190,7 @@ def test_clean_edges_and_upscale_layers_show_before_and_after_only_where_they_ar
     graph = disc | {
         "clean": node("T2L_CleanEdges", layers=["joined", 0], **clean),
         "larger": node("T2L_UpscaleLayers", layers=["clean", 0], **larger),
-        "unused": node("T2L_CleanEdges", layers=["joined", 0], **clean),
+        "unused": node("T2L_CleanEdges", layers=["joined", 0], **clean | {"shrink": 3.0}),  # a twin would share a cache
         "split": node("T2L_SplitLayers", layers=["larger", 0]),
         "seen": seen("split", 3),
     }

@@ -164,6 +164,8 @@ class RecomposeCheck(io.ComfyNode):
         node = "Recompose Check"
         stacks = stacks_of(layers, node)
         pictures = pictures_of(composite, stacks, node)
+        pairs = list(zip(stacks, pictures, strict=True))
+        agreeing = [checked(node, corrected, *pair) for pair in pairs] if correct[0] else []  # refused before the work
         composites = [checked(node, stack.composite) for stack in stacks]
         before = [agreement(seen, picture) for seen, picture in zip(composites, pictures, strict=True)]
         differences = [
@@ -171,8 +173,8 @@ class RecomposeCheck(io.ComfyNode):
             for seen, picture in zip(composites, pictures, strict=True)
         ]
         lines = [str(figures) for figures in before]
-        if correct[0]:
-            stacks = [checked(node, corrected, stack, picture) for stack, picture in zip(stacks, pictures, strict=True)]
+        if agreeing:
+            stacks = agreeing
             after = [agreement(stack.composite(), picture) for stack, picture in zip(stacks, pictures, strict=True)]
             lines = [f"{line}; corrected: {figures}" for line, figures in zip(lines, after, strict=True)]
         text = "\n".join(f"{number}: {line}" for number, line in enumerate(lines, 1))

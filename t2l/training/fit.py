@@ -52,6 +52,7 @@ class Task:
         self.config = config
         self.processes = processes
         self.device = processes.device
+        self.model: nn.Module
         self.update: Updater
 
     def step(self, batch: Any, step: int) -> StepResult:
@@ -109,7 +110,6 @@ def fit(task: Task, batches: Callable[[int], Iterator[Any]], run: Run, tell: Tel
     named `save` in the run folder, or SIGUSR1, saves and goes on. Raises TrainingStopped with what helps when the loss is no
     number, when memory is short or when the device fails; the folder then holds the last state.
     """
-    check_memory(task, _memory_of(task.device))
     start = task.load(run.load_state((lambda: task.state(0)) if task.sharded else None))
     steps, meter = task.config.steps, Meter()
     bar = run.progress(meter.timed(batches(start)), start, steps, task.name)
@@ -240,19 +240,20 @@ def sentences(task: Task, step: int, folder: Path) -> Iterator[None]:
 
 
 def check_memory(task: Task, available: int | None) -> None:
-    """Raise ValueError when weights, gradients, moments and EMA alone need more bytes than the device has."""
-    networks = [module for module in task.stateful().values() if isinstance(module, nn.Module)]
-    tensors = [p for network in networks for p in network.parameters()]
-    kept = sum(_bytes(p) for p in tensors)
-    trained = sum(_bytes(p) for p in tensors if p.requires_grad)
+    """Raise ValueError when weights, gradients, moments and EMA alone need more bytes than the device has.
+
+    To be called before the model goes there, with what is not trained frozen. available: as `memory_of` says it.
+    """
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in task.model.parameters()]
+    kept, trained = 2 * sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
+    parts = task.processes.count if task.sharded else 1
     moments = 0.5 if task.config.optimizer == "adamw8bit" else 2
-    needed = int(kept + (1 + moments) * trained)
+    needed, smaller = (int((kept + (1 + share) * trained) / parts) for share in (moments, 0.5))
     if available is None or needed <= available:
         return
-    smaller = int(kept + 1.5 * trained)
     ways = [f"optimizer=adamw8bit ({_gib(smaller)})"] if moments == 2 and smaller <= available else []
     ways += (
-        [f"sharding=fsdp on {-(-needed // int(0.8 * available))} such cards", "lora_rank=64"]
+        [f"sharding=fsdp on {-(-needed * parts // int(0.8 * available))} such cards", "lora_rank=64"]
         if task.name == "unet"
         else []
     )
@@ -263,15 +264,10 @@ def check_memory(task: Task, available: int | None) -> None:
     )
 
 
-def _bytes(parameter: Tensor) -> int:
-    """Of the part that this process holds."""
-    own: Any = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-    return own.numel() * own.element_size()
+def memory_of(device: torch.device) -> int | None:
+    """Bytes of a card; None for other devices, whose memory other programs share."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def _gib(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
-
-
-def _memory_of(device: torch.device) -> int | None:
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None

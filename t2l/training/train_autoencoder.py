@@ -24,7 +24,7 @@ from ..model.discriminator import DiscriminatorConfig, PatchDiscriminator
 from ..model.from_sd import is_foreign, license_of
 from ..model.text2layer import save_autoencoder
 from . import losses
-from .fit import StepResult, Task, Tell, fit
+from .fit import StepResult, Task, Tell, check_memory, fit, memory_of
 from .loop import LoopConfig, make_optimizer, set_learning_rate, step_generator, update_ema
 from .losses import LossWeights, PerceptualDistance, autoencoder_loss
 from .perceptual import Perceptual
@@ -141,15 +141,18 @@ class AutoencoderTask(Task):
         self._first: dict[Shards, Layers] = {}
         self.license = {} if init is None else {"license": license_of(init)}
         model = starting_autoencoder(config.model, init)
-        self.reference = _reference(model, init).to(self.device, dtype) if config.loss.reference_kl else None
+        reference = _reference(model, init) if config.loss.reference_kl else None
         if config.fold_batchnorm:
             model.fold_batchnorm()
-        self.model = processes.synchronized(model.to(self.device, dtype).to(memory_format=torch.channels_last).train())
         if config.freeze_encoder:
             model.encoder.requires_grad_(False)
             model.quant_conv.requires_grad_(False)
             model.post_quant_conv.requires_grad_(False)
         _freeze_what_no_loss_reaches(model, config.loss)
+        self.model: Autoencoder = model
+        check_memory(self, memory_of(self.device))
+        self.reference = None if reference is None else reference.to(self.device, dtype)
+        processes.synchronized(model.to(self.device, dtype).to(memory_format=torch.channels_last).train())
         model.checkpoint_blocks(config.checkpointing)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self.perceptual = _perceptual(config, self.device) if config.loss.lpips else None

@@ -30,7 +30,7 @@ from ..model.text_encoder import TextEncoder, TextEncoderConfig, fingerprint
 from ..model.tokenizer import MAX_TOKENS, START_ID, Tokenizer
 from ..model.unet import UNetConfig
 from . import sharded
-from .fit import StepResult, Task, Tell, fit
+from .fit import StepResult, Task, Tell, check_memory, fit, memory_of
 from .loop import LoopConfig, attention_context, make_optimizer, set_learning_rate, step_generator, update_ema
 from .precision import at_least_float32, precision_context, weight_dtype
 from .processes import Processes
@@ -231,10 +231,11 @@ class UNetTask(Task):
         config, new_words = with_vocabulary(config, cached.texts(), init, before)
         for sentence in filter(None, (misfit, new_words)):
             tell(sentence)
-        self.model = Conditioned(*starting_networks(config, init))
+        self.model: Conditioned = Conditioned(*starting_networks(config, init))
         if config.lora_rank:
             add_low_rank(self.model, config.lora_rank)
         freeze(self.model, config.frozen)
+        check_memory(self, memory_of(self.device))
         self.model.to(self.device, self.dtype).to(memory_format=layout).train()
         if config.checkpointing:
             self.model.unet.enable_gradient_checkpointing()

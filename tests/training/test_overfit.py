@@ -103,7 +103,9 @@ def test_an_autoencoder_learns_sixteen_pictures_by_heart(autoencoder, shards):
 
 
 def test_a_unet_paints_eight_pictures_from_their_captions(autoencoder, tmp_path):
-    eight = [picture(number) for number in range(8)]  # left and right are told apart late, and at some seeds only (LOG.md)
+    eight = [
+        picture(number) for number in range(8)
+    ]  # left and right are told apart late, and at some seeds only (LOG.md)
     write_shard(tmp_path / "eight", 0, eight)
     encode = latent_encoder(load_autoencoder(autoencoder), torch.device("cpu"))
     cache_latents(encode, autoencoder, tmp_path / "eight", tmp_path / "latents", size=SIZE)

@@ -123,11 +123,9 @@ def fit(task: Task, batches: Callable[[int], Iterator[Any]], run: Run, tell: Tel
                 bar.set_postfix(
                     loss=f"{stats.get(main_loss(stats), float('nan')):.4f}", wait=f"{stats['data_wait']:.1%}"
                 )
-            stop, save = (
-                (task.processes.any(wish) for wish in (wishes.stop, wishes.save))
-                if _may_ask(task, run, done)
-                else (False, False)
-            )
+            asks = task.processes.count == 1 or run.logs(done)  # several ask where they wait for each other anyway
+            stop = asks and task.processes.any(wishes.stop)
+            save = asks and task.processes.any(wishes.save)
             if run.saves(done) or stop or save:
                 _save(task, run, done, tell)
                 wishes.save = False
@@ -143,11 +141,6 @@ def fit(task: Task, batches: Callable[[int], Iterator[Any]], run: Run, tell: Tel
 def main_loss(stats: Mapping[str, float]) -> str:
     """The name of what is minimised among the logged values."""
     return "total" if "total" in stats else "loss"
-
-
-def _may_ask(task: Task, run: Run, done: int) -> bool:
-    """One process may be asked after every step, several only where they wait for each other anyway."""
-    return task.processes.count == 1 or run.logs(done)
 
 
 def _log(task: Task, meter: Meter, run: Run, done: int) -> dict[str, float]:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import pictures, training
+from . import data, pictures, training
 from .options import say
 
 
@@ -57,6 +57,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         return added.add_argument
 
     pictures.add_commands(command)
+    data.add_commands(command)
     training.add_commands(command)
     return parser, commands.choices
 

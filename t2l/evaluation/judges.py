@@ -17,13 +17,13 @@ from ..budget import check_regular, read_object, shown_path
 from ..io.checkpoint import fill_exactly, read_tensors
 from ..io.header import PICKLES
 from ..layers import Layers
+from ..model.efficientnet import load_lite0
+from ..model.onnx import OnnxNetwork
+from ..model.saliency import Range, SaliencyModel, saliency_model
 from ..model.tokenizer import Tokenizer
 from .clip import build_clip, clip_score
-from .features import load_lite0
 from .inception import FEATURES, INPUT_SIZE, InceptionV3, clean_input, inception_weights
 from .metrics import mask_iou
-from .onnx import OnnxNetwork
-from .saliency import Range, SaliencyModel, saliency_model
 
 Features = Callable[[Tensor], Tensor]  # composites (N, 3, H, W) in [0, 1] -> (N, D)
 Score = Callable[[Tensor, Sequence[str]], Tensor]  # composites and their captions -> (N,)

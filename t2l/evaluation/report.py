@@ -31,13 +31,13 @@ from ..io.checkpoint import read_metadata
 from ..layers import Layers
 from ..model.autoencoder import Autoencoder
 from ..model.device import pick_device, place
+from ..model.saliency import Range
 from ..model.text2layer import Text2Layer, load_autoencoder
 from .drawing import LIST, DrawingTask, Drawn, Progress, Said, concatenated, digest_of, draw, find_masks, look
 from .features import Probe, train_probe
 from .figures import MASK_FIGURES, with_errors
 from .judges import open_judges
 from .metrics import batches, frechet_distance, reconstruct, share_error, spread
-from .saliency import Range
 from .sharing import Share, joined
 
 Figures = dict[str, Any]

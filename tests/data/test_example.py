@@ -1,6 +1,7 @@
 """Examples and the files they are stored as."""
 
 import io
+import json
 from dataclasses import replace
 
 import pytest
@@ -74,4 +75,23 @@ def test_a_picture_of_another_size_is_named_with_both_sizes():
 def test_a_caption_that_is_not_there_is_named():
     files = encode_example(example()) | {"json": b'{"caption": "a cup"}'}
     with pytest.raises(ValueError, match="its json has no foreground_caption, background_caption, thing, place"):
+        decode_example("a", files)
+
+
+def test_scores_and_licences_travel_with_a_picture_and_leave_others_as_they_were():
+    plain = example()
+    judged = replace(plain, scores={"mask": 0.75}, licences=("CC0-1.0",))
+    stored = encode_example(judged)
+    assert decode_example("a", stored).scores == {"mask": 0.75}
+    assert decode_example("a", stored).licences == ("CC0-1.0",)
+    assert b"scores" not in encode_example(plain)["json"]
+
+
+@pytest.mark.parametrize(
+    "extra", [{"scores": {"mask": "good"}}, {"scores": [1]}, {"licences": "CC0"}, {"licences": [1]}]
+)
+def test_scores_and_licences_of_other_kinds_are_refused_in_words(extra):
+    files = encode_example(example())
+    files["json"] = json.dumps(json.loads(files["json"]) | extra).encode()
+    with pytest.raises(ValueError, match="its json has"):
         decode_example("a", files)

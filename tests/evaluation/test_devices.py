@@ -6,11 +6,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from t2l.evaluation import metrics
 from t2l.evaluation.clip import clip_score
-from t2l.evaluation.features import EfficientNetLite0
 from t2l.evaluation.inception import InceptionV3, clean_input
 from t2l.evaluation.judges import Judges
 from t2l.layers import Layers
 from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
+from t2l.model.efficientnet import EfficientNetLite0
 
 CUDA = torch.device("cuda")
 TOWER = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 1}

@@ -3,7 +3,8 @@ import builtins
 import pytest
 import torch
 
-from t2l.evaluation.features import FEATURES, EfficientNetLite0, load_lite0, train_probe
+from t2l.evaluation.features import train_probe
+from t2l.model.efficientnet import FEATURES, EfficientNetLite0, load_lite0
 
 
 def crossword(size=240, cells=12):

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from t2l.evaluation.clip import build_clip, clip_input
 from t2l.evaluation.inception import InceptionV3, clean_input
 from t2l.evaluation.judges import check_no_pickle, open_clip, open_inception
-from t2l.evaluation.saliency import saliency_model
 from t2l.layers import Layers
+from t2l.model.saliency import saliency_model
 from tests.evaluation.onnx_file import network, node
 
 CPU = torch.device("cpu")

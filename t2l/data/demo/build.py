@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -208,7 +209,7 @@ class Artist:
         pose = random_pose(rng, cutout, grounded=place.name not in FLOATING)
         foreground, mask = place_cutout(cutout, pose, config.size)
         background, plate = self.places.draw(place, rng, config.size)
-        texts = describe(thing, place, colour, rng)
+        texts: dict[str, Any] = describe(thing, place, colour, rng)
         sources = (source, plate) if plate else (source,)
         layers = Layers(foreground[None], background[None], mask[None])
         faults = np.random.default_rng([config.seed, SPLITS.index(split), index, 1])

@@ -5,9 +5,9 @@ import shutil
 import pytest
 import torch
 
-from t2l.evaluation import saliency
 from t2l.evaluation.metrics import mask_iou
-from t2l.evaluation.saliency import fetch_saliency, find_saliency, join_chunks, saliency_model
+from t2l.model import saliency
+from t2l.model.saliency import fetch_saliency, find_saliency, join_chunks, saliency_model
 
 
 @pytest.fixture

@@ -1,0 +1,63 @@
+"""The commands from people's pictures to shards."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .options import LARGEST, SMALLEST, Command, add_overrides, check_out, config_of, note, say, whole
+
+
+def add_commands(command: Command) -> None:
+    """Put this file's commands and their options into the command line."""
+    add = command(build_demo, "build-demo")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for shards, captions and the licence ledger")
+    add_overrides(add)
+
+    add = command(pack, "pack")
+    add(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="KEY.foreground.png, KEY.background.png, KEY.mask.png, or KEY.psd; KEY.txt",
+    )
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for train and validation, and what was skipped")
+    add(
+        "--size",
+        type=whole("size", SMALLEST, LARGEST),
+        metavar="N",
+        help="pixels of the shorter side, at most (default: 1024)",
+    )
+    add("--follow-links", action="store_true", help="read also what links lead to outside of FOLDER")
+    add("--validation", type=whole("validation", 0, 10**9), metavar="N", help="pictures to keep back (default: 0)")
+    add(
+        "--captions",
+        type=Path,
+        metavar="FILE",
+        help="a metadata.jsonl with file_name and text, in place of KEY.txt and KEY.json",
+    )
+    add_overrides(add)
+
+
+def build_demo(args: argparse.Namespace) -> None:
+    """Fetch the demo's pictures from public packages and write captioned layers as shards."""
+    check_out(args.out)
+    from ..data.demo import DemoConfig
+    from ..data.demo import build_demo as build
+
+    build(config_of(DemoConfig, args), args.out, say)
+    print(args.out)
+
+
+def pack(args: argparse.Namespace) -> None:
+    """Pack a folder of layered pictures with captions into shards to train on; the same command goes on."""
+    check_out(args.out)
+    from ..data.pack import PackConfig
+    from ..data.pack import pack as run
+
+    config = config_of(PackConfig, args, size=args.size, validation=args.validation)
+    packed = run(config, args.folder, args.out, args.captions, say, args.follow_links)
+    say(f"{packed.train} pictures to train on, {packed.validation} for validation, {packed.skipped} skipped")
+    if packed.skipped:
+        note(f"{args.out / 'skipped.txt'} says why")
+    print(args.out)

@@ -24,7 +24,7 @@ from t2l.data.demo.cutouts import Pose, place_cutout, read_cutout
 from t2l.data.demo.places import Place, PlaceArtist, decode_photo, load_places, photo_crop
 from t2l.data.demo.sources import read_source
 from t2l.data.example import Example
-from t2l.data.faults import FILL_FAULTS, MASK_FAULTS, SMALLEST, bad_fill, bad_mask, good_fill, good_mask
+from t2l.data.planted_faults import FILL_FAULTS, MASK_FAULTS, SMALLEST, bad_fill, bad_mask, good_fill, good_mask
 from t2l.data.labels import is_held_out
 from t2l.edges import square_max
 from t2l.layers import Layers

@@ -60,8 +60,8 @@ class FilterConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, threshold=(0, 1))
-        if not self.views or (unknown := [name for name in self.views if name not in VIEWS]):
-            raise ValueError(f"a filter's views must be some of {', '.join(VIEWS)}, got {', '.join(unknown) or 'none'}")
+        if not self.views or not set(self.views) <= VIEWS.keys():
+            raise ValueError(f"a filter's views must be some of {', '.join(VIEWS)}, got {', '.join(self.views) or 'none'}")
 
     @property
     def width(self) -> int:

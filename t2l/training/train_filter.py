@@ -91,14 +91,14 @@ def train_filter(config: TrainFilterConfig, data: Path, labels: Sequence[Path], 
 
 
 def choose_threshold(scores: Tensor, good: Tensor, precision: float) -> float:
-    """The lowest score from which on at least `precision` of what is kept is good; where there is none, the highest of a good one.
+    """The lowest score of a good sample from which on at least `precision` of what is kept is good; where none is, the highest.
 
     scores: (N,), good: (N,) bool.
     """
-    found = scores.sort(descending=True)
-    right = good[found.indices].double().cumsum(0) / torch.arange(1, len(scores) + 1)
-    enough = torch.nonzero(right >= precision).flatten()
-    return float(found.values[enough[-1]] if len(enough) else scores[good].max())
+    candidates = scores[good].unique()
+    all_kept, good_kept = (len(x) - torch.searchsorted(x.sort().values, candidates) for x in (scores, scores[good]))
+    enough = candidates[good_kept >= precision * all_kept]
+    return float(enough[0] if len(enough) else candidates[-1])
 
 
 def _rows(shards: Shards, said: dict[str, Label], data: Path) -> dict[int, Label]:
@@ -161,8 +161,7 @@ def _write_cache(path: Path, known: dict[int, Tensor], digest: str, config: Filt
 
 def _identity(digest: str, config: FilterConfig) -> dict[str, str]:
     """What the features depend on."""
-    widths = json.dumps({name: VIEWS[name] for name in config.views})
-    return {"data": digest, "kind": config.kind, "views": widths}
+    return {"data": digest, "kind": config.kind, "views": json.dumps([(name, VIEWS[name]) for name in config.views])}
 
 
 def _trained(judge: Filter, features: Tensor, good: Tensor, config: TrainFilterConfig) -> Filter:

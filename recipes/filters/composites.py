@@ -118,8 +118,8 @@ def _parts(sources: tuple[str, ...], held_out: bool | None) -> tuple[str, ...]:
     return tuple(source for source in sources if held_out is None or is_held_out([source]) == held_out)
 
 
-def compose(material: Material, held_out: bool | None, rng: np.random.Generator, small: bool = False) -> tuple[Layers, tuple[str, str]]:
-    """One picture and its two sources: an object somewhere before a place, at times with another thing in the background."""
+def compose(material: Material, held_out: bool | None, rng: np.random.Generator, small: bool = False) -> tuple[Layers, tuple[str, ...]]:
+    """One picture and its sources: an object somewhere before a place, at times with another thing in the background."""
     while True:
         cutout, place = choose(material, held_out, rng)
         extent = float(rng.uniform(0.02, 0.09) if small else rng.uniform(0.3, 0.95))
@@ -127,12 +127,13 @@ def compose(material: Material, held_out: bool | None, rng: np.random.Generator,
         share = float(mask.mean())
         if (share <= SMALLEST and bool((mask > 0.5).sum() > 12)) if small else share > 0.03:
             break
-    background = material.place(place, rng)[None]
+    background, sources = material.place(place, rng)[None], (cutout, place)
     if rng.random() < 0.35:
-        thing, where = _placed(material, choose(material, held_out, rng)[0], float(rng.uniform(0.1, 0.25)), rng)
+        beside = choose(material, held_out, rng)[0]
+        thing, where = _placed(material, beside, float(rng.uniform(0.1, 0.25)), rng)
         if not bool((square_max(where, 12) * square_max(mask, 12) > 0.1).any()):
-            background = torch.lerp(background, thing, where)
-    return Layers(foreground, background, mask), (cutout, place)
+            background, sources = torch.lerp(background, thing, where), (*sources, beside)
+    return Layers(foreground, background, mask), sources
 
 
 def _placed(material: Material, cutout: str, extent: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -174,9 +175,9 @@ class Draughtsman:
         layers, sources = self.composed(number, small)
         if good or small:
             return _flat(layers, good_mask(layers.mask, rng)), "small" if small else "good", sources
-        other, _ = self.composed(number + 1, False)
+        other, more = self.composed(number + 1, False)
         mask, fault = bad_mask(layers.mask, other.mask, rng)
-        return _flat(layers, mask if fault == "small" else good_mask(mask, rng)), fault, sources
+        return _flat(layers, mask if fault == "small" else good_mask(mask, rng)), fault, (*sources, *more)
 
     def _fill(self, number: int, good: bool, rng: np.random.Generator) -> Sample:
         """Layers whose background was painted well or badly where the object is."""
@@ -184,9 +185,9 @@ class Draughtsman:
         hole = square_max((layers.mask > 0.1).float(), int(rng.integers(SIZE // 64, SIZE // 20)))
         if good:
             return Layers(layers.foreground, good_fill(layers, hole, rng), layers.mask), "good", sources
-        other, _ = self.composed(number + 1, False)
+        other, more = self.composed(number + 1, False)
         background, fault = bad_fill(layers, other, hole, rng)
-        return Layers(layers.foreground, background, layers.mask), fault, sources
+        return Layers(layers.foreground, background, layers.mask), fault, (*sources, *more)
 
     def _rng(self, *numbers: int) -> np.random.Generator:
         return np.random.default_rng([list(PARTS).index(self.part), *numbers])
@@ -197,5 +198,5 @@ def _flat(layers: Layers, mask: Tensor) -> Layers:
     return Layers(picture, picture, mask)
 
 
-KINDS = {"mask": MASK_FAULTS, "inpainting": FILL_FAULTS}
+KINDS = {"mask": MASK_FAULTS, "inpainting": FILL_FAULTS}  # kind of filter -> its faults and their reasons
 PARTS = {"train": False, "held": True, "photos": None}  # part of a set -> whether its sources are held out

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
@@ -24,8 +23,8 @@ from t2l.data.demo.cutouts import Pose, place_cutout, read_cutout
 from t2l.data.demo.places import Place, PlaceArtist, decode_photo, load_places, photo_crop
 from t2l.data.demo.sources import read_source
 from t2l.data.example import Example
-from t2l.data.planted_faults import FILL_FAULTS, MASK_FAULTS, SMALLEST, bad_fill, bad_mask, good_fill, good_mask
 from t2l.data.labels import is_held_out
+from t2l.data.planted_faults import FILL_FAULTS, MASK_FAULTS, SMALLEST, bad_fill, bad_mask, good_fill, good_mask
 from t2l.edges import square_max
 from t2l.layers import Layers
 
@@ -45,7 +44,14 @@ WALLPAPERS = (  # photographs without a subject, in plasma-workspace-wallpapers 
     "Wood.jpg",
     "RainDrops.jpg",
 )
-EMOJI = ((0x1F300, 0x1F3FA), (0x1F400, 0x1F4FF), (0x1F5A5, 0x1F5FF), (0x1F680, 0x1F6FC), (0x1F950, 0x1F9FF), (0x1FA70, 0x1FAFF))
+EMOJI = (
+    (0x1F300, 0x1F3FA),
+    (0x1F400, 0x1F4FF),
+    (0x1F5A5, 0x1F5FF),
+    (0x1F680, 0x1F6FC),
+    (0x1F950, 0x1F9FF),
+    (0x1FA70, 0x1FAFF),
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,9 @@ def _is_photo(file: Path, stamps: Path) -> bool:
 
 def demo_material(downloads: Path) -> Material:
     """Cut-outs and places of the demo's packages, fetched before by `fetch_sources`."""
-    places = {source: place for place in load_places() for source in place.files or (f"scene/{place.scene}{place.colour}",)}
+    places = {
+        source: place for place in load_places() for source in place.files or (f"scene/{place.scene}{place.colour}",)
+    }
     artist = PlaceArtist(cache(partial(read_source, downloads)))
 
     def draw(source: str, rng: np.random.Generator) -> Tensor:
@@ -100,7 +108,9 @@ def _cutouts(downloads: Path) -> set[str]:
     for file in (downloads / "unpacked" / "lobehub-fluent-emoji-3d" / "package" / "assets").glob("*.webp"):
         if re.fullmatch("[0-9a-f]{5}", file.stem) and any(low <= int(file.stem, 16) <= high for low, high in EMOJI):
             found.add(f"fluent/{file.name}")
-    for catalog in (downloads / "unpacked" / "sweethome3d-furniture" / "usr/share/sweethome3d/furniture").glob("*.sh3f"):
+    for catalog in (downloads / "unpacked" / "sweethome3d-furniture" / "usr/share/sweethome3d/furniture").glob(
+        "*.sh3f"
+    ):
         if catalog.stem in ("BlendSwap-CC-0", "BlendSwap-CC-BY", "KatorLegaz", "Scopia"):
             names = zipfile.ZipFile(catalog).namelist()
             found |= {f"furniture/{catalog.stem}/{name}" for name in names if name.endswith(".png")}
@@ -118,7 +128,9 @@ def _parts(sources: tuple[str, ...], held_out: bool | None) -> tuple[str, ...]:
     return tuple(source for source in sources if held_out is None or is_held_out([source]) == held_out)
 
 
-def compose(material: Material, held_out: bool | None, rng: np.random.Generator, small: bool = False) -> tuple[Layers, tuple[str, ...]]:
+def compose(
+    material: Material, held_out: bool | None, rng: np.random.Generator, small: bool = False
+) -> tuple[Layers, tuple[str, ...]]:
     """One picture and its sources: an object somewhere before a place, at times with another thing in the background."""
     while True:
         cutout, place = choose(material, held_out, rng)
@@ -161,7 +173,9 @@ class Draughtsman:
 
     def __init__(self, material: Material, part: str) -> None:
         self.material, self.part = material, part
-        self.composed = lru_cache(8)(lambda number, small: compose(material, PARTS[part], self._rng(number, small), small))
+        self.composed = lru_cache(8)(
+            lambda number, small: compose(material, PARTS[part], self._rng(number, small), small)
+        )
 
     def example(self, kind: str, number: int) -> Example:
         """Sample `number`: the even ones good, the odd ones bad. Its fault, or "good", is its caption."""

@@ -1,6 +1,6 @@
 """Write the composites that tests/model/test_shipped_filters.py plants its faults into: held-out sources only, their truth, their licences.
 
-    python recipes/filters/freeze.py --downloads demo-data/downloads --out tests/model/held_out_composites
+python recipes/filters/freeze.py --downloads demo-data/downloads --out tests/model/held_out_composites
 """
 
 from __future__ import annotations

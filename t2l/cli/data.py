@@ -44,7 +44,13 @@ def add_commands(command: Command) -> None:
     add("data", type=Path, metavar="DIR", help="shards, as t2l build and t2l pack write them")
     add("--kind", choices=KINDS, default="mask", help="what is judged (default: %(default)s)")
     add("--out", type=Path, metavar="FILE", help="where labels are appended (default: labels.jsonl in DIR)")
-    add("--port", type=whole("port", 0, 65535), default=8765, metavar="N", help="0 takes a free one (default: %(default)s)")
+    add(
+        "--port",
+        type=whole("port", 0, 65535),
+        default=8765,
+        metavar="N",
+        help="0 takes a free one (default: %(default)s)",
+    )
     add(
         "--count",
         type=whole("count", 1, 10**6),

@@ -34,7 +34,9 @@ class Label:
 
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not isinstance(self.kind, str) or self.kind not in REASONS:
-            raise ValueError(f"a label needs a key and a kind of {', '.join(REASONS)}, got {shown([self.key, self.kind])}")
+            raise ValueError(
+                f"a label needs a key and a kind of {', '.join(REASONS)}, got {shown([self.key, self.kind])}"
+            )
         if self.good is not None and type(self.good) is not bool:
             raise ValueError(f"good must be true, false or null, got {shown(self.good)}")
         if self.reason not in ("", *REASONS[self.kind]):

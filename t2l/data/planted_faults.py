@@ -44,7 +44,10 @@ FILL_FAULTS = {
     "displaced": "cohesion",
     "blurred": "cohesion",
 }
-WORST_IOU, SMALLEST = 0.75, 0.005  # of a bad mask with the true one, at most; share of the picture, at most, that is too small
+WORST_IOU, SMALLEST = (
+    0.75,
+    0.005,
+)  # of a bad mask with the true one, at most; share of the picture, at most, that is too small
 SEEN, UNSEEN = 0.045, 0.02  # mean difference of the coarse colours in the hole: a bad fill has more, a decent one less
 CONTRAST, ALIKE = 2.0, 1.35  # or of fine contrast, as a factor either way: a bad fill has more, a decent one less
 TRIES = 12  # until a fault is seen
@@ -269,7 +272,9 @@ def _smear(truth: Layers, other: Layers, hole: Tensor, rng: np.random.Generator)
     """Streaks: what stands at the hole's edge, or what is left of the object, drawn out along one direction."""
     picture = truth.composite() if rng.random() < 0.6 else truth.background
     length = int(max(picture.shape[-2:]) * rng.uniform(0.08, 0.3)) | 1
-    window, pad = ((1, length), (length // 2,) * 2 + (0, 0)) if rng.random() < 0.5 else ((length, 1), (0, 0) + (length // 2,) * 2)
+    window, pad = (
+        ((1, length), (length // 2,) * 2 + (0, 0)) if rng.random() < 0.5 else ((length, 1), (0, 0) + (length // 2,) * 2)
+    )
     return F.avg_pool2d(F.pad(picture, pad, mode="replicate"), window, stride=1)
 
 

@@ -62,7 +62,9 @@ class LabelServer(ThreadingHTTPServer):
         try:
             super().__init__((HOST, port), _Handler)
         except OSError as error:
-            raise OSError(f"port {port} of this machine cannot be used ({error.strerror}); choose another with --port") from error
+            raise OSError(
+                f"port {port} of this machine cannot be used ({error.strerror}); choose another with --port"
+            ) from error
 
     @property
     def url(self) -> str:

@@ -49,17 +49,17 @@ class EfficientNetLite0(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         return self.maps(pixels)[-1].mean(dim=(2, 3))
 
-    def maps(self, pixels: Tensor) -> list[Tensor]:
-        """The feature maps after every stage and after the head, fine to coarse: (N, C, h, w), C as in STAGES and FEATURES."""
+    def maps(self, pixels: Tensor, stages: int = len(STAGES) + 1) -> list[Tensor]:
+        """The feature maps after the first `stages` stages, fine to coarse: (N, C, h, w), C as in STAGES; the last is the head."""
         x = F.interpolate(pixels, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True, align_corners=False)
         x = (x.clamp(0, 1) * 255 - 127) / 128  # the range these weights were trained with
         x = F.relu6(self._bn0(_conv_same(self._conv_stem, x)))
         blocks, found = iter(self._blocks), []
-        for count, *_ in STAGES:
+        for count, *_ in STAGES[:stages]:
             for block in islice(blocks, count):
                 x = block(x)
             found.append(x)
-        return [*found, F.relu6(self._bn1(self._conv_head(x)))]
+        return found if stages <= len(STAGES) else [*found, F.relu6(self._bn1(self._conv_head(x)))]
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Scores of the 1000 ImageNet classes, (N, 1000)."""

@@ -2,8 +2,9 @@
 
 The paper (Zhang et al. 2023, section 4.2) takes EfficientNet-b0, puts one neuron in place of its last layer and trains that alone:
 the mask filter sees picture and mask, the inpainting filter the painted background. Here the network is Lite0, the same without
-squeeze-and-excitation, and it sees a sample by several views (`VIEWS`): whole, close, cut out, and on both sides of the mask's edge.
-A filter's file holds the neuron and names the views; the network is the package's.
+squeeze-and-excitation, and the neuron may have several views of a sample (`VIEWS`): the paper's, which is the whole picture, closer
+ones, and by default the network's maps on both sides of the mask's edge. There a mask that cuts through its object and a fill that
+does not go with the rest are told from good ones, whatever the object. A file holds the neuron and names its views.
 """
 
 from __future__ import annotations
@@ -26,10 +27,17 @@ from ..io.checkpoint import fill_exactly, read_tensors, write_tensors
 from .efficientnet import FEATURES, INPUT_SIZE, STAGES, EfficientNetLite0, load_lite0
 
 Kind = Literal["mask", "inpainting"]
-Judge = Callable[[Tensor, Tensor], Tensor]  # pictures (N, 3, H, W) and masks (N, 1, H, W) -> scores (N,), 1 = surely good
-SHIPPED = Path(__file__).resolve().parent.parent.parent / "models"  # mask-filter.safetensors, inpainting-filter.safetensors
+Judge = Callable[
+    [Tensor, Tensor], Tensor
+]  # pictures (N, 3, H, W) and masks (N, 1, H, W) -> scores (N,), 1 = surely good
+SHIPPED = (
+    Path(__file__).resolve().parent.parent.parent / "models"
+)  # mask-filter.safetensors, inpainting-filter.safetensors
 RIM_STAGES = (1, 2, 4)  # 56, 28 and 14 places a side of 224: fine enough to have an inside and an outside of an edge
-CHANNELS = (3, *(STAGES[stage][-1] for stage in RIM_STAGES))  # of the maps that are compared across the edge; first the colours
+CHANNELS = (
+    3,
+    *(STAGES[stage][-1] for stage in RIM_STAGES),
+)  # of the maps that are compared across the edge; first the colours
 BANDS, RIM, SHAPE = 5, 10, 12  # numbers of each channel, of each map, of each mask
 VIEWS = {  # what the neuron sees of a sample -> how many numbers
     "picture": FEATURES,  # the whole picture, as the paper's inpainting filter
@@ -53,7 +61,7 @@ class FilterConfig:
     """What a filter is. Its file carries it."""
 
     kind: Kind = "mask"
-    views: tuple[str, ...] = ("crop", "cutout", "bands", "rim", "shape")  # of VIEWS
+    views: tuple[str, ...] = ("bands", "rim", "shape")  # of VIEWS; LOG.md 2026-11-27 compares them
     threshold: float = 0.5  # a sample whose score is at least this is good
     trained_on: str = ""  # words for people
     figures: dict[str, float] = field(default_factory=dict)  # on the part of the labels that was held out
@@ -61,7 +69,9 @@ class FilterConfig:
     def __post_init__(self) -> None:
         check_ranges(self, threshold=(0, 1))
         if not self.views or not set(self.views) <= VIEWS.keys():
-            raise ValueError(f"a filter's views must be some of {', '.join(VIEWS)}, got {', '.join(self.views) or 'none'}")
+            raise ValueError(
+                f"a filter's views must be some of {', '.join(VIEWS)}, got {', '.join(self.views) or 'none'}"
+            )
 
     @property
     def width(self) -> int:
@@ -75,7 +85,9 @@ class Filter:
     A mask filter takes the picture and its mask; an inpainting filter the painted background and the mask of what was painted over.
     """
 
-    def __init__(self, config: FilterConfig, weight: Tensor, bias: Tensor, network: EfficientNetLite0 | None = None) -> None:
+    def __init__(
+        self, config: FilterConfig, weight: Tensor, bias: Tensor, network: EfficientNetLite0 | None = None
+    ) -> None:
         self.config, self.weight, self.bias = config, weight, bias  # (D,) and ()
         self.network = network or load_lite0()
 
@@ -83,7 +95,9 @@ class Filter:
         """Scores in [0, 1], (N,), on the CPU. pictures: (N, 3, H, W), masks: (N, 1, H, W), any size."""
         device = next(self.network.parameters()).device
         chunks = zip(pictures.split(BATCH), masks.split(BATCH), strict=True)
-        return torch.cat([self.judge(self.features(p.to(device), m.to(device))) for p, m in chunks]) * self._shows(masks)
+        return torch.cat([self.judge(self.features(p.to(device), m.to(device))) for p, m in chunks]) * self._shows(
+            masks
+        )
 
     def judge(self, features: Tensor) -> Tensor:
         """Scores of features, (N, D) -> (N,)."""
@@ -125,16 +139,17 @@ def load_filter(path: str | Path, device: torch.device | None = None) -> Filter:
 @torch.no_grad()
 def filter_features(network: EfficientNetLite0, config: FilterConfig, pictures: Tensor, masks: Tensor) -> Tensor:
     """What a filter's neuron sees of pictures (N, 3, H, W) and masks (N, 1, H, W), on one device: (N, D) on the CPU."""
-    sight = _Sight(network, pictures.float(), masks.float(), config.kind)
+    sight = _Sight(network, pictures.float(), masks.float(), config)
     return torch.cat([getattr(sight, name) for name in config.views], dim=1).float().cpu()
 
 
 class _Sight:
     """The views of some samples. Each is computed when it is asked for, and what two of them need is computed once."""
 
-    def __init__(self, network: EfficientNetLite0, pictures: Tensor, masks: Tensor, kind: Kind) -> None:
+    def __init__(self, network: EfficientNetLite0, pictures: Tensor, masks: Tensor, config: FilterConfig) -> None:
         self.network, self.pictures, self.masks = network, pictures, masks
-        self.region = masks if kind == "mask" else _hole(masks)  # (N, 1, H, W)
+        self.region = masks if config.kind == "mask" else _hole(masks)  # (N, 1, H, W)
+        self.stages_needed = len(STAGES) + 1 if "crop" in config.views else max(RIM_STAGES) + 1
 
     @property
     def picture(self) -> Tensor:
@@ -159,7 +174,9 @@ class _Sight:
 
     @property
     def rim(self) -> Tensor:
-        return torch.cat([torch.cat([_contrast(x, region), _fineness(x, region)], dim=1) for x, region in self._sides], dim=1)
+        return torch.cat(
+            [torch.cat([_contrast(x, region), _fineness(x, region)], dim=1) for x, region in self._sides], dim=1
+        )
 
     @property
     def shape(self) -> Tensor:
@@ -177,7 +194,7 @@ class _Sight:
 
     @cached_property
     def _maps(self) -> list[Tensor]:
-        return self.network.maps(self._around)
+        return self.network.maps(self._around, self.stages_needed)
 
     @property
     def _sides(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -191,8 +208,13 @@ class _Sight:
         """The region's square and some of its surroundings, (N, C, INPUT_SIZE, INPUT_SIZE)."""
         size = (INPUT_SIZE, INPUT_SIZE)
         boxes = [_square(region[0] > 0.5, margin) for region in self.region]
-        pieces = [picture[None, :, top:bottom, left:right] for picture, (top, left, bottom, right) in zip(x, boxes, strict=True)]
-        return torch.cat([F.interpolate(piece, size, mode="bilinear", antialias=True, align_corners=False) for piece in pieces])
+        pieces = [
+            picture[None, :, top:bottom, left:right]
+            for picture, (top, left, bottom, right) in zip(x, boxes, strict=True)
+        ]
+        return torch.cat(
+            [F.interpolate(piece, size, mode="bilinear", antialias=True, align_corners=False) for piece in pieces]
+        )
 
 
 def _hole(masks: Tensor) -> Tensor:
@@ -234,7 +256,9 @@ def _contrast(x: Tensor, region: Tensor) -> Tensor:
     """How far the two sides of the edge differ, place by place, beside the map's own deviation: quantiles and mean, (N, 6)."""
     reach = _reach(x)
     inside, outside = box_mean(region, reach), box_mean(1 - region, reach)
-    gap = box_mean(x * region, reach) / inside.clamp(min=1e-3) - box_mean(x * (1 - region), reach) / outside.clamp(min=1e-3)
+    gap = box_mean(x * region, reach) / inside.clamp(min=1e-3) - box_mean(x * (1 - region), reach) / outside.clamp(
+        min=1e-3
+    )
     gap = (gap.abs() / x.std(dim=(2, 3), keepdim=True).clamp(min=0.02)).mean(dim=1)
     rim = (torch.minimum(inside, outside) > 0.15)[:, 0]
     return torch.stack([_spread(values[there]) for values, there in zip(gap, rim, strict=True)])
@@ -264,5 +288,14 @@ def _shape(region: Tensor, soft: Tensor) -> Tensor:
     border = [region[..., 0, :], region[..., -1, :], region[..., :, 0], region[..., :, -1]]
     touched = torch.cat([side.mean(dim=2) for side in border], dim=1)
     filled = area / (height * width).clamp(min=1e-4)
-    numbers = [area, (area + 1e-4).log(), height, width, filled, edge, edge / (area + 1e-4).sqrt(), half / (area + 1e-4)]
+    numbers = [
+        area,
+        (area + 1e-4).log(),
+        height,
+        width,
+        filled,
+        edge,
+        edge / (area + 1e-4).sqrt(),
+        half / (area + 1e-4),
+    ]
     return torch.cat([torch.stack(numbers, dim=1), touched], dim=1)

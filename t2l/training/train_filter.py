@@ -44,7 +44,7 @@ class TrainFilterConfig:
 
     kind: Kind = "mask"
     views: tuple[str, ...] = FilterConfig.views  # of model/filters.VIEWS
-    l2: float = 0.1  # weight of |w|^2 / 2 on standardised features
+    l2: float = 1.0  # weight of |w|^2 / 2 on standardised features
     steps: int = 100  # of L-BFGS, at most
     held_out: float = 0.25  # share of the sources that are kept for the figures and the threshold
     seed: int = 0  # draws them
@@ -60,7 +60,9 @@ class TrainFilterConfig:
         return FilterConfig(kind=self.kind, views=self.views, trained_on=self.trained_on)
 
 
-def train_filter(config: TrainFilterConfig, data: Path, labels: Sequence[Path], out: Path, progress: Progress) -> dict[str, Any]:
+def train_filter(
+    config: TrainFilterConfig, data: Path, labels: Sequence[Path], out: Path, progress: Progress
+) -> dict[str, Any]:
     """Train a filter on labels of the shards in `data`, write what the module says into `out`, return the report.
 
     Raises FileNotFoundError, and ValueError with a sentence for too few labels or labels of other samples.
@@ -69,7 +71,9 @@ def train_filter(config: TrainFilterConfig, data: Path, labels: Sequence[Path], 
     rows = _rows(shards, said, data)
     sides = {index: _side(shards, index, config) for index in rows}
     for held_out, least in ((False, LEAST_TRAINED), (True, LEAST_HELD_OUT)):
-        _check_enough([label.good for index, label in rows.items() if sides[index] is held_out], held_out, least, config)
+        _check_enough(
+            [label.good for index, label in rows.items() if sides[index] is held_out], held_out, least, config
+        )
     judge = Filter(config.filter_config(), torch.empty(0), torch.empty(0), load_lite0())
     used = [index for index in rows if sides[index] is not None]
     features = _features(judge, shards, used, out / "features.safetensors", progress)
@@ -78,7 +82,10 @@ def train_filter(config: TrainFilterConfig, data: Path, labels: Sequence[Path], 
     judge = _trained(judge, features[~held_out], good[~held_out], config)
     scores = judge.judge(features[held_out])
     threshold = choose_threshold(scores, good[held_out], config.precision)
-    report = _report(scores, good[held_out], threshold) | {"trained": int((~held_out).sum()), "left_out": len(rows) - len(used)}
+    report = _report(scores, good[held_out], threshold) | {
+        "trained": int((~held_out).sum()),
+        "left_out": len(rows) - len(used),
+    }
     kept = [(rows[index], float(score)) for index, score in zip([i for i in used if sides[i]], scores, strict=True)]
     report["bad_kept"] = _bad_kept(kept, threshold, config.kind)
     figures = {name: round(report[name], 4) for name in ("auc", "auc_se", "precision", "recall")}
@@ -105,7 +112,9 @@ def _rows(shards: Shards, said: dict[str, Label], data: Path) -> dict[int, Label
     """The labels by the index of their sample."""
     rows = {index: said[key] for index in range(len(shards)) if (key := shards.key(index)) in said}
     if said and not rows:
-        raise ValueError(f"none of the {len(said)} labels is of a sample in {data}; its keys are such as {shards.key(0)!r}")
+        raise ValueError(
+            f"none of the {len(said)} labels is of a sample in {data}; its keys are such as {shards.key(0)!r}"
+        )
     return rows
 
 

@@ -77,7 +77,10 @@ def test_two_labellers_do_not_write_one_file(tmp_path):
         ("{}", "line 1: a label has key, kind and good"),
         ("nonsense", "line 1: it is not JSON"),
         ('{"key": "a", "kind": "mask", "good": 1}', "good must be true, false or null, got 1"),
-        ('{"key": "a", "kind": "mask", "good": false, "reason": "cohesion"}', "reason must be one of incomplete, background, small"),
+        (
+            '{"key": "a", "kind": "mask", "good": false, "reason": "cohesion"}',
+            "reason must be one of incomplete, background, small",
+        ),
         ('{"key": "a", "kind": "mask", "good": true, "reason": "small"}', "only a bad sample has a reason"),
         ('{"key": 1, "kind": "mask", "good": true}', "needs a key and a kind"),
         ('{"key": "a", "kind": ["mask"], "good": true}', "needs a key and a kind"),

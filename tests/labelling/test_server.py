@@ -102,7 +102,9 @@ def test_another_host_name_is_refused(client, host):
         assert status == 403 and client.server.token.encode() not in body
 
 
-@pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}])
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}]
+)
 def test_another_site_is_refused(client, tmp_path, headers):
     assert client.ask("/sample/0/picture", **headers)[0] == 403
     assert client.post("/label", {"number": 0, "good": True, "reason": ""}, **headers)[0] == 403

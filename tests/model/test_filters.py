@@ -25,7 +25,9 @@ def samples(count=3, height=70, width=90, seed=0):
 
 def neuron(network, **config):
     config = FilterConfig(**config)
-    return Filter(config, torch.randn(config.width, generator=torch.Generator().manual_seed(1)) / 100, torch.tensor(0.1), network)
+    return Filter(
+        config, torch.randn(config.width, generator=torch.Generator().manual_seed(1)) / 100, torch.tensor(0.1), network
+    )
 
 
 @pytest.mark.parametrize("kind", ["mask", "inpainting"])

@@ -44,7 +44,9 @@ def labelled(tmp_path_factory):
 
 def trained(labelled, out, **config):
     lines = []
-    report = train_filter(TrainFilterConfig(**BY_AREA | config), labelled, [labelled / "labels.jsonl"], out, lines.append)
+    report = train_filter(
+        TrainFilterConfig(**BY_AREA | config), labelled, [labelled / "labels.jsonl"], out, lines.append
+    )
     return report, lines
 
 
@@ -61,7 +63,9 @@ def test_a_filter_learns_what_was_labelled(run):
     good, bad = (judge(layers.composite(), layers.mask) for layers in (sample(COUNT - 4), sample(COUNT - 1)))
     bad_held_out = report["held_out"] - report["held_out_good"]
     assert report["auc"] == 1 and bad < judge.config.threshold <= good
-    assert report["trained"] + report["held_out"] == COUNT - 10 and report["bad_kept"] == {"small": f"0 of {bad_held_out}"}
+    assert report["trained"] + report["held_out"] == COUNT - 10 and report["bad_kept"] == {
+        "small": f"0 of {bad_held_out}"
+    }
 
 
 def test_no_source_is_both_trained_and_tested_on(run):
@@ -85,7 +89,9 @@ def test_with_another_view_the_cache_is_not_taken(labelled, run, tmp_path):
 def test_the_curve_is_written_as_table_and_picture(run):
     report, tmp_path = run
     rows = list(csv.DictReader((tmp_path / "curve.csv").open()))
-    assert rows[0]["recall"] == "1" and float(rows[0]["precision"]) == pytest.approx(report["held_out_good"] / report["held_out"])
+    assert rows[0]["recall"] == "1" and float(rows[0]["precision"]) == pytest.approx(
+        report["held_out_good"] / report["held_out"]
+    )
     with Image.open(tmp_path / "curve.png") as picture:
         assert picture.width == 1200
     assert json.loads((tmp_path / "report.json").read_text())["config"]["views"] == ["shape"]
@@ -95,7 +101,9 @@ def test_few_labels_are_told(labelled, tmp_path):
     with LabelFile(tmp_path / "few.jsonl", "mask") as file:
         for i in range(30):
             file.add(Label(key=f"k{i:03d}", kind="mask", good=True))
-    with pytest.raises(ValueError, match=r"at least 20 good and 20 bad samples to train on are needed, got \d+ and 0; label more"):
+    with pytest.raises(
+        ValueError, match=r"at least 20 good and 20 bad samples to train on are needed, got \d+ and 0; label more"
+    ):
         train_filter(TrainFilterConfig(**BY_AREA), labelled, [tmp_path / "few.jsonl"], tmp_path, print)
 
 

@@ -76,7 +76,7 @@ def train_filter(
         )
     judge = Filter(config.filter_config(), torch.empty(0), torch.empty(0), load_lite0())
     used = [index for index in rows if sides[index] is not None]
-    features = _features(judge, shards, used, out / "features.safetensors", progress)
+    features = sample_features(judge, shards, used, out / "features.safetensors", progress)
     good = torch.tensor([bool(rows[index].good) for index in used])
     held_out = torch.tensor([bool(sides[index]) for index in used])
     judge = _trained(judge, features[~held_out], good[~held_out], config)
@@ -133,8 +133,8 @@ def _check_enough(good: Sequence[bool | None], held_out: bool, least: int, confi
         )
 
 
-def _features(judge: Filter, shards: Shards, used: Sequence[int], cache: Path, progress: Progress) -> Tensor:
-    """What the network says of some samples, (N, D): from the cache, or computed and put there."""
+def sample_features(judge: Filter, shards: Shards, used: Sequence[int], cache: Path, progress: Progress) -> Tensor:
+    """What a filter's network says of some samples, (N, D): from the cache file, or computed and put there."""
     known = _read_cache(cache, shards.digest(), judge.config)
     missing = [index for index in used if index not in known]
     for done, indices in enumerate(batches(missing, BATCH), 1):

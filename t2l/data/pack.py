@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..budget import read_object
@@ -270,10 +269,13 @@ def _too_long(jobs: Sequence[Job], count_tokens: CountTokens | None) -> list[str
         return []
     lines = []
     for job in jobs:
-        packed = job.packed()
-        counts = count_tokens([text for source in packed for text in ways_to_say(source.texts)])
-        most = np.array(counts, int).reshape(-1, 2).max(axis=1)
-        lines += [f"{source.name}: {LONG_CAPTION}" for source, n in zip(packed, most, strict=True) if n > MOST_TOKENS]
+        said = [(source.name, text) for source in job.packed() for text in dict.fromkeys(ways_to_say(source.texts))]
+        long = [
+            (name, text) for name, text in said if len(text.encode(errors="replace")) > MOST_TOKENS - 2
+        ]  # one a byte at most
+        counts = count_tokens([text for _, text in long])
+        too_long = dict.fromkeys(name for (name, _), count in zip(long, counts, strict=True) if count > MOST_TOKENS)
+        lines += [f"{name}: {LONG_CAPTION}" for name in too_long]
     return lines
 
 

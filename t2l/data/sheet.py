@@ -10,6 +10,7 @@ from PIL import Image
 from ..io.atomic import atomic_path
 from ..io.image import contact_sheet
 from .cache_folder import spread
+from .several import SeveralShards
 from .shards import Shards
 
 PICTURES = 24  # on a sheet, spread over the data set
@@ -25,7 +26,7 @@ def write_sheet(path: Path, shards: Path, marked: Mapping[int, str]) -> None:
     save_sheet(sheet_of(Shards(shards), marked), path)
 
 
-def sheet_of(shards: Shards, marked: Mapping[int, str], count: int = PICTURES) -> Image.Image:
+def sheet_of(shards: Shards | SeveralShards, marked: Mapping[int, str], count: int = PICTURES) -> Image.Image:
     """The sheet itself."""
     first = sorted(marked)[:MARKED]
     numbers = [*first, *(number for number in spread(len(shards), count) if number not in first)]

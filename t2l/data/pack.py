@@ -27,7 +27,7 @@ from ..config import config_to_dict
 from ..io.atomic import atomic_path
 from ..io.picture_file import BROKEN
 from .example import TEXTS, Example, ways_to_say
-from .faults import LONG_CAPTION, in_short
+from .faults import IN_SHORT, LONG_CAPTION, in_short
 from .folder import Source, find_sources, read_layers
 from .layers_found import SMALLEST
 from .pack_plan import Place, by_shard, grown, plan_of_first_version, read_index, read_plan, write_plan
@@ -296,7 +296,8 @@ def _written(out: Path, jobs: Sequence[Job], skipped: Sequence[str], too_long: S
 
 def _marked(jobs: Sequence[Job], notes: Sequence[str]) -> dict[int, str]:
     """What looks wrong with which picture of a split, by its number in the shards."""
-    wrong = {name: fault for name, _, fault in (line.partition(": ") for line in notes) if in_short([fault])}
+    named = [line.partition(": ")[::2] for line in notes]
+    wrong = {name: f"{name}: {IN_SHORT[fault].removeprefix('with ')}" for name, fault in named if fault in IN_SHORT}
     packed = [source.name for job in jobs for source in job.packed()]
     return {number: wrong[name] for number, name in enumerate(packed) if name in wrong}
 

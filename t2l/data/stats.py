@@ -31,7 +31,7 @@ BINS = 20  # of a histogram from 0 to 1
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 MOST_TOKENS = 77  # that CLIP reads
 MOST_NAMES = 200  # of sources, licences and sizes, the commonest of those that come first; the rest is counted together
-REST = "others"
+REST, NO_FOLDER = "others", "files in no folder"
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
 
 
@@ -157,13 +157,13 @@ def _count_origin(metadata: dict[str, Any], sources: Names, licences: Names, sco
 
 
 def origin(source: str) -> str:
-    """Where a source lies: the host of an address, the first folder of a path, nothing for a file in the folder itself."""
+    """Where a source lies: the host of an address, the first folder of a path."""
     if "://" in source:
         try:
             return urlsplit(source).netloc or source.partition("://")[0]
         except ValueError:
             return "an address that is none"
-    return source.partition("/")[0] if "/" in source else "."
+    return source.partition("/")[0] if "/" in source else NO_FOLDER
 
 
 def lengths(counter: Counter[int]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from .several import Repeated, SeveralShards
 from .sheet import QUALITY, sheet_of
 from .stats import AREA_AT, BINS, MOST_TOKENS, PIECES_AT, SMALLEST_PIECE, CountTokens, find_splits, statistics
 
-WIDTH, HEIGHT, FOOT = 300, 120, 18  # pixels of a bar chart, and below it
+WIDTH, HEIGHT, FOOT = 262, 110, 18  # pixels of a bar chart, and below it
+COLUMNS = 6  # of the sheet, whose words are to be read on a screen
 MOST_BARS = 12  # of counted pieces; more are one bar
 MOST_ROWS = 25  # of a table
 DROPPED = "dropped.jpg"  # a build's sheet of what it dropped
@@ -27,12 +28,12 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #26262a; background: #faf9f6; margin: 2rem auto; max-width: 1180px;
   padding: 0 1.5rem }
 h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.4rem 0 .2rem } p { margin: .2rem 0 .8rem; color: #66645f }
-.row { display: flex; flex-wrap: wrap; gap: 1.6rem } figure { margin: 0 } figcaption { color: #26262a }
+.row { display: flex; flex-wrap: wrap; gap: 1.4rem } figure { margin: 0; width: 262px } figcaption { color: #26262a; font-size: 14px }
 figcaption span { color: #78766f } svg { display: block } svg text { font-size: 11px; fill: #78766f }
 rect { fill: #0072b2 } rect.many { fill: #d55e00 } line { stroke: #dddad2 }
 table { border-collapse: collapse; margin: .3rem 0 } td, th { padding: .15rem .9rem .15rem 0; text-align: right; font-weight: 400 }
 th { color: #78766f } td:first-child, th:first-child { text-align: left; overflow-wrap: anywhere; max-width: 34rem }
-tr + tr td { border-top: 1px solid #e6e3db } .numbers { font-size: 1.1rem; color: #26262a } img { max-width: 100%; height: auto }
+tr + tr td { border-top: 1px solid #e6e3db } .numbers { font-size: 1.1rem; color: #26262a } img { width: min(96vw, 1720px); position: relative; left: 50%; transform: translateX(-50%) }
 """
 HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -51,7 +52,7 @@ def write_report(folder: Path, out: Path, count_tokens: CountTokens | None = Non
     found = statistics(folder, count_tokens, workers)
     shards = SeveralShards([Repeated(path) for path in find_splits(folder).values()])
     dropped = _sheet_of_dropped(folder / DROPPED)
-    text = page(folder.resolve().name or "data set", found, sheet_of(shards, {}), dropped)
+    text = page(folder.resolve().name or "data set", found, sheet_of(shards, {}, columns=COLUMNS), dropped)
     with atomic_path(out.with_suffix(".json")) as partial:
         partial.write_text(json.dumps(found, indent=2) + "\n")
     with atomic_path(out) as partial:
@@ -176,7 +177,7 @@ def _bars(counts: Sequence[int], names: Mapping[float, str], title: str, note: s
     )
     axis = f'<line x1="0" x2="{WIDTH}" y1="{HEIGHT}" y2="{HEIGHT}"/>'
     return (
-        f"<figure><figcaption>{title} <span>{note}</span></figcaption>"
+        f"<figure><figcaption>{title} <span>{note}{', ' if note else ''}highest {most:,}</span></figcaption>"
         f'<svg width="{WIDTH}" height="{HEIGHT + FOOT}" viewBox="0 0 {WIDTH} {HEIGHT + FOOT}" role="img">{axis}{bars}{texts}'
         "</svg></figure>"
     )

@@ -127,6 +127,8 @@ class Job:
 
     def packed(self) -> list[Source]:
         """The pictures that are in the finished shard, in its order."""
+        if read_report(self.report)["packed"] == len(self.sources):
+            return [source for _, source in self.sources]
         keys = {row["key"] for row in read_index(self.directory, self.number)}
         return [source for key, source in self.sources if key in keys]
 
@@ -172,7 +174,7 @@ def pack(
     are too long. Raises ValueError when nothing can be used, when pictures that `out` holds are gone and when it was packed
     with other options, OSError with a sentence for a disk that is full, and what `find_sources` raises.
     """
-    sources, skipped = find_sources(folder, captions, follow_links)
+    sources, skipped = find_sources(folder, captions, follow_links, apart=out)
     if not sources:
         where = ""
         if not (out / "config.json").is_file():  # else the lines there are those of an earlier packing

@@ -223,3 +223,10 @@ def test_the_sheet_has_the_same_bytes_and_shows_what_looks_wrong_first(tmp_path)
     pack(ONE, tmp_path / "in", tmp_path / "one", None, str)
     with Image.open(tmp_path / "one" / "sheet.jpg") as one, Image.open(tmp_path / "two" / "sheet.jpg") as two:
         assert one.width > two.width
+
+
+def test_a_data_set_may_lie_in_the_folder_it_is_packed_from(tmp_path):
+    write_many(tmp_path, range(2))
+    for _ in range(2):
+        found, _ = again(ONE, tmp_path, tmp_path / "out")
+        assert (found.train, found.skipped) == (2, 0)

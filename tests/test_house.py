@@ -60,7 +60,7 @@ ARROWS = {
     "diffusion": set(),
     "io": {"bleed", "blend", "placement", "stack"},
     "model": {"io.checkpoint", "io.header"},
-    "data": {"bleed", "io", "placement"},
+    "data": {"bleed", "io", "placement", "stack"},
     "generate": {"model", "diffusion", "io"},
     "training": {"model", "data", "diffusion", "evaluation.metrics", "io"},
     "evaluation": set(),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from .options import LARGEST, SMALLEST, Command, add_overrides, check_out, config_of, note, say, whole
 
+KINDS = ("mask", "inpainting")
+
 
 def add_commands(command: Command) -> None:
     """Put this file's commands and their options into the command line."""
@@ -49,6 +51,31 @@ def add_commands(command: Command) -> None:
         help="the page, its numbers go beside it as .json (default: DIR/report.html)",
     )
     add("--workers", type=whole("workers", 0, 1024), default=0, metavar="N", help="processes that read (default: 0)")
+    add = command(label, "label")
+    add("data", type=Path, metavar="DIR", help="shards, as t2l build and t2l pack write them")
+    add("--kind", choices=KINDS, default="mask", help="what is judged (default: %(default)s)")
+    add("--out", type=Path, metavar="FILE", help="where labels are appended (default: labels.jsonl in DIR)")
+    add(
+        "--port",
+        type=whole("port", 0, 65535),
+        default=8765,
+        metavar="N",
+        help="0 takes a free one (default: %(default)s)",
+    )
+    add(
+        "--count",
+        type=whole("count", 1, 10**6),
+        default=6000,
+        metavar="N",
+        help="samples to label, drawn from all of them (default: %(default)s, the paper's)",
+    )
+
+    add = command(train_filter, "train-filter")
+    add("data", type=Path, metavar="DIR", help="the shards that were labelled")
+    add("--labels", type=Path, nargs="+", metavar="FILE", help="what t2l label wrote (default: labels.jsonl in DIR)")
+    add("--kind", choices=KINDS, default="mask", help="which filter (default: %(default)s)")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for filter.safetensors, its figures and curves")
+    add_overrides(add)
 
 
 def build_demo(args: argparse.Namespace) -> None:
@@ -91,3 +118,37 @@ def stats(args: argparse.Namespace) -> None:
     found = write_report(args.folder, out, Tokenizer().counts, args.workers)
     say(f"{found['pictures']:,} pictures; the median caption has {found['tokens']['percentiles']['50']} tokens")
     print(out)
+
+
+def label(args: argparse.Namespace) -> None:
+    """Open a page on this machine to label samples good or bad for a quality filter; the same command goes on."""
+    from ..data.labels import LabelFile
+    from ..data.shards import Shards
+    from ..labelling.samples import Samples
+    from ..labelling.server import LabelServer
+
+    shards, out = Shards(args.data), args.out or args.data / "labels.jsonl"
+    check_out(out.parent)
+    with LabelFile(out, args.kind) as labels, LabelServer(Samples(shards, labels, args.count), args.port) as server:
+        print(f"open {server.url} in a browser on this machine; Ctrl-C ends it", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say(f"{len(labels.labels)} labels in {out}")
+
+
+def train_filter(args: argparse.Namespace) -> None:
+    """Train a quality filter on labels and tell how good it is on sources that were held out."""
+    check_out(args.out)
+    from ..labelling.train_filter import TrainFilterConfig
+    from ..labelling.train_filter import train_filter as train
+
+    config = config_of(TrainFilterConfig, args, kind=args.kind)
+    report = train(config, args.data, args.labels or [args.data / "labels.jsonl"], args.out, say)
+    say(
+        f"held-out sources: AUC {report['auc']:.3f} +- {report['auc_se']:.3f}; from {report['threshold']:.3f} on, "
+        f"{report['recall']:.0%} of the good are kept and {report['precision']:.1%} of the kept are good"
+    )
+    for reason, kept in report["bad_kept"].items():
+        say(f"  bad, {reason}: {kept} kept")
+    print(args.out / "filter.safetensors")

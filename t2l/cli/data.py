@@ -72,7 +72,13 @@ def add_commands(command: Command) -> None:
 
     add = command(train_filter, "train-filter")
     add("data", type=Path, metavar="DIR", help="the shards that were labelled")
-    add("--labels", type=Path, nargs="+", metavar="FILE", help="what t2l label wrote (default: labels.jsonl in DIR)")
+    add(
+        "--labels",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="what t2l label wrote; may be given several times (default: labels.jsonl in DIR)",
+    )
     add("--kind", choices=KINDS, default="mask", help="which filter (default: %(default)s)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for filter.safetensors, its figures and curves")
     add_overrides(add)

@@ -23,7 +23,7 @@ IN_SHORT = {  # fault -> what a line of counts says
     WHITE_RIM: "with a white rim",
     LONG_CAPTION: "with more than 77 tokens of caption",
 }
-WINDOW = 512  # pixels along a side, of the piece whose edge is looked at
+WINDOW = 256  # pixels along a side, of the piece whose edge is looked at
 SOFT, OPAQUE, FEWEST = (25, 230), 240, 40  # of a mask in 8 bits; pixels of a soft edge
 SEEN = 12 / 255  # that the edge's colours are off before anything is said
 

@@ -137,8 +137,8 @@ def _lengths(counts: Mapping[str, int], name: str) -> str:
     bars = [0] * -(-(most + 1) // step)
     for number, count in numbers.items():
         bars[min(len(bars) - 1, number // step)] += count
-    middle = len(bars) // 2
-    names: dict[float, str] = {middle: f"{middle * step}", 0: "0", len(bars): f"{max(numbers)}"}
+    names: dict[float, str] = {i: f"{i * step}" for i in (0, len(bars) // 2)}
+    names[len(bars)] = f"{max(numbers)}"
     return _bars(bars, names, escape(name), "")
 
 

@@ -33,7 +33,7 @@ from t2l.data.labels import Label
 from t2l.data.shards import Shards, shard_is_finished, write_shard
 from t2l.data.workers import run_jobs
 from t2l.evaluation.metrics import area_under_curve, kept_at
-from t2l.labelling.train_filter import TrainFilterConfig, train_filter
+from t2l.labelling.train_filter import TrainFilterConfig, sample_features, train_filter
 from t2l.model.filters import SHIPPED, load_filter
 
 SHARD = 400  # samples
@@ -124,11 +124,8 @@ def scores_of(kind: str, folder: Path, part: str) -> tuple[torch.Tensor, list[st
     """What the shipped filter says of the samples of a part, and their faults, in their order."""
     shards, judge = Shards(folder), load_filter(kind)
     indices = [i for i in range(len(shards)) if shards.key(i).startswith(part)]
-    scores = []
-    for index in indices:
-        layers = shards[index].layers
-        scores.append(judge(layers.composite() if kind == "mask" else layers.background, layers.mask))
-    return torch.cat(scores), [shards.metadata(index)["caption"] for index in indices]
+    features = sample_features(judge, shards, indices, folder / "features.safetensors", print)
+    return judge.judge(features), [shards.metadata(index)["caption"] for index in indices]
 
 
 def judged(kind: str, folder: Path) -> dict[str, object]:

@@ -166,7 +166,7 @@ def _draw_line(
             draw.ellipse([across - 3, down - 3, across + 3, down + 3], fill=colour)
 
 
-def _running_mean(points: Points) -> Iterator[tuple[int, float]]:
+def _running_mean(points: Points) -> Iterator[tuple[float, float]]:
     """Each value as the mean of those around it, fewer at the ends."""
     reach = max(1, int(len(points) * WINDOW / 2))
     for i, (step, _) in enumerate(points):

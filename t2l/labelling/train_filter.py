@@ -67,31 +67,24 @@ def train_filter(
 
     Raises FileNotFoundError, and ValueError with a sentence for too few labels or labels of other samples.
     """
-    shards, said = Shards(data), read_labels(labels, config.kind)
-    rows = _rows(shards, said, data)
+    shards = Shards(data)
+    rows = _rows(shards, read_labels(labels, config.kind), data)
     sides = {index: _side(shards, index, config) for index in rows}
-    for held_out, least in ((False, LEAST_TRAINED), (True, LEAST_HELD_OUT)):
-        _check_enough(
-            [label.good for index, label in rows.items() if sides[index] is held_out], held_out, least, config
-        )
-    judge = Filter(config.filter_config(), torch.empty(0), torch.empty(0), load_lite0())
+    _check_enough(rows, sides, config)
     used = [index for index in rows if sides[index] is not None]
-    features = _features(judge, shards, used, out / "features.safetensors", progress)
-    good = torch.tensor([bool(rows[index].good) for index in used])
-    held_out = torch.tensor([bool(sides[index]) for index in used])
-    judge = _trained(judge, features[~held_out], good[~held_out], config)
-    scores = judge.judge(features[held_out])
-    threshold = choose_threshold(scores, good[held_out], config.precision)
-    report = _report(scores, good[held_out], threshold) | {
-        "trained": int((~held_out).sum()),
-        "left_out": len(rows) - len(used),
-    }
-    kept = [(rows[index], float(score)) for index, score in zip([i for i in used if sides[i]], scores, strict=True)]
-    report["bad_kept"] = _bad_kept(kept, threshold, config.kind)
+    judge = Filter(config.filter_config(), torch.empty(0), torch.empty(0), load_lite0())
+    features = sample_features(judge, shards, used, out / "features.safetensors", progress)
+    good, tested = (
+        torch.tensor([bool(x) for x in which]) for which in ([rows[i].good for i in used], [sides[i] for i in used])
+    )
+    judge = _trained(judge, features[~tested], good[~tested], config)
+    scores = judge.judge(features[tested])
+    report = _report(scores, [rows[index] for index in used if sides[index]], config)
+    report |= {"trained": int((~tested).sum()), "left_out": len(rows) - len(used)}
     figures = {name: round(report[name], 4) for name in ("auc", "auc_se", "precision", "recall")}
-    judge.config = replace(judge.config, threshold=threshold, figures=figures)
+    judge.config = replace(judge.config, threshold=report["threshold"], figures=figures)
     judge.save(out / "filter.safetensors")
-    _write_curve(out, scores, good[held_out])
+    _write_curve(out, scores, good[tested])
     with atomic_path(out / "report.json") as partial:
         partial.write_text(json.dumps(report | {"config": config_to_dict(config)}, indent=2) + "\n")
     return report
@@ -123,18 +116,21 @@ def _side(shards: Shards, index: int, config: TrainFilterConfig) -> bool | None:
     return is_held_out(sources, config.held_out, config.seed)
 
 
-def _check_enough(good: Sequence[bool | None], held_out: bool, least: int, config: TrainFilterConfig) -> None:
-    found = sum(map(bool, good)), len(good) - sum(map(bool, good))
-    if min(found) < least:
-        part = "whose sources are held out" if held_out else "to train on"
-        raise ValueError(
-            f"at least {least} good and {least} bad samples {part} are needed, got {found[0]} and {found[1]}; "
-            f"label more with `t2l label --kind {config.kind}`"
-        )
+def _check_enough(rows: dict[int, Label], sides: dict[int, bool | None], config: TrainFilterConfig) -> None:
+    """Raise ValueError for too few labels of one sort on one side."""
+    parts = (False, LEAST_TRAINED, "to train on"), (True, LEAST_HELD_OUT, "whose sources are held out")
+    for side, least, words in parts:
+        good = [bool(label.good) for index, label in rows.items() if sides[index] is side]
+        found = sum(good), len(good) - sum(good)
+        if min(found) < least:
+            raise ValueError(
+                f"at least {least} good and {least} bad samples {words} are needed, got {found[0]} and {found[1]}; "
+                f"label more with `t2l label --kind {config.kind}`"
+            )
 
 
-def _features(judge: Filter, shards: Shards, used: Sequence[int], cache: Path, progress: Progress) -> Tensor:
-    """What the network says of some samples, (N, D): from the cache, or computed and put there."""
+def sample_features(judge: Filter, shards: Shards, used: Sequence[int], cache: Path, progress: Progress) -> Tensor:
+    """What a filter's network says of some samples, (N, D): from the cache file, or computed and put there."""
     known = _read_cache(cache, shards.digest(), judge.config)
     missing = [index for index in used if index not in known]
     for done, indices in enumerate(batches(missing, BATCH), 1):
@@ -181,20 +177,22 @@ def _trained(judge: Filter, features: Tensor, good: Tensor, config: TrainFilterC
     return Filter(judge.config, weight, bias, judge.network)
 
 
-def _report(scores: Tensor, good: Tensor, threshold: float) -> dict[str, Any]:
+def _report(scores: Tensor, labels: Sequence[Label], config: TrainFilterConfig) -> dict[str, Any]:
+    """What a filter does on the held-out part, at the threshold that is chosen there."""
+    good = torch.tensor([bool(label.good) for label in labels])
+    threshold = choose_threshold(scores, good, config.precision)
     area, error = area_under_curve(scores, good)
-    counts = {"held_out": len(good), "held_out_good": int(good.sum())}
-    return {"auc": area, "auc_se": error, "threshold": threshold} | kept_at(scores, good, threshold) | counts
-
-
-def _bad_kept(samples: Sequence[tuple[Label, float]], threshold: float, kind: Kind) -> dict[str, str]:
-    """By reason, how many of the bad ones are kept: "3 of 41"."""
-    found = {}
-    for reason in ("", *REASONS[kind]):
-        kept = [score >= threshold for label, score in samples if not label.good and label.reason == reason]
+    found = {"auc": area, "auc_se": error, "threshold": threshold} | kept_at(scores, good, threshold)
+    bad_kept = {}
+    for reason in ("", *REASONS[config.kind]):
+        kept = [
+            bool(x >= threshold)
+            for x, said in zip(scores, labels, strict=True)
+            if not said.good and said.reason == reason
+        ]
         if kept:
-            found[reason or "no reason"] = f"{sum(kept)} of {len(kept)}"
-    return found
+            bad_kept[reason or "no reason"] = f"{sum(kept)} of {len(kept)}"
+    return found | {"held_out": len(good), "held_out_good": int(good.sum()), "bad_kept": bad_kept}
 
 
 def _write_curve(out: Path, scores: Tensor, good: Tensor) -> None:

@@ -200,9 +200,8 @@ class _Sight:
     def _sides(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The crop's colours and maps, each with the region at its size."""
         region = self._close(self.region, AROUND)
-        yield (x := F.avg_pool2d(self._around, 4)), F.adaptive_avg_pool2d(region, x.shape[-2:])
-        for stage in RIM_STAGES:
-            yield (x := self._maps[stage]), F.adaptive_avg_pool2d(region, x.shape[-2:])
+        for x in (F.avg_pool2d(self._around, 4), *(self._maps[stage] for stage in RIM_STAGES)):
+            yield x, F.adaptive_avg_pool2d(region, (x.shape[-2], x.shape[-1]))
 
     def _close(self, x: Tensor, margin: float) -> Tensor:
         """The region's square and some of its surroundings, (N, C, INPUT_SIZE, INPUT_SIZE)."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from ..budget import KINDS, TEXT_BYTES, as_text, check_regular, parse_json, shown, shown_path
 from .example import TEXTS
@@ -101,7 +101,7 @@ class Names:
     def key(self, name: str, base: str) -> str | None:
         """The key of the picture that has the file, None for none. base: the folder of the captions, from the data set's."""
         name = name.strip().removeprefix("file://").replace("\\", "/")
-        for path in dict.fromkeys((name, unquote(name))):
+        for path in dict.fromkeys((name, unquote(name), quote(name, errors="replace"))):
             for candidate in self._candidates(path, base):
                 if (key := self._lookup(candidate)) is not None:
                     return key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from PIL import Image, ImageChops
+from torch import Tensor
 
 from ..bleed import push_pull
 
@@ -22,7 +23,7 @@ IN_SHORT = {  # fault -> what a line of counts says
     WHITE_RIM: "with a white rim",
     LONG_CAPTION: "with more than 77 tokens of caption",
 }
-WINDOW = 512  # pixels along a side, of the piece whose edge is looked at
+WINDOW = 256  # pixels along a side, of the piece whose edge is looked at
 SOFT, OPAQUE, FEWEST = (25, 230), 240, 40  # of a mask in 8 bits; pixels of a soft edge
 SEEN = 12 / 255  # that the edge's colours are off before anything is said
 
@@ -64,13 +65,19 @@ def _rim(foreground: Image.Image, mask: np.ndarray) -> list[str]:
     inside = push_pull(colours, torch.from_numpy(opaque)[None, None].float())
     shown = torch.from_numpy(mask.copy())[None, None].float() / 255
     edge = torch.from_numpy(soft)
-    straight, black, white = (
-        float((colours - wanted).abs().mean(dim=1)[0][edge].mean())
-        for wanted in (inside, inside * shown, inside * shown + 1 - shown)
-    )
-    if straight < SEEN or min(black, white) > 0.5 * straight:
-        return []
-    return [DARK_RIM if black < white else WHITE_RIM]
+
+    def off(wanted: Tensor) -> float:
+        return float((colours - wanted).abs().mean(dim=1)[0][edge].mean())
+
+    straight = off(inside)
+    for over, fault in ((0.0, DARK_RIM), (1.0, WHITE_RIM)):
+        plain = off(torch.full_like(inside, over))  # a shadow or an outline, which is so whatever the mask
+        if (
+            off(torch.lerp(torch.full_like(inside, over), inside, shown)) < 0.5 * min(straight, plain)
+            and straight > SEEN
+        ):
+            return [fault]
+    return []
 
 
 def _fullest(soft: np.ndarray) -> tuple[slice, slice]:

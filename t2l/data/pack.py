@@ -37,7 +37,7 @@ from .workers import run_jobs, tell
 
 EVERY = 10.0  # seconds between two lines on one shard
 MOST_TOKENS = 77  # that CLIP reads of a caption, its start and end among them
-MAY_DIFFER = {"processes", "validation"}  # of the options of a folder that goes on
+MAY_DIFFER = {"processes", "validation", "pictures", "digest"}  # in config.json, of a folder that goes on
 CountTokens = Callable[[Sequence[str]], Sequence[int]]  # captions -> CLIP's tokens of each, start and end among them
 Progress = Callable[[str], None]
 
@@ -201,12 +201,11 @@ def _jobs(config: PackConfig, out: Path, sources: Sequence[Source], skipped: Seq
     path = out / "config.json"
     found = read_object(path, "the options of the first packing") if path.is_file() else about
     before = config_to_dict(PackConfig()) | found
-    compared = before.keys() | about.keys()
-    if other := sorted(compared - MAY_DIFFER - {name for name in compared if before.get(name) == about.get(name)}):
-        if not set(other) <= {"pictures", "digest"}:
-            raise _other_pictures(out, [name for name in other if name not in ("pictures", "digest")])
+    differing = [name for name in sorted(before.keys() | about.keys()) if before.get(name) != about.get(name)]
+    if other := [name for name in differing if name not in MAY_DIFFER]:
+        raise _other_pictures(out, other)
     places = read_plan(out)
-    if not places and "digest" in other:
+    if not places and "digest" in differing:
         places = plan_of_first_version(out, found, config.shard_size)
         if not places:
             raise _other_pictures(out, ["digest"])

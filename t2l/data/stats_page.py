@@ -20,7 +20,7 @@ from .stats import AREA_AT, BINS, MOST_TOKENS, PIECES_AT, SMALLEST_PIECE, CountT
 
 WIDTH, HEIGHT, FOOT = 262, 110, 18  # pixels of a bar chart, and below it
 COLUMNS = 6  # of the sheet, whose words are to be read on a screen
-MOST_BARS = 12  # of counted pieces; more are one bar
+MOST_BARS = 10  # of counted pieces; more are one bar
 MOST_ROWS = 25  # of a table
 DROPPED = "dropped.jpg"  # a build's sheet of what it dropped
 WIDEST = 2600  # pixels of a sheet in the page
@@ -107,7 +107,7 @@ def _pieces(counts: Mapping[str, int], at: float) -> str:
     bars = [*(numbers.get(number, 0) for number in range(MOST_BARS)), *([many] if many else [])]
     names = {i + 0.5: str(i) for i in range(MOST_BARS)} | ({MOST_BARS + 0.5: f"{MOST_BARS}+"} if many else {})
     alone = numbers.get(1, 0) / max(1, sum(numbers.values()))
-    return _bars(bars, names, f"mask &gt; {at:g}", f"one piece: {alone:.1%}")
+    return _bars(bars, names, f"mask &gt; {at:g}", f"one: {alone:.1%}")
 
 
 def _prompts(found: Mapping[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ from ..budget import read_object
 from ..config import config_to_dict
 from ..io.atomic import atomic_path
 from ..io.picture_file import BROKEN
+from .claim import claim, digest_files, disk_error, file_times, other_pictures, write_lines
 from .example import Example
 from .folder import SMALLEST, Source, find_sources, read_layers
 from .shards import shard_is_finished, write_shard
@@ -80,25 +81,14 @@ class Job:
         Files are read again only where their times differ. The first version wrote no digests: what it packed is taken as it is.
         """
         report = read_report(self.report)
-        if "content" not in report or report.get("times") == self.digest(_times):
+        if "content" not in report or report.get("times") == self.digest(file_times):
             return False
         return report["content"] != self.digest(Path.read_bytes)
 
     def digest(self, of: Callable[[Path], bytes]) -> str:
         """A hash of something of every file of the shard."""
-        digest = hashlib.sha256()
-        for key, source in self.sources:
-            for part, path in sorted(source.files.items()):
-                digest.update(f"{key} {part} ".encode() + hashlib.sha256(_or_nothing(of, path)).digest())
-        return digest.hexdigest()
-
-
-def _or_nothing(of: Callable[[Path], bytes], path: Path) -> bytes:
-    """Something of a file; nothing of one that cannot be read, which is skipped with its reason later."""
-    try:
-        return of(path)
-    except OSError:
-        return b""
+        files = ((f"{key} {part}", path) for key, source in self.sources for part, path in sorted(source.files.items()))
+        return digest_files(files, of)
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -111,12 +101,6 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def _are_texts(found: Any) -> bool:
     return isinstance(found, list) and all(isinstance(line, str) for line in found)
-
-
-def _times(path: Path) -> bytes:
-    """What changes when a file is written: its size and time."""
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}".encode()
 
 
 def pack(
@@ -137,7 +121,7 @@ def pack(
     if not sources:
         where = ""
         if not (out / "config.json").is_file():  # else the lines there are those of an earlier packing
-            _write_lines(out / "skipped.txt", skipped)
+            write_lines(out / "skipped.txt", skipped)
             where = f"; {out / 'skipped.txt'} says why of each" if skipped else ""
         raise ValueError(f"{folder} holds no layered picture with a caption, and {len(skipped)} other pictures{where}")
     if config.validation >= len(sources):
@@ -146,7 +130,7 @@ def pack(
     jobs = _jobs(config, out, sources)
     unfinished = [job for job in jobs if not job.is_finished]
     if any(job.is_finished and job.is_stale() for job in jobs):
-        raise _other_pictures(out, ["digest"])
+        raise other_pictures(out, ["digest"])
 
     def say(job: Job, done: int) -> None:
         progress(f"{job.directory.name}/{job.number:06d}.tar is packed ({done} of {len(unfinished)})")
@@ -154,8 +138,8 @@ def pack(
     run_jobs(_pack_shard, unfinished, config.processes, say)
     reports = [(job.directory.name, read_report(job.report)) for job in jobs]
     skipped = sorted([*skipped, *(line for _, report in reports for line in report["skipped"])])
-    _write_lines(out / "skipped.txt", skipped)
-    _write_lines(out / "notes.txt", sorted(line for _, report in reports for line in report["notes"]))
+    write_lines(out / "skipped.txt", skipped)
+    write_lines(out / "notes.txt", sorted(line for _, report in reports for line in report["notes"]))
     counts = {split: sum(report["packed"] for name, report in reports if name == split) for split in SPLITS}
     if not counts["train"]:
         raise ValueError(f"no picture in {folder} can be trained on; {out / 'skipped.txt'} says why of each")
@@ -169,19 +153,7 @@ def _claim(out: Path, config: PackConfig, sources: Sequence[Source]) -> None:
         sizes = {part: path.stat().st_size for part, path in source.files.items()}
         digest.update(json.dumps([source.name, sizes, source.texts], sort_keys=True).encode())
     wanted = config_to_dict(replace(config, processes=1)) | {"pictures": len(sources), "digest": digest.hexdigest()}
-    path = out / "config.json"
-    found = read_object(path, "the options of the first packing") if path.is_file() else wanted
-    if other := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
-        raise _other_pictures(out, other)
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(wanted, indent=2))
-
-
-def _other_pictures(out: Path, differing: Sequence[str]) -> ValueError:
-    return ValueError(
-        f"{out} was begun with other pictures, captions or options ({', '.join(differing)} differ); "
-        "choose another folder or delete it"
-    )
+    claim(out, wanted)
 
 
 def _jobs(config: PackConfig, out: Path, sources: Sequence[Source]) -> list[Job]:
@@ -201,16 +173,13 @@ def _jobs(config: PackConfig, out: Path, sources: Sequence[Source]) -> list[Job]
 def _pack_shard(job: Job) -> None:
     torch.set_num_threads(1)  # the processes share the machine, and sums keep their order
     report: dict[str, Any] = {"packed": 0, "skipped": [], "notes": []}
-    report |= {"times": job.digest(_times), "content": job.digest(Path.read_bytes)}
+    report |= {"times": job.digest(file_times), "content": job.digest(Path.read_bytes)}
     try:
         write_shard(job.directory, job.number, _examples(job, report))
         with atomic_path(job.report) as partial:  # last: a shard with a report is finished
             partial.write_text(json.dumps(report))
     except OSError as error:
-        raise OSError(
-            f"{job.directory}/{job.number:06d}.tar cannot be written ({error.strerror or error}); "
-            "make room and run the same command again"
-        ) from error
+        raise disk_error(job.directory / f"{job.number:06d}.tar", error) from error
 
 
 def _examples(job: Job, report: dict[str, Any]) -> Iterator[Example]:
@@ -225,13 +194,3 @@ def _examples(job: Job, report: dict[str, Any]) -> Iterator[Example]:
         report["packed"] += 1
         report["notes"] += [f"{source.name}: {note}" for note in notes]
         yield Example(key, layers, sources=(source.name,), **source.texts)
-
-
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    """One line each, whatever is in a file's name; no file for no lines."""
-    if not lines:
-        path.unlink(missing_ok=True)
-        return
-    text = "".join(" ".join(line.split()) + "\n" for line in lines)
-    with atomic_path(path) as partial:
-        partial.write_bytes(text.encode(errors="backslashreplace"))

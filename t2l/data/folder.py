@@ -14,6 +14,7 @@ import io
 import os
 import re
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -96,27 +97,40 @@ def find_sources(
 
 def _files(folder: Path, follow_links: bool) -> tuple[list[Path], list[str]]:
     """Every file below a folder that is not hidden, each folder once, and a reason for what was left out."""
+    files, skipped = [], []
+    for path, reason in walk_files(folder, follow_links):
+        if reason:
+            skipped.append(f"{_relative(path, folder)}: {reason}")
+        else:
+            files.append(path)
+    return files, skipped
+
+
+def walk_files(folder: Path, follow_links: bool) -> Iterator[tuple[Path, str]]:
+    """Every file below a folder that is not hidden, each folder once, in an order that every system gives.
+
+    With "", or with the reason why something is left out. In memory are the names of one folder.
+    """
     root = folder.resolve()
-    files, skipped, waiting, seen = [], [], [folder], {root}
+    waiting, seen = [folder], {root}
     while waiting:
         here = waiting.pop()
         try:
-            entries = sorted(here.iterdir(), key=lambda path: (os.path.islink(path), path.name))
+            with os.scandir(here) as entries:
+                names = sorted((entry.is_symlink(), entry.name) for entry in entries)
         except OSError as error:
-            skipped.append(f"{_relative(here, folder)}: cannot be read ({error.strerror})")
+            yield here, f"cannot be read ({error.strerror})"
             continue
-        for path in entries:
-            if path.name.startswith((".", "__MACOSX")):
+        for _, name in names:
+            if name.startswith((".", "__MACOSX")):
                 continue
+            path = here / name
             kind = _not_followed(path, root, seen, follow_links) or _kind(path)
             if kind == "folder":
                 seen.add(path.resolve())
                 waiting.append(path)
-            elif kind == "file":
-                files.append(path)
             else:
-                skipped.append(f"{_relative(path, folder)}: {kind}")
-    return files, skipped
+                yield path, "" if kind == "file" else kind
 
 
 def _kind(path: Path) -> str:

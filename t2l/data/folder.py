@@ -1,70 +1,28 @@
-"""A folder of somebody's layered pictures: which files belong together, their captions, their layers.
+"""A folder of somebody's layered pictures: which files belong together, and their captions.
 
-    KEY.foreground.png, KEY.background.png, KEY.mask.png    or with `_` for the dot, as `t2l generate` and `t2l convert` write
+    KEY.foreground.png, KEY.background.png, KEY.mask.png    or as part_names.py says, as `t2l generate` and `t2l convert` write
     KEY.foreground.png, KEY.background.png                  a foreground with transparency: its alpha is the mask
-    KEY.psd, KEY.psb, KEY.ora                               two visible layers: background, and foreground over it
-    KEY.txt or KEY.json                                     the caption, or an object with `caption` and more of TEXTS
+    KEY.psd, KEY.psb, KEY.ora                               layers: background, and foreground over it (layers_found.py)
+    captions                                                beside them, or in one file for many (captions_found.py)
 
 Whatever cannot be used has a reason, a sentence without a subject: "a: has no background ...".
 """
 
 from __future__ import annotations
 
-import io
 import os
-import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
+from ..budget import FILE_BYTES
+from .captions_found import Names, Row, Rows, is_metadata, read_rows, texts_beside, texts_of
+from .layers_found import Source, read_layers
+from .part_names import PARTS, TEXT_ENDINGS, UNREAD, composed, readings
 
-from ..bleed import bled
-from ..budget import FILE_BYTES, KINDS, as_text, parse_json, read_text, shown, shown_path
-from ..io.image import to_image
-from ..io.layer_file import READ as LAYERED
-from ..io.layer_file import open_layer_file
-from ..io.picture_file import ENDINGS, read_colours, read_mask
-from ..layers import Layers
-from .example import TEXTS
+__all__ = ["Source", "find_sources", "read_layers"]
 
-LONGEST = 16_383  # pixels along a side of a WebP picture
-SMALLEST = 64  # pixels along a side, as everywhere in training
-PARTS = ("foreground", "background", "mask")
-LARGEST_TEXT = 1 << 20  # bytes of a caption's file
-PART = re.compile(r"(.+)[._](foreground|background|mask|composite|cutout)", re.IGNORECASE)
-ONE_OF_MANY = re.compile(
-    r"(.+?)[._](layer)\d\d-.*", re.IGNORECASE
-)  # `t2l convert` writes those of more than two layers
-UNREAD = (
-    ".kra",
-    ".xcf",
-    ".clip",
-    ".afphoto",
-    ".heic",
-    ".heif",
-    ".avif",
-    ".jxl",
-    ".jp2",
-    ".exr",
-    ".hdr",
-    ".tga",
-    ".svg",
-)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A layered picture that looks complete: its files exist and it has a caption."""
-
-    name: str  # its path in the folder, without the part's name and, for a set of pictures, the ending
-    files: dict[str, Path]  # foreground, background and perhaps mask; or layers
-    texts: dict[str, Any]  # TEXTS, all of them str; "" for those that were not given
+Groups = dict[str, dict[str, list[Path]]]  # key -> part -> files
 
 
 def find_sources(
@@ -73,15 +31,17 @@ def find_sources(
     """The layered pictures under a folder, by name, and "name: reason" for every other picture and every link not followed.
 
     Links within the folder are followed, those that lead out of it only with follow_links: a data set is shared, and must not
-    take along what was not meant. captions: a metadata.jsonl as Hugging Face's imagefolder has, whose file names are relative to the folder; then no other
-    captions are looked for. Raises FileNotFoundError, or ValueError for a captions file that cannot be read.
+    take along what was not meant. captions: a file of captions for many pictures, whose file names are relative to the folder;
+    then no other captions are looked for. Raises FileNotFoundError, or ValueError for a captions file without a line of use.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; name the one that holds your layered pictures")
-    said = None if captions is None else read_captions(captions)
     paths, skipped = _files(folder, follow_links)
+    groups = _groups(folder, [path for path in paths if path.suffix.lower() not in TEXT_ENDINGS])
+    words = _Words(folder, groups, paths, captions)
+    skipped += words.faults
     sources: list[Source] = []
-    for name, found in _groups(folder, paths).items():
+    for name, found in groups.items():
         try:
             files, beside = _chosen(found)
             skipped += [f"{_relative(path, folder)}: {reason}" for path, reason in beside]
@@ -89,10 +49,83 @@ def find_sources(
                 for path in files.values():
                     FILE_BYTES.check(path.stat().st_size, f"has {path.name} of")
                 title = _relative(files["layers"], folder) if "layers" in files else name
-                sources.append(Source(title, files, _texts(folder / name, name, said)))
+                sources.append(Source(title, files, words.of(name)))
         except (ValueError, OSError) as error:
             skipped.append(f"{name}: {error}")
     return sources, skipped
+
+
+class _Words:
+    """What is said of the pictures of a folder, and in faults which lines of its files of captions are of no use.
+
+    captions: as `find_sources` takes it.
+    """
+
+    def __init__(self, folder: Path, groups: Groups, paths: list[Path], captions: Path | None) -> None:
+        self._is_given = captions is not None
+        self._said: dict[str, Row] = {}
+        self._bad: dict[str, str] = {}
+        self._beside: dict[str, list[tuple[str, Path]]] = {}
+        self.faults: list[str] = []
+        names = Names(folder, groups)
+        if captions is not None:
+            rows = read_rows(captions, captions, ("", _base(captions, folder)), names)
+            if reason := rows.why_none():
+                raise ValueError(reason)
+            self._take(rows)
+            return
+        for path in sorted(paths):
+            relative = PurePosixPath(_relative(path, folder))
+            if is_metadata(path) and not _is_of_one(relative, groups):
+                self._find(path, relative, names)
+            elif path.suffix.lower() in TEXT_ENDINGS:
+                for key, part in readings(relative):
+                    self._beside.setdefault(composed(key), []).append((part, path))
+
+    def _find(self, path: Path, relative: PurePosixPath, names: Names) -> None:
+        try:
+            base = relative.parent.as_posix()
+            rows = read_rows(path, relative, ("" if base == "." else base,), names)
+        except (ValueError, OSError) as error:
+            self.faults.append(f"{relative}: {error}")
+            return
+        if rows.said or rows.bad:
+            self._take(rows)
+        else:  # it may be of something else: one line says enough
+            self.faults += rows.faults[:1]
+
+    def _take(self, rows: Rows) -> None:
+        for key, row in rows.said.items():
+            self._said.setdefault(key, row)
+        for key, reason in rows.bad.items():
+            self._bad.setdefault(key, reason)
+        self.faults += rows.faults
+
+    def of(self, key: str) -> dict[str, str]:
+        """The texts of a picture. Raises ValueError with a reason."""
+        files = {path: part for part, path in reversed(self._beside.get(composed(key), []))}
+        texts = texts_beside([(part, path) for path, part in files.items()]) if files else None
+        if texts is not None:
+            return texts
+        if key in self._bad:
+            raise ValueError(self._bad[key])
+        if key in self._said:
+            return texts_of(self._said[key].said, self._said[key].where)
+        name = PurePosixPath(key).name
+        none = f"has no caption: there is no {name}.txt and no {name}.json"
+        raise ValueError("has no line in the captions file" if self._is_given else none)
+
+
+def _base(captions: Path, folder: Path) -> str:
+    """The folder of a file of captions, from the data set's; "" where it lies elsewhere."""
+    here, root = captions.absolute().parent, folder.absolute()
+    return here.relative_to(root).as_posix() if here.is_relative_to(root) else ""
+
+
+def _is_of_one(path: PurePosixPath, groups: Groups) -> bool:
+    """Whether a file that is named as one of captions for many belongs to one picture: metadata.json beside metadata.psd."""
+    own = {path.with_suffix("").as_posix(), path.parent.as_posix()}
+    return path.suffix.lower() == ".json" and not own.isdisjoint(groups)
 
 
 def _files(folder: Path, follow_links: bool) -> tuple[list[Path], list[str]]:
@@ -158,28 +191,37 @@ def _not_followed(path: Path, root: Path, seen: set[Path], follow_links: bool) -
     return ""
 
 
-def _groups(folder: Path, files: list[Path]) -> dict[str, dict[str, list[Path]]]:
-    """The picture files that share a folder and a key, by what they are of it, in an order that every system gives."""
-    groups: dict[str, dict[str, list[Path]]] = {}
+def _groups(folder: Path, files: list[Path]) -> Groups:
+    """The picture files that share a key, by what they are of it, in an order that every system gives.
+
+    Of what a name may say the first holds under which a picture is complete. What makes none complete joins one that lacks
+    just that, and is else told by the likeliest.
+    """
     paths = {_relative(path, folder): path for path in files}
-    for name in sorted(paths):
-        key, part = _key_and_part(PurePosixPath(name))
-        if part:
-            groups.setdefault(key, {}).setdefault(part, []).append(paths[name])
+    left = {name: found for name in sorted(paths) if (found := readings(PurePosixPath(name)))}
+    groups: Groups = {}
+    keys: dict[str, str] = {}  # of the complete ones: composed -> as it is written
+    for turn in range(max(map(len, left.values()), default=0)):
+        tried: dict[str, list[str]] = {}
+        for name, found in left.items():
+            if turn < len(found):
+                tried.setdefault(composed(found[turn][0]), []).append(name)
+        for key, names in tried.items():
+            parts = {left[name][turn][1] for name in names}
+            known = groups.get(keys.get(key, ""), {})
+            if _is_complete(parts):
+                keys.setdefault(key, left[names[0]][turn][0])
+            elif not known or not parts.isdisjoint(known):
+                continue
+            for name in names:
+                groups.setdefault(keys[key], {}).setdefault(left.pop(name)[turn][1], []).append(paths[name])
+    for name, found in left.items():
+        groups.setdefault(found[0][0], {}).setdefault(found[0][1], []).append(paths[name])
     return dict(sorted(groups.items()))
 
 
-def _key_and_part(path: PurePosixPath) -> tuple[str, str]:
-    """What a file belongs to and what it is of it; the part is "" for what is no picture."""
-    ending, stem = path.suffix.lower(), path.with_suffix("").as_posix()
-    if ending in LAYERED:
-        return stem, "layers"
-    if ending in UNREAD:
-        return stem, "unread"
-    if ending not in ENDINGS:
-        return path.as_posix(), ""
-    match = ONE_OF_MANY.fullmatch(stem) or PART.fullmatch(stem)
-    return (match[1], match[2].lower()) if match else (stem, "flat")
+def _is_complete(parts: set[str]) -> bool:
+    return "layers" in parts or {"foreground", "background"} <= parts
 
 
 def _chosen(found: dict[str, list[Path]]) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
@@ -198,157 +240,8 @@ def _chosen(found: dict[str, list[Path]]) -> tuple[dict[str, Path], list[tuple[P
         missing = " and no ".join(part for part in ("foreground", "background") if part not in parts)
         raise ValueError(f"has no {missing}; a layered picture needs foreground, background and a mask")
     flat = "is no layered picture: KEY.foreground, KEY.background and KEY.mask belong together, or take a .psd or .ora"
-    reasons = {"unread": "is of a kind that is not read; save it as .psd, .ora or as PNG files"}
-    return {}, [(path, reasons.get(part, flat)) for part, paths in found.items() for path in paths]
+    return {}, [(path, UNREAD.get(path.suffix.lower(), flat)) for paths in found.values() for path in paths]
 
 
 def _relative(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
-
-
-# ---- captions
-
-
-def read_captions(path: Path) -> dict[str, dict[str, Any]]:
-    """A metadata.jsonl: the key of every picture -> what its line says. Raises FileNotFoundError, or ValueError with the line."""
-    said: dict[str, dict[str, Any]] = {}
-    lines = io.StringIO(read_text(path, "the captions file"), newline="\n")  # JSON may hold other line separators
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        row = _json_object(line, f"line {number} of {path}")
-        if not isinstance(row.get("file_name"), str) or not isinstance(row.get("text"), str):
-            raise ValueError(f'line {number} of {path} needs "file_name" and "text", got {shown(row)}')
-        key, _ = _key_and_part(PurePosixPath(row["file_name"].replace("\\", "/")))
-        given = {text: row[text] for text in TEXTS if text in row} | {"caption": row["text"]}
-        if said.setdefault(key, given)["caption"] != row["text"]:
-            raise ValueError(f"line {number} of {path} gives {shown_path(key)} another caption than a line before it")
-    return said
-
-
-def _texts(base: Path, name: str, said: dict[str, dict[str, Any]] | None) -> dict[str, str]:
-    """The texts of a picture. Raises ValueError with a reason."""
-    as_json, as_text = (base.with_name(base.name + ending) for ending in (".json", ".txt"))
-    if said is not None:
-        if name not in said:
-            raise ValueError("has no line in the captions file")
-        given, where = said[name], "its line of the captions file"
-    elif as_json.is_file():
-        given, where = _json_object(_read_text(as_json), as_json.name), as_json.name
-    elif as_text.is_file():
-        given, where = {"caption": _read_text(as_text)}, as_text.name
-    else:
-        raise ValueError(f"has no caption: there is no {as_text.name} and no {as_json.name}")
-    texts = {text: "" if given.get(text) is None else given[text] for text in TEXTS}
-    if wrong := [text for text, value in texts.items() if not isinstance(value, str)]:
-        raise ValueError(f"has no text for {', '.join(wrong)} in {where}, but {shown(texts[wrong[0]])}")
-    texts = {text: " ".join(value.split()) for text, value in texts.items()}
-    if not texts["caption"]:
-        raise ValueError(f"has an empty caption in {where}")
-    return texts
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if path.stat().st_size > LARGEST_TEXT:
-            raise ValueError(f"has {path.name} of more than {LARGEST_TEXT:,} bytes, too large for a caption")
-        return as_text(path.read_bytes(), path.name)
-    except OSError as error:
-        raise ValueError(f"{path.name} cannot be read: {error.strerror}") from error
-
-
-def _json_object(text: str, where: str) -> dict[str, Any]:
-    found = parse_json(text, where)
-    if not isinstance(found, dict):
-        raise ValueError(f"{where} should hold an object and holds {KINDS[type(found)]}")
-    return found
-
-
-# ---- layers
-
-
-def read_layers(source: Source, size: int) -> tuple[Layers, tuple[str, ...]]:
-    """One layered picture, in steps of 1/255 where nothing was scaled, and notes on what its file could not show.
-
-    A picture whose shorter side has more than `size` pixels is scaled down to it. A foreground that has one single colour
-    wherever its mask is 0 was cut out: its colours are extended beyond the edge. Raises ValueError with a reason.
-    """
-    if "layers" in source.files:
-        (foreground, background, mask), notes = _of_layer_file(source.files["layers"])
-    else:
-        (foreground, background, mask), notes = _of_pictures(source.files), ()
-    sizes = {"foreground": foreground.size, "background": background.size, "mask": mask.size}
-    if len(set(sizes.values())) > 1:
-        text = ", ".join(f"{part} {width} x {height}" for part, (width, height) in sizes.items())
-        raise ValueError(f"has layers of different sizes: {text}")
-    if max(mask.size) * min(1, size / min(mask.size)) > LONGEST:
-        raise ValueError(
-            f"has {mask.width:,} x {mask.height:,} pixels; a shard holds {LONGEST:,} along a side, or less"
-        )
-    if min(mask.size) < SMALLEST:
-        raise ValueError(f"has {mask.width} x {mask.height} pixels; training takes {SMALLEST} along a side, or more")
-    if mask.getextrema()[1] == 0:
-        raise ValueError("has a mask that is black all over; it is white where the foreground shows")
-    is_cut_out = _is_cut_out(foreground, mask)
-    if min(mask.size) > size:
-        factor = size / min(mask.size)
-        smaller = round(mask.width * factor), round(mask.height * factor)
-        foreground = _scaled(foreground, smaller, mask if is_cut_out else None)
-        background, mask = _scaled(background, smaller), _scaled(mask, smaller)
-    layers = Layers(_pixels(foreground), _pixels(background), _pixels(mask))
-    return replace(layers, foreground=bled(layers.foreground, layers.mask)) if is_cut_out else layers, notes
-
-
-Pictures = tuple[Image.Image, Image.Image, Image.Image]  # foreground and background in RGB, the mask in L
-
-
-def _of_pictures(files: dict[str, Path]) -> Pictures:
-    foreground, alpha = read_colours(files["foreground"])
-    background, hole = read_colours(files["background"])
-    if hole is not None:
-        raise ValueError(f"has holes in {files['background'].name}; a background has a colour everywhere")
-    if "mask" in files:
-        return foreground, background, read_mask(files["mask"])
-    if alpha is None:
-        raise ValueError("has no mask, and no transparency in its foreground that could be one")
-    return foreground, background, alpha
-
-
-def _of_layer_file(path: Path) -> tuple[Pictures, tuple[str, ...]]:
-    try:
-        opened = open_layer_file(path)
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror or error}") from error
-    visible = tuple(layer for layer in opened.stack.layers if layer.visible)
-    if len(visible) != 2:
-        raise ValueError(
-            f"has {len(visible)} visible layers; two are needed, a background and a foreground over it: merge or hide others"
-        )
-    _, covered = replace(opened.stack, layers=visible[:1]).flattened()
-    if bool((covered < 1).any()):
-        raise ValueError(f"has holes in its lower layer {visible[0].name!r}; a background has a colour everywhere")
-    layers = opened.stack.to_layers()
-    foreground, background, mask = (to_image(x[0]) for x in (layers.foreground, layers.background, layers.mask))
-    return (foreground, background, mask), opened.notes
-
-
-def _is_cut_out(foreground: Image.Image, mask: Image.Image) -> bool:
-    """Whether there is one colour, or none that was stored, all over where the mask is 0."""
-    hidden = mask.point([255, *[0] * 255])
-    counts = np.array(foreground.histogram(hidden)).reshape(3, 256)
-    return bool((np.count_nonzero(counts, axis=1) == 1).all())
-
-
-def _scaled(image: Image.Image, size: tuple[int, int], mask: Image.Image | None = None) -> Image.Image:
-    """Scaled down without ringing. mask: what lies under its 0 is not mixed in (pillow weights RGBA by alpha)."""
-    if mask is None:
-        return image.resize(size, Image.Resampling.HAMMING)
-    cut_out = image.copy()
-    cut_out.putalpha(mask)
-    return cut_out.resize(size, Image.Resampling.HAMMING).convert("RGB")
-
-
-def _pixels(image: Image.Image) -> Tensor:
-    """(1, C, H, W) in [0, 1]."""
-    values = np.array(image).reshape(image.height, image.width, -1)
-    return torch.from_numpy(values).movedim(-1, 0)[None].float() / 255

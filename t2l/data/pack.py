@@ -1,16 +1,20 @@
 """A folder of layered pictures -> shards to train on.
 
-    OUT/train, OUT/validation       shards, and beside each NUMBER.report.json: what was packed and what was not
-    OUT/config.json                 what the folder was begun with; other options or pictures are refused
-    OUT/skipped.txt, OUT/notes.txt  one line for every picture that could not be used, and for every one not shown as its editor does
+    OUT/train, OUT/validation         shards, and beside each NUMBER.report.json: what was packed and what was not
+    OUT/config.json, pictures.jsonl   what the folder was begun with; which picture lies where (pack_plan.py)
+    OUT/skipped.txt, OUT/notes.txt    a line for every picture that could not be used; for every one that looks wrong, or is not
+                                      shown as its editor does
+    OUT/sheet.jpg                     some of the pictures as they were packed, those that look wrong first
 
-The bytes do not depend on the number of processes. The same command goes on after the last finished shard.
+The bytes do not depend on the number of processes. The same command goes on after the last finished shard, packs a shard
+again whose pictures or captions were changed, and packs new pictures into new shards.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +27,21 @@ from ..budget import read_object
 from ..config import config_to_dict
 from ..io.atomic import atomic_path
 from ..io.picture_file import BROKEN
-from .claim import claim, digest_files, disk_error, file_times, other_pictures, write_lines
-from .example import Example
-from .folder import SMALLEST, Source, find_sources, read_layers
+from .claim import digest_files, disk_error, file_times, other_pictures, write_lines
+from .example import TEXTS, Example, ways_to_say
+from .faults import LONG_CAPTION, in_short
+from .folder import Source, find_sources, read_layers
+from .layers_found import SMALLEST
+from .pack_plan import Place, by_shard, grown, plan_of_first_version, read_index, read_plan, write_plan
 from .shards import shard_is_finished, write_shard
-from .workers import run_jobs
+from .sheet import write_sheet
+from .workers import run_jobs, tell
 
-SPLITS = ("train", "validation")
+EVERY = 10.0  # seconds between two lines on one shard
+MOST_TOKENS = 77  # that CLIP reads of a caption, its start and end among them
+MAY_DIFFER = {"processes", "validation"}  # of the options of a folder that goes on
+CountTokens = Callable[[Sequence[str]], Sequence[int]]  # captions -> CLIP's tokens of each, start and end among them
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +52,7 @@ class PackConfig:
     size: int = 1024  # pixels of the shorter side; larger pictures are scaled down, smaller ones stay as they are
     validation: int = 0  # pictures that are kept back for --validation, not to be trained on
     shard_size: int = 1000  # pictures a shard
+    foreground_layer: str = ""  # of a layer file, which layer or group is the foreground; "" = as layers_found.py says
     processes: int = 2
 
     def __post_init__(self) -> None:
@@ -56,6 +69,7 @@ class Packed:
     train: int
     validation: int
     skipped: int
+    faults: str = ""  # how many look wrong, and how: "2 with a mask that looks inverted"
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,13 @@ class Job:
     sources: tuple[tuple[str, Source], ...]  # with their keys
     size: int
 
+    def __hash__(self) -> int:
+        return hash((self.directory, self.number))
+
+    @property
+    def name(self) -> str:
+        return f"{self.directory.name}/{self.number:06d}.tar"
+
     @property
     def report(self) -> Path:
         return self.directory / f"{self.number:06d}.report.json"
@@ -76,19 +97,37 @@ class Job:
         return shard_is_finished(self.directory, self.number) and self.report.is_file()
 
     def is_stale(self) -> bool:
-        """Whether a picture was repainted since the shard was finished, also when its file kept its size.
+        """Whether a picture was repainted since the shard was finished, also when its file kept its size, or a caption changed.
 
         Files are read again only where their times differ. The first version wrote no digests: what it packed is taken as it is.
         """
         report = read_report(self.report)
+        if report["texts"] != self.texts() if "texts" in report else self._says_other_things():
+            return True
         if "content" not in report or report.get("times") == self.digest(file_times):
             return False
         return report["content"] != self.digest(Path.read_bytes)
+
+    def _says_other_things(self) -> bool:
+        """The same of captions, for a report that has no digest of them: by the shard itself."""
+        packed = {row["key"]: row["metadata"] for row in read_index(self.directory, self.number)}
+        said = {key: source.texts for key, source in self.sources if key in packed}
+        return any(texts != {name: packed[key][name] for name in TEXTS} for key, texts in said.items())
+
+    def texts(self) -> str:
+        """A hash of all captions."""
+        texts = [[key, source.texts] for key, source in self.sources]
+        return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
 
     def digest(self, of: Callable[[Path], bytes]) -> str:
         """A hash of something of every file of the shard."""
         files = ((f"{key} {part}", path) for key, source in self.sources for part, path in sorted(source.files.items()))
         return digest_files(files, of)
+
+    def packed(self) -> list[Source]:
+        """The pictures that are in the finished shard, in its order."""
+        keys = {row["key"] for row in read_index(self.directory, self.number)}
+        return [source for key, source in self.sources if key in keys]
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -108,14 +147,15 @@ def pack(
     folder: Path,
     out: Path,
     captions: Path | None = None,
-    progress: Callable[[str], None] = print,
+    progress: Progress = print,
     follow_links: bool = False,
+    count_tokens: CountTokens | None = None,
 ) -> Packed:
     """Pack every layered picture under `folder` into shards under `out`, or what is missing of them.
 
-    captions, follow_links: as `find_sources` takes them. progress: gets lines for people. Raises ValueError when nothing can be used and when
-    `out` holds other pictures or was packed with other options, OSError with a sentence for a disk that is full, and what
-    `find_sources` raises.
+    captions, follow_links: as `find_sources` takes them. progress: gets lines for people. count_tokens: finds captions that
+    are too long. Raises ValueError when nothing can be used, when pictures that `out` holds are gone and when it was packed
+    with other options, OSError with a sentence for a disk that is full, and what `find_sources` raises.
     """
     sources, skipped = find_sources(folder, captions, follow_links)
     if not sources:
@@ -124,56 +164,123 @@ def pack(
             write_lines(out / "skipped.txt", skipped)
             where = f"; {out / 'skipped.txt'} says why of each" if skipped else ""
         raise ValueError(f"{folder} holds no layered picture with a caption, and {len(skipped)} other pictures{where}")
-    if config.validation >= len(sources):
-        raise ValueError(f"validation must leave pictures to train on, got {config.validation} of {len(sources)}")
-    _claim(out, config, sources)
-    jobs = _jobs(config, out, sources)
-    unfinished = [job for job in jobs if not job.is_finished]
-    if any(job.is_finished and job.is_stale() for job in jobs):
-        raise other_pictures(out, ["digest"])
+    sources = [replace(source, layer=config.foreground_layer) for source in sources]
+    jobs = _jobs(config, out, sources, skipped)
+    unfinished = [job for job in jobs if not job.is_finished or _is_stale(job, progress)]
 
     def say(job: Job, done: int) -> None:
-        progress(f"{job.directory.name}/{job.number:06d}.tar is packed ({done} of {len(unfinished)})")
+        progress(f"{job.name} is packed ({done} of {len(unfinished)})")
 
-    run_jobs(_pack_shard, unfinished, config.processes, say)
-    reports = [(job.directory.name, read_report(job.report)) for job in jobs]
-    skipped = sorted([*skipped, *(line for _, report in reports for line in report["skipped"])])
-    write_lines(out / "skipped.txt", skipped)
-    write_lines(out / "notes.txt", sorted(line for _, report in reports for line in report["notes"]))
-    counts = {split: sum(report["packed"] for name, report in reports if name == split) for split in SPLITS}
-    if not counts["train"]:
+    run_jobs(_pack_shard, unfinished, config.processes, say, progress)
+    packed = _written(out, jobs, skipped, _too_long(jobs, count_tokens), bool(unfinished))
+    if not packed.train:
         raise ValueError(f"no picture in {folder} can be trained on; {out / 'skipped.txt'} says why of each")
-    return Packed(**counts, skipped=len(skipped))
+    return packed
 
 
-def _claim(out: Path, config: PackConfig, sources: Sequence[Source]) -> None:
-    """Write down what is packed, or check that it is what `out` was begun with; processes may differ."""
+def _jobs(config: PackConfig, out: Path, sources: Sequence[Source], skipped: Sequence[str]) -> list[Job]:
+    """The shards, which are written down with the options. Raises ValueError when `out` was begun with others."""
+    about = _options(config, sources)
+    path = out / "config.json"
+    found = read_object(path, "the options of the first packing") if path.is_file() else about
+    before = config_to_dict(PackConfig()) | found
+    compared = before.keys() | about.keys()
+    if other := sorted(compared - MAY_DIFFER - {name for name in compared if before.get(name) == about.get(name)}):
+        if not set(other) <= {"pictures", "digest"}:
+            raise other_pictures(out, [name for name in other if name not in ("pictures", "digest")])
+    places = read_plan(out)
+    if not places and "digest" in other:
+        places = plan_of_first_version(out, found, config.shard_size)
+        if not places:
+            raise other_pictures(out, ["digest"])
+    names = [source.name for source in sources]
+    places = grown(places, names, config.seed, config.validation, config.shard_size)
+    jobs = _with_sources(config, out, sources, places, skipped)
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(about, indent=2))
+    write_plan(out, places)
+    return jobs
+
+
+def _options(config: PackConfig, sources: Sequence[Source]) -> dict[str, object]:
+    """What config.json holds; the number of processes changes nothing."""
     digest = hashlib.sha256()
     for source in sources:
         sizes = {part: path.stat().st_size for part, path in source.files.items()}
         digest.update(json.dumps([source.name, sizes, source.texts], sort_keys=True).encode())
-    wanted = config_to_dict(replace(config, processes=1)) | {"pictures": len(sources), "digest": digest.hexdigest()}
-    claim(out, wanted)
+    return config_to_dict(replace(config, processes=1)) | {"pictures": len(sources), "digest": digest.hexdigest()}
 
 
-def _jobs(config: PackConfig, out: Path, sources: Sequence[Source]) -> list[Job]:
-    """Who goes into which shard. A key is the picture's number in the whole folder."""
-    kept_back = np.random.default_rng(config.seed).permutation(len(sources))[: config.validation]
-    numbers = {"validation": sorted(int(i) for i in kept_back)}
-    numbers["train"] = sorted(set(range(len(sources))) - set(numbers["validation"]))
-    jobs = []
-    for split in SPLITS:
-        chosen = [(f"{i:08d}", sources[i]) for i in numbers[split]]
-        for number, first in enumerate(range(0, len(chosen), config.shard_size)):
-            part = tuple(chosen[first : first + config.shard_size])
-            jobs.append(Job(out / split, number, part, config.size))
+def _with_sources(
+    config: PackConfig, out: Path, sources: Sequence[Source], places: Sequence[Place], skipped: Sequence[str]
+) -> list[Job]:
+    """The shards by their pictures. Raises ValueError when one that a shard holds is gone."""
+    named = {source.name: source for source in sources}
+    jobs: list[Job] = []
+    gone: list[str] = []
+    for (split, number), inside in by_shard(places).items():
+        there = tuple((place.key, named[place.name]) for place in inside if place.name in named)
+        job = Job(out / split, number, there, config.size)
+        if len(there) < len(inside) and job.is_finished:
+            packed = {row["key"] for row in read_index(job.directory, number)}
+            gone += [place.name for place in inside if place.name not in named and place.key in packed]
+        jobs.append(job)
+    if gone:
+        why = next((line for line in skipped if line.startswith(f"{gone[0]}: ")), f"{gone[0]}: is not in the folder")
+        raise ValueError(
+            f"{out} was begun with other pictures, {len(gone)} of which are gone or cannot be used any more (first {why}); put "
+            "them back, choose another folder or delete it"
+        )
     return jobs
 
 
+def _is_stale(job: Job, progress: Progress) -> bool:
+    if not job.is_stale():
+        return False
+    progress(f"{job.name} is out of date, for one of its pictures or captions was changed: it is packed again")
+    return True
+
+
+def _too_long(jobs: Sequence[Job], count_tokens: CountTokens | None) -> list[str]:
+    """A line for every packed picture with a caption that is not read to its end."""
+    if count_tokens is None:
+        return []
+    lines = []
+    for job in jobs:
+        packed = job.packed()
+        counts = count_tokens([text for source in packed for text in ways_to_say(source.texts)])
+        most = np.array(counts, int).reshape(-1, 2).max(axis=1)
+        lines += [f"{source.name}: {LONG_CAPTION}" for source, n in zip(packed, most, strict=True) if n > MOST_TOKENS]
+    return lines
+
+
+def _written(out: Path, jobs: Sequence[Job], skipped: Sequence[str], too_long: Sequence[str], is_new: bool) -> Packed:
+    """The files for people, and what is in them."""
+    reports = {job: read_report(job.report) for job in jobs}
+    skipped = sorted([*skipped, *(line for report in reports.values() for line in report["skipped"])])
+    notes = sorted([*too_long, *(line for report in reports.values() for line in report["notes"])])
+    write_lines(out / "skipped.txt", skipped)
+    write_lines(out / "notes.txt", notes)
+    train = [job for job in jobs if job.directory.name == "train"]
+    counts = {"train": sum(reports[job]["packed"] for job in train)}
+    counts["validation"] = sum(report["packed"] for report in reports.values()) - counts["train"]
+    if counts["train"] and (is_new or not (out / "sheet.jpg").is_file()):
+        write_sheet(out / "sheet.jpg", out / "train", _marked(train, notes))
+    return Packed(**counts, skipped=len(skipped), faults=in_short(notes))
+
+
+def _marked(jobs: Sequence[Job], notes: Sequence[str]) -> dict[int, str]:
+    """What looks wrong with which picture of a split, by its number in the shards."""
+    wrong = {name: fault for name, _, fault in (line.partition(": ") for line in notes) if in_short([fault])}
+    packed = [source.name for job in jobs for source in job.packed()]
+    return {number: wrong[name] for number, name in enumerate(packed) if name in wrong}
+
+
 def _pack_shard(job: Job) -> None:
+    """Write a shard and its report. Raises OSError with a sentence for a full disk."""
     torch.set_num_threads(1)  # the processes share the machine, and sums keep their order
     report: dict[str, Any] = {"packed": 0, "skipped": [], "notes": []}
-    report |= {"times": job.digest(file_times), "content": job.digest(Path.read_bytes)}
+    report |= {"times": job.digest(file_times), "content": job.digest(Path.read_bytes), "texts": job.texts()}
     try:
         write_shard(job.directory, job.number, _examples(job, report))
         with atomic_path(job.report) as partial:  # last: a shard with a report is finished
@@ -184,7 +291,11 @@ def _pack_shard(job: Job) -> None:
 
 def _examples(job: Job, report: dict[str, Any]) -> Iterator[Example]:
     """The pictures of a shard that can be used; counts them, and the others with their reasons, in the report."""
-    for key, source in job.sources:
+    told = time.monotonic()
+    for number, (key, source) in enumerate(job.sources):
+        if time.monotonic() - told >= EVERY:
+            tell(f"{job.name}: {number} of {len(job.sources)} pictures")
+            told = time.monotonic()
         try:
             layers, notes = read_layers(source, job.size)
         except BROKEN as error:  # whatever a decoder says: one picture does not end the run

@@ -5,31 +5,52 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
 
 Job = TypeVar("Job")
 
 
+Told = Callable[[Any], None]
+_listeners: list[Told] = []  # of this process, where it has work that tells something
+
+
+def tell(news: Any) -> None:
+    """Say something short in the middle of a job: whoever started it hears it. What nobody listens to is lost."""
+    for listener in _listeners:
+        listener(news)
+
+
 def run_jobs(
-    work: Callable[[Job], None], jobs: Sequence[Job], processes: int, report: Callable[[Job, int], None]
+    work: Callable[[Job], None],
+    jobs: Sequence[Job],
+    processes: int,
+    report: Callable[[Job, int], None],
+    told: Told = lambda news: None,
 ) -> None:
     """work(job) for each job, in `processes` processes or, with 1, in this one; report(job, how many are done) after each.
 
-    After an error no other job is begun, and no process outlives this one. Raises what `work` raises, and RuntimeError with
+    told: gets what a job says by `tell`. After an error no other job is begun, and no process outlives this one. Raises what `work` raises, and RuntimeError with
     a sentence when a process dies.
     """
     if processes == 1 or len(jobs) < 2:
-        for done, job in enumerate(jobs, 1):
-            work(job)
-            report(job, done)
+        _listeners.append(told)
+        try:
+            for done, job in enumerate(jobs, 1):
+                work(job)
+                report(job, done)
+        finally:
+            _listeners.remove(told)
         return
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_the_caller)
+    context = multiprocessing.get_context("spawn")
+    ear, mouth = context.Pipe(duplex=False)  # what is said is short, so that it is written at once and needs no lock
+    pool = ProcessPoolExecutor(processes, context, _begin, (mouth,))
     try:
         running = {pool.submit(work, job): job for job in jobs}
-        for done, future in enumerate(as_completed(running), 1):
+        for done, future in enumerate(_heard(running, ear, told), 1):
             future.result()
             report(running[future], done)
     except BrokenProcessPool as error:
@@ -41,13 +62,28 @@ def run_jobs(
         pool.shutdown(cancel_futures=True)
 
 
+def _heard(running: Iterable[Future[None]], ear: Connection, told: Told) -> Iterator[Future[None]]:
+    """The futures as they are done; what the jobs say in the meantime is passed on."""
+    waiting = set(running)
+    while waiting:
+        done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+        while ear.poll():
+            told(ear.recv())
+        yield from done
+
+
+def _begin(mouth: Connection) -> None:
+    _listeners.append(mouth.send)
+    _end_with_the_caller()
+
+
 def _end_with_the_caller() -> None:
     """End this process when the one that started it is killed: the folder it writes into may be another run's by then."""
     caller = multiprocessing.parent_process()
     assert caller is not None, "run_jobs starts it"
 
-    def wait() -> None:
+    def leave() -> None:
         caller.join()
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=leave, daemon=True).start()

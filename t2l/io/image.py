@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -95,14 +95,17 @@ def clean_stem(stem: str) -> str:
 
 
 def contact_sheet(
-    picture: Layers | HasLayers, captions: Sequence[str] | None = None, has_layers: bool = True
+    picture: Layers | HasLayers | Iterable[Layers | Image.Image],
+    captions: Sequence[str] | None = None,
+    has_layers: bool = True,
 ) -> Image.Image:
     """Everything on one sheet: a column per picture; its caption, foreground cut out, background, mask and composite.
 
+    picture: also one after the other, of any sizes, each Layers of batch 1 or a flat picture, which is a composite alone.
     has_layers: False for pictures of a model without layers, whose composite alone says something.
     """
-    layers, rows = _layers_of(picture), ROWS if has_layers else ("composite",)
-    columns = [_column(layers[i : i + 1], rows) for i in range(len(layers))]
+    rows = ROWS if has_layers else ("composite",)
+    columns = [_column(one, rows) for one in _one_by_one(picture)]
     titles = [*(captions or ()), *[""] * len(columns)][: len(columns)]
     bands = [
         _band(columns[i : i + COLUMNS], titles[i : i + COLUMNS], rows, has_titles=bool(captions))
@@ -123,8 +126,19 @@ def checkerboard(height: int, width: int, square: int = 8) -> Tensor:
     return torch.where((y + x) % 2 == 0, 0.96, 0.84).expand(1, 3, height, width)
 
 
-def _column(layers: Layers, rows: Sequence[str]) -> list[Image.Image]:
-    """One picture's cells, in the order of the rows."""
+def _one_by_one(picture: Layers | HasLayers | Iterable[Layers | Image.Image]) -> Iterator[Layers | Image.Image]:
+    if isinstance(picture, Iterable) and not isinstance(picture, Layers):
+        yield from picture
+    else:
+        layers = _layers_of(picture)
+        yield from (layers[i : i + 1] for i in range(len(layers)))
+
+
+def _column(layers: Layers | Image.Image, rows: Sequence[str]) -> list[Image.Image | None]:
+    """One picture's cells, in the order of the rows; None for what it does not have."""
+    if isinstance(layers, Image.Image):
+        whole = layers.convert("RGB")
+        return [_cell(whole) if row == "composite" else None for row in rows]
     height, width = layers.size
     board = checkerboard(height, width, square=max(4, max(height, width) // 24)).to(layers.foreground)
     shown = {
@@ -133,15 +147,23 @@ def _column(layers: Layers, rows: Sequence[str]) -> list[Image.Image]:
         "mask": layers.mask,
         "composite": layers.composite(),
     }
-    scale = min(320, max(160, max(height, width))) / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    images = [to_image(shown[row][0]).convert("RGB") for row in rows]
-    return images if scale == 1 else [image.resize(size, Image.Resampling.LANCZOS) for image in images]
+    return [_cell(to_image(shown[row][0]).convert("RGB")) for row in rows]
 
 
-def _band(columns: list[list[Image.Image]], titles: list[str], rows: Sequence[str], has_titles: bool) -> Image.Image:
+def _cell(image: Image.Image) -> Image.Image:
+    """A picture at the size that a sheet shows it in."""
+    longest = max(image.size)
+    scale = min(320, max(160, longest)) / longest
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _band(
+    columns: list[list[Image.Image | None]], titles: list[str], rows: Sequence[str], has_titles: bool
+) -> Image.Image:
     """Up to COLUMNS pictures side by side, captions above and the rows' names on the left."""
-    width, height = columns[0][0].size
+    sizes = [image.size for column in columns for image in column if image is not None]
+    width, height = (max(size[i] for size in sizes) for i in (0, 1))
     font, small = _font(CAPTION_SIZE), _font(LABEL_SIZE)
     wrapped = [_wrap(title, font, width) for title in titles]
     head = (max(text.count("\n") for text in wrapped) + 1) * (CAPTION_SIZE + 5) + GAP if has_titles else 0
@@ -154,9 +176,10 @@ def _band(columns: list[list[Image.Image]], titles: list[str], rows: Sequence[st
         left = LABELS + i * (width + GAP)
         draw.multiline_text((left, 0), wrapped[i], fill=INK, font=font, spacing=5)
         for row, image in enumerate(column):
-            top = head + row * (height + GAP)
-            band.paste(image, (left, top))
-            draw.rectangle((left, top, left + width - 1, top + height - 1), outline=RIM)
+            if image is not None:
+                x, y = left + (width - image.width) // 2, head + row * (height + GAP) + (height - image.height) // 2
+                band.paste(image, (x, y))
+                draw.rectangle((x, y, x + image.width - 1, y + image.height - 1), outline=RIM)
     return band
 
 

@@ -16,26 +16,26 @@ from torch import Tensor
 from ..bleed import bled
 from ..stack import Layer, Stack, placed
 from .image import clean_stem, layer_images, read_image, save_png, to_image
-from .layer_nodes import Account, Depth, LayerFile, MaskAs
+from .layer_nodes import Account, Depth, LayerFile, MaskAs, Whole
 
 READ = (".psd", ".psb", ".ora")  # endings that open_layer_file takes
 WRITTEN = (".psd", ".ora")  # endings that save_layer_file takes
 
 
-def open_layer_file(path: str | Path) -> LayerFile:
+def open_layer_file(path: str | Path, whole: Whole | None = None) -> LayerFile:
     """The layers of a .psd, .psb or .ora file; any other picture becomes one layer with its alpha as the mask.
 
-    Raises FileNotFoundError, and ValueError with a sentence for a file that cannot be read.
+    whole: says by its name whether a group becomes one layer where it could be opened. Raises FileNotFoundError, and ValueError with a sentence for a file that cannot be read.
     """
     ending = Path(path).suffix.lower()
     if ending == ".ora":
         from .ora import open_ora
 
-        return open_ora(path)
+        return open_ora(path, whole)
     if ending in READ:
         from .psd import open_psd
 
-        return open_psd(path)
+        return open_psd(path, whole)
     pixels = read_image(path, "RGBA")[0]
     account = Account(Path(path).name)
     account.claim(pixels.shape[-2], pixels.shape[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,6 +15,7 @@ from ..stack import Layer, Stack, cropped
 Depth = Literal[8, 16]  # bits per channel
 MaskAs = Literal["layer mask", "transparency"]  # how a PSD holds a layer's mask
 Knockout = Literal["none", "shallow", "deep"]
+Whole = Callable[[str], bool]  # whether a group of this name is to be one layer
 Operator = Literal["src-over", "src-atop", "dst-in", "dst-out", "dst-atop"]  # Porter and Duff's
 
 

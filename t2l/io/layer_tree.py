@@ -22,13 +22,20 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom on the canvas
 
 
 def plain_layers(
-    nodes: Sequence[Node], height: int, width: int, account: Account, has_background: bool = False
+    nodes: Sequence[Node],
+    height: int,
+    width: int,
+    account: Account,
+    has_background: bool = False,
+    whole: Callable[[str], bool] | None = None,
 ) -> list[Layer]:
     """A tree of layers as the layers of a stack on a canvas of this size, from the bottom up.
 
-    has_background: the lowest node is one that no hole goes through.
+    has_background: the lowest node is one that no hole goes through. whole: as `open_layer_file` takes it.
     """
-    scope = _Scope(_reach(nodes, (0, 0, width, height)), (height, width), account, bottom=int(has_background))
+    scope = _Scope(
+        _reach(nodes, (0, 0, width, height)), (height, width), account, bottom=int(has_background), whole=whole
+    )
     for node in nodes:
         scope.add(node)
     scope.let_go()
@@ -132,9 +139,10 @@ class _Scope:
         account: Account,
         bottom: int = 0,
         base: Callable[[], tuple[Tensor, Tensor]] | None = None,
+        whole: Callable[[str], bool] | None = None,
     ) -> None:
         """bottom: how many layers no hole goes through. base: makes colour and alpha below the box, of the layers below."""
-        self.box, self.canvas, self.account, self.base = box, canvas, account, base
+        self.box, self.canvas, self.account, self.base, self.whole = box, canvas, account, base, whole
         self.layers: list[Layer] = []
         self.bottom = bottom
         self.floors = [_Floor(bottom)]  # of the groups that are open at the moment
@@ -160,7 +168,9 @@ class _Scope:
         self.layers += [] if layer is None else [layer]
 
     def _add_group(self, group: Group) -> None:
-        if not group.visible:
+        if self.whole is not None and self.whole(group.name):
+            self._append(self._merged_group(group))
+        elif not group.visible:
             inner = plain_layers(group.children, *self.canvas, self.account)
             self.layers += [replace(layer, visible=False) for layer in inner]
         elif _is_open(group):

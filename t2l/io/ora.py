@@ -26,7 +26,7 @@ from ..stack import Layer, Stack, cropped
 from .archive import Archive, open_archive
 from .atomic import atomic_path
 from .image import to_image
-from .layer_nodes import Account, Group, LayerFile, Node, Operator, Special
+from .layer_nodes import Account, Group, LayerFile, Node, Operator, Special, Whole
 from .layer_tree import plain_layers
 from .picture_file import Unreadable
 
@@ -141,14 +141,14 @@ def _png(image: Image.Image) -> bytes:
 # ---- reading
 
 
-def open_ora(path: str | Path) -> LayerFile:
+def open_ora(path: str | Path, whole: Whole | None = None) -> LayerFile:
     """An OpenRaster file as a stack. Groups are opened or merged; what a stack cannot hold is named in the notes.
 
     Nothing is unpacked to the disk. Raises FileNotFoundError, and ValueError with a sentence for a damaged or too large
     file and one whose stack.xml defines entities.
     """
     with open_archive(Path(path), "OpenRaster") as file:
-        return _Reading(file).layer_file()
+        return _Reading(file).layer_file(whole)
 
 
 class _Reading:
@@ -160,7 +160,7 @@ class _Reading:
         self.pictures: dict[str, tuple[Tensor, Tensor]] = {}  # by their entries: a file may show one many times
         self.notes = self.account.notes
 
-    def layer_file(self) -> LayerFile:
+    def layer_file(self, whole: Whole | None) -> LayerFile:
         root = self._xml()
         height, width = (self._whole(root, key, "0") for key in "hw")
         if min(height, width) < 1:
@@ -168,7 +168,7 @@ class _Reading:
         self.account.check_picture(height, width)  # the canvas, for what is made of it later
         top = root.find("stack")
         nodes = () if top is None else self._nodes(top, 0)
-        layers = plain_layers(nodes, height, width, self.account)
+        layers = plain_layers(nodes, height, width, self.account, whole=whole)
         if not layers:
             raise ValueError(" ".join([f"{self.name} holds no layer with pixels.", *self.notes]))
         stack = Stack(height, width, tuple(layers))

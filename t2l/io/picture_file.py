@@ -20,8 +20,14 @@ from PIL import Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..budget import PICTURE_PIXELS, Limit
 
-ENDINGS = (".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
-FORMATS = ("PNG", "WEBP", "JPEG", "TIFF", "BMP", "GIF")  # none that starts another program, whatever the name says
+try:
+    from PIL.AvifImagePlugin import SUPPORTED as HAS_AVIF  # pillow 11.3 and newer, where it was built with it
+except ImportError:
+    HAS_AVIF = False
+
+ENDINGS = (".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", *((".avif",) if HAS_AVIF else ()))
+# None that starts another program, whatever the name says.
+FORMATS = ("PNG", "WEBP", "JPEG", "TIFF", "BMP", "GIF", *(("AVIF",) if HAS_AVIF else ()))
 # What pillow raises on a damaged file: it has no exception of its own.
 BROKEN = (
     ValueError,
@@ -60,10 +66,28 @@ def decode_colours(
 
 
 def read_mask(path: Path) -> Image.Image:
-    """A mask as L: the picture's grey, times its alpha. Its values are numbers, so no profile is applied. Raises as above."""
+    """A mask as L: the picture's grey, times its alpha. Its values are numbers, so no profile is applied. Raises as above.
+
+    Where only the alpha says something, because all that shows is black or the picture is a cut-out in colours, it is the mask.
+    """
     with _named(path), _upright(path) as image:
         grey, alpha = _eight_bits(image).convert("L"), _alpha(image)
-        return grey if alpha is None else ImageChops.multiply(grey, alpha)
+        if alpha is None:
+            return grey
+        is_black = ImageChops.multiply(grey, alpha).getextrema()[1] == 0
+        return alpha if is_black or _is_coloured(image, alpha) else ImageChops.multiply(grey, alpha)
+
+
+def _is_coloured(image: Image.Image, alpha: Image.Image) -> bool:
+    """Whether what shows of a picture has colours, beyond the noise of a lossy file."""
+    if image.mode in ("L", "LA", "1"):
+        return False
+    red, green, blue = (
+        ImageChops.multiply(band, alpha.point([0] * 128 + [255] * 128))
+        for band in image.convert("RGBA").convert("RGB").split()
+    )
+    spread = [ImageChops.difference(one, other).getextrema()[1] for one, other in ((red, green), (green, blue))]
+    return max(spread) > 16
 
 
 class Unreadable(ValueError):

@@ -27,6 +27,7 @@ from .layer_nodes import (
     Mask,
     Node,
     Special,
+    Whole,
 )
 from .layer_tree import plain_layers
 from .psd_format import MODES, check_installed
@@ -49,10 +50,10 @@ BROKEN = (
 )
 
 
-def open_psd(path: str | Path) -> LayerFile:
+def open_psd(path: str | Path, whole: Whole | None = None) -> LayerFile:
     """A PSD or PSB of 8, 16 or 32 bits in RGB or grey as a stack; other colour modes with a palette as one layer.
 
-    Groups are opened or merged, clipped layers merged into their base. What a stack cannot hold is named in the notes.
+    Groups are opened or merged (whole: as open_layer_file takes it), clipped layers merged into their base. What a stack cannot hold is named in the notes.
     32-bit colours are linear light and come out sRGB-encoded. Raises FileNotFoundError, and ValueError with a sentence for a
     damaged or too large file and for colours that cannot be shown (CMYK, Lab, multichannel).
     """
@@ -66,7 +67,7 @@ def open_psd(path: str | Path) -> LayerFile:
         warnings.simplefilter("error", PSDDecompressionWarning)
         try:
             reading = _Reading(PSDImage.open(file), path.name)
-            return reading.layer_file()
+            return reading.layer_file(whole)
         except BROKEN as error:
             if isinstance(error, _Refused):
                 raise ValueError(f"{path.name} {error}") from error
@@ -98,7 +99,7 @@ class _Reading:
         self.notes = self.account.notes
         self._names = self._decoded_names()
 
-    def layer_file(self) -> LayerFile:
+    def layer_file(self, whole: Whole | None) -> LayerFile:
         mode = self.psd.color_mode.name
         if mode not in ("RGB", "GRAYSCALE", "INDEXED", "BITMAP", "DUOTONE"):
             raise _Refused(f"is in {mode} colours, which are not shown here; save a copy of it in RGB")
@@ -106,7 +107,7 @@ class _Reading:
         self._note_profile()
         nodes = self._nodes(self.psd, 0) if mode in ("RGB", "GRAYSCALE") else ()
         has_background = bool(nodes) and self._is_background(self.psd[0])
-        layers = plain_layers(nodes, self.psd.height, self.psd.width, self.account, has_background)
+        layers = plain_layers(nodes, self.psd.height, self.psd.width, self.account, has_background, whole)
         stack = Stack(self.psd.height, self.psd.width, tuple(layers or [self._merged_picture(mode)]))
         if layers:
             self._note_blank_picture(stack)

@@ -194,7 +194,7 @@ def test_sources_and_colours_are_texts(metadata, tmp_path):
     row = json.loads(text)
     row["metadata"] |= metadata
     index.write_text(head + "\n" + json.dumps(row) + "\n")
-    with pytest.raises(ValueError, match="has sources or a colour that are no texts"):
+    with pytest.raises(ValueError, match="has sources, licences or a colour that are no texts"):
         Shards(tmp_path).metadata(0)
 
 

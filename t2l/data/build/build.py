@@ -5,6 +5,7 @@
     OUT/ledger.csv                  every picture that was kept, with its source and licence
     OUT/dropped.csv                 every picture that was not, with the reason
     OUT/dataset.json                how many of each
+    OUT/kept.jpg, OUT/dropped.jpg   some of each, to be looked at
     OUT/plan.jsonl, OUT/hashes      which pictures go where, and what they look like
 
 The bytes of the shards depend neither on the engine nor on the number of workers. The same command goes on after the last finished shard.
@@ -22,11 +23,11 @@ import numpy as np
 from ...config import config_to_dict
 from ...io.atomic import atomic_path, remove_partials
 from ..claim import claim, other_pictures
-from ..pack import SPLITS
+from ..pack_plan import SPLITS
 from .config import BuildConfig
 from .engines import Engine, run_shards
 from .hashes import find_duplicates
-from .ledger import write_summary
+from .ledger import write_sheets, write_summary
 from .models import ModelFactory
 from .plan import Job, Plan, write_plan
 from .sources import open_source
@@ -71,12 +72,14 @@ def build(
     if any(recipe.is_finished(job) and is_stale(recipe, job) for job in plan.jobs):
         raise other_pictures(out, ["digest"])
     if unfinished:
-        run = partial(run_shards, engine, workers=workers, cards=cards)
+        run = partial(run_shards, engine, workers=workers, cards=cards, told=progress)
         _find_duplicates(recipe, plan, run, progress)
         for folder in (out, recipe.duplicates.parent, *(out / split for split in SPLITS)):
             remove_partials(folder)
         run(work=partial(build_shard, recipe), jobs=unfinished, report=_teller(progress, "is built", len(unfinished)))
     built = Built(*write_summary(recipe, plan))
+    if unfinished:
+        write_sheets(recipe, plan)
     if not built.train:
         raise ValueError(f"no picture of {source} can be trained on; {out / 'dropped.csv'} says why of each")
     return built

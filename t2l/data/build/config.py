@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ...config import check_ranges
 from ...split import SplitConfig
-from ..folder import LONGEST, SMALLEST
+from ..layers_found import LONGEST, SMALLEST
 
 
 @dataclass(frozen=True, kw_only=True)

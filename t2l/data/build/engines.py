@@ -23,14 +23,15 @@ def run_shards(
     workers: int,
     report: Callable[[Job, int], None],
     cards: float = 0,
+    told: Callable[[str], None] = lambda line: None,
 ) -> None:
     """work(job) for each job; report(job, how many are done) after each.
 
-    cards: of each worker, for Ray to lend. Raises what `work` raises, RuntimeError for a worker that dies, ModuleNotFoundError
+    told: gets what local work says by `tell`. cards: of each worker, for Ray to lend. Raises what `work` raises, RuntimeError for a worker that dies, ModuleNotFoundError
     without Ray.
     """
     if engine == "local":
-        run_jobs(work, jobs, workers, report)
+        run_jobs(work, jobs, workers, report, told)
     elif jobs:
         _run_on_ray(work, jobs, workers, report, cards)
 

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ...io.atomic import atomic_path
+from ...io.image import contact_sheet
+from ..cache_folder import spread
+from ..shards import Shards
+from ..sheet import PICTURES, save_sheet
 from .plan import Plan
 from .worker import Recipe, read_report
 
-KEPT = ("key", "split", "file", "source", "licence", "sha256")
-DROPPED = ("number", "split", "file", "stage", "reason")
+KEPT = ("key", "split", "name", "source", "licence", "sha256")
+DROPPED = ("number", "split", "name", "stage", "reason")
 UNKNOWN = "unknown"  # licence
 
 
@@ -51,3 +55,27 @@ def _table(path: Path, columns: tuple[str, ...]) -> Iterator[Callable[[dict[str,
         rows = csv.DictWriter(file, columns, lineterminator="\n")
         rows.writeheader()
         yield rows.writerow
+
+
+def write_sheets(recipe: Recipe, plan: Plan) -> None:
+    """kept.jpg, and dropped.jpg with a reason over each picture; nothing where there are none."""
+    for folder, name in ((recipe.out / "train", "kept.jpg"), (recipe.out / "dropped" / "train", "dropped.jpg")):
+        try:
+            shards = Shards(folder)
+        except (FileNotFoundError, ValueError):  # no shards, or none with a picture
+            continue
+        numbers = spread(len(shards), PICTURES)
+        reasons = _reasons(recipe, plan, set(numbers)) if name == "dropped.jpg" else {}
+        titles = [reasons.get(number) or shards.metadata(number)["caption"] for number in numbers]
+        save_sheet(contact_sheet((shards[number].layers for number in numbers), titles), recipe.out / name)
+
+
+def _reasons(recipe: Recipe, plan: Plan, numbers: set[int]) -> dict[int, str]:
+    """Why pictures in OUT/dropped/train were dropped, by their numbers there."""
+    reasons, place = {}, 0
+    for job in plan.jobs:
+        for reason in read_report(recipe.report(job)).shown if job.split == "train" else ():
+            if place in numbers:
+                reasons[place] = reason
+            place += 1
+    return reasons

@@ -18,7 +18,9 @@ from typing import Any, Protocol
 
 from ...budget import FILE_BYTES, KINDS, as_text, check_regular, parse_json
 from ...io.picture_file import ENDINGS
-from ..folder import LARGEST_TEXT, UNREAD, walk_files
+from ..captions_found import LARGEST_TEXT
+from ..folder import walk_files
+from ..part_names import UNREAD
 from .sample import Record
 
 Place = Any  # a JSON value that says where a picture is
@@ -71,8 +73,8 @@ class FolderSource:
     def scan(self) -> Iterator[tuple[Place, str]]:
         for path, reason in walk_files(self.folder, self.follow_links):
             ending = path.suffix.lower()
-            if ending in UNREAD and not reason:
-                reason = f"is a {ending} file, which is not read; save it as .png or .jpg"
+            if not reason and ending in UNREAD and ending not in ENDINGS:
+                reason = "is of a kind that is not read; save it as PNG or JPEG"
             if reason or ending in ENDINGS:
                 yield path.relative_to(self.folder).as_posix(), reason
 

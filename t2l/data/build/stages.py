@@ -21,7 +21,7 @@ from torch import Tensor
 from ...io.picture_file import Unreadable, decode_colours
 from ...layers import Layers
 from ...split import split
-from ..folder import SMALLEST
+from ..layers_found import SMALLEST
 from .config import BuildConfig
 from .halving import Halving
 from .hashes import looks_of

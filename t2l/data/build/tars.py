@@ -13,7 +13,7 @@ from typing import Any
 
 from ...budget import FILE_BYTES, shown_path
 from ...io.picture_file import ENDINGS
-from ..folder import LARGEST_TEXT
+from ..captions_found import LARGEST_TEXT
 from .sample import Record
 from .sources import TEXT_ENDINGS, Place, described
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -29,6 +30,7 @@ from ..ahead import read_ahead
 from ..claim import digest_files, disk_error, file_times, other_pictures
 from ..example import Example
 from ..shards import shard_is_finished, write_shard
+from ..workers import tell
 from .config import BuildConfig
 from .models import ModelFactory
 from .plan import Job, Row, read_rows
@@ -36,6 +38,7 @@ from .sample import Dropped, Item, Record, Sample
 from .sources import Source
 from .stages import Deduplicate, Stage, cheap_stages, in_batches, model_stages, through
 
+EVERY = 10.0  # seconds between two lines on one shard
 AHEAD = 2  # batches that are decoded before the models ask for them, and batches that wait to be written
 
 
@@ -70,19 +73,28 @@ class Recipe:
 class Report:
     """What became of the pictures of one shard, as JSON beside it."""
 
-    kept: list[dict[str, str]] = field(default_factory=list)  # key, file, source, licence, sha256 of the file
-    dropped: list[dict[str, Any]] = field(default_factory=list)  # number, file, stage, reason
+    kept: list[dict[str, str]] = field(default_factory=list)  # key, name, source, licence, sha256 of the file
+    dropped: list[dict[str, Any]] = field(default_factory=list)  # number, name, stage, reason
+    shown: list[str] = field(default_factory=list)  # why those in OUT/dropped were dropped, in their order
     content: str = ""  # a hash of every file that was read, and of what is said of it
     times: str = ""  # a hash of sizes and times of the files
+
+    def keep(self, sample: Sample) -> None:
+        record = sample.record
+        names = {"key": sample.key, "name": record.name, "source": record.source}
+        self.kept.append(names | {"licence": record.licence, "sha256": record.sha256})
+
+    def drop(self, item: Dropped) -> None:
+        self.dropped.append({name: getattr(item, name) for name in ("number", "name", "stage", "reason")})
 
 
 def read_report(path: Path) -> Report:
     """Raises ValueError for a damaged one."""
     found = read_object(path, "the report of a shard")
-    kept, dropped, digests = found.get("kept"), found.get("dropped"), (found.get("content"), found.get("times"))
-    if not isinstance(kept, list) or not isinstance(dropped, list) or not all(isinstance(x, str) for x in digests):
+    kinds = {"kept": list, "dropped": list, "shown": list, "content": str, "times": str}
+    if found.keys() != kinds.keys() or not all(isinstance(found[name], kind) for name, kind in kinds.items()):
         raise ValueError(f"{path} is damaged; delete it and run the same command again")
-    return Report(kept, dropped, *digests)  # type: ignore[arg-type]
+    return Report(**found)
 
 
 def build_shard(recipe: Recipe, job: Job) -> None:
@@ -174,21 +186,20 @@ def _examples(
     cheap, looks = cheap_stages(recipe.config), _looks(recipe, reading.job)
     decoded = (_as_it_was(recipe, looks, through(cheap, [item])[0]) for item in reading)
     batches = read_ahead(in_batches(decoded, recipe.config.batch_size), AHEAD)
+    told = time.monotonic()
     for batch in read_ahead((through(stages, batch) for batch in batches), AHEAD):
+        if time.monotonic() - told >= EVERY:
+            tell(f"{reading.job.name}: {len(report.kept)} pictures kept, {len(report.dropped)} dropped")
+            told = time.monotonic()
         for item in batch:
-            if isinstance(item, Dropped):
-                report.dropped.append(
-                    {"number": item.number, "file": item.name, "stage": item.stage, "reason": item.reason}
-                )
-                if item.sample is not None and item.sample.picture is not None and len(shown) < recipe.config.shown:
-                    shown.append(item.sample)
+            if isinstance(item, Sample):
+                report.keep(item)
+                yield _example(item)
                 continue
-            record = item.record
-            report.kept.append(
-                {"key": item.key, "file": record.name}
-                | {"source": record.source, "licence": record.licence, "sha256": record.sha256}
-            )
-            yield _example(item)
+            report.drop(item)
+            if item.sample is not None and item.sample.picture is not None and len(shown) < recipe.config.shown:
+                shown.append(item.sample)
+                report.shown.append(f"{item.stage}: {item.reason}")
 
 
 def _looks(recipe: Recipe, job: Job) -> dict[int, int] | None:

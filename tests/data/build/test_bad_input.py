@@ -25,7 +25,7 @@ def reasons(source, tmp_path, config=CONFIG, models=CheapModels(), **options):  
     shards = Shards(tmp_path / "out" / "train")
     assert all(shards[index].layers.size for index in range(len(shards)))
     with (tmp_path / "out" / "dropped.csv").open(newline="") as file:
-        return {row["file"]: row["reason"] for row in csv.DictReader(file)}
+        return {row["name"]: row["reason"] for row in csv.DictReader(file)}
 
 
 def white_png(width, height):
@@ -168,7 +168,11 @@ def test_csv_has_quotes_other_separators_and_rows_of_another_length(tmp_path):
 @pytest.mark.parametrize(
     ("name", "data", "sentence"),
     [
-        ("a.csv", b"url,text\nhttp://a,b\n", "no column that names pictures.*addresses alone are fetched with img2dataset"),
+        (
+            "a.csv",
+            b"url,text\nhttp://a,b\n",
+            "no column that names pictures.*addresses alone are fetched with img2dataset",
+        ),
         ("a.csv", b"\xff\xfe", "is not UTF-8"),
         ("a.csv", b"", "no column that names pictures"),
         ("a.parquet", b"PAR1", "is no Parquet file, or damaged"),
@@ -201,7 +205,10 @@ def test_damaged_tars_cost_what_is_damaged(tmp_path):
     assert "holds no picture" in found["00004.tar/lonely"] and "holds no picture" in found["00004.tar/link"]
     assert any(name.startswith("00001.tar, byte") for name in found)
     assert {"00002.tar, byte 0", "00003.tar, byte 0"} <= found.keys()
-    assert "../../escape" in (tmp_path / "out" / "ledger.csv").read_text() and not (tmp_path.parent / "escape.jpg").exists()
+    assert (
+        "../../escape" in (tmp_path / "out" / "ledger.csv").read_text()
+        and not (tmp_path.parent / "escape.jpg").exists()
+    )
 
 
 @dataclass(frozen=True)

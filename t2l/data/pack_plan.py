@@ -1,0 +1,119 @@
+"""Which picture of a folder has which key and lies in which shard: written down, so that a folder may grow.
+
+    OUT/pictures.jsonl    a line for every picture, {"key", "name", "split", "shard"}, in the order of the keys
+
+What is in it stays: pictures that come later get keys and shards of their own, and none goes from train to validation.
+Folders of the first version have no such file; it is made from their shards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..budget import as_text, parse_json, read_object, read_text, shown_path
+from ..io.atomic import atomic_path
+
+SPLITS = ("train", "validation")
+PLAN = "pictures.jsonl"
+
+
+class Place(NamedTuple):
+    """Where a picture is packed."""
+
+    key: str
+    name: str  # as Source has it
+    split: str
+    shard: int
+
+
+def read_plan(out: Path) -> list[Place]:
+    """What a folder says of its pictures; nothing where it does not. Raises ValueError for a damaged file."""
+    path = out / PLAN
+    return [_place(line, path) for line in read_text(path, "the list").splitlines()] if path.is_file() else []
+
+
+def _place(line: str, path: Path) -> Place:
+    row = parse_json(line, shown_path(path))
+    found = [row.get(name) for name in Place._fields] if isinstance(row, dict) else []
+    if [type(x) for x in found] != [str, str, str, int] or found[2] not in SPLITS or not found[0].isdigit():
+        raise ValueError(f"{shown_path(path)} is damaged; choose another folder or delete this one")
+    return Place(*found)
+
+
+def write_plan(out: Path, places: Sequence[Place]) -> None:
+    with atomic_path(out / PLAN) as partial:
+        partial.write_text("".join(json.dumps(place._asdict()) + "\n" for place in places))
+
+
+def grown(places: Sequence[Place], names: Sequence[str], seed: int, validation: int, shard_size: int) -> list[Place]:
+    """The places with one more for every new name. validation: how many pictures are kept back in all.
+
+    Raises ValueError where the new pictures are too few for that.
+    """
+    known = {place.name for place in places}
+    new = [name for name in names if name not in known]
+    more = validation - sum(place.split == "validation" for place in places)
+    if not places and validation >= len(new):
+        raise ValueError(f"validation must leave pictures to train on, got {validation} of {len(new)}")
+    if not 0 <= more <= len(new):
+        raise ValueError(
+            f"validation must be from {validation - more} to {validation - more + len(new)}, got {validation}: of the pictures "
+            "that are packed none goes from train to validation or back, and the others are too few"
+        )
+    first = int(places[-1].key) + 1 if places else 0
+    drawn = np.random.default_rng([seed, first] if first else seed).permutation(len(new))[:more]
+    split = ["train"] * len(new)
+    for number in drawn:
+        split[number] = "validation"
+    shards = {name: _numbers(places, name, shard_size) for name in SPLITS}
+    return [
+        *places,
+        *(Place(f"{first + i:08d}", name, split[i], next(shards[split[i]])) for i, name in enumerate(new)),
+    ]
+
+
+def by_shard(places: Sequence[Place]) -> dict[tuple[str, int], list[Place]]:
+    """The places of every shard, by split and number."""
+    found: dict[tuple[str, int], list[Place]] = {}
+    for place in places:
+        found.setdefault((place.split, place.shard), []).append(place)
+    return {shard: found[shard] for shard in sorted(found)}
+
+
+def _numbers(places: Sequence[Place], split: str, shard_size: int) -> Iterator[int]:
+    """The shard of each new picture of a split."""
+    number = max((place.shard for place in places if place.split == split), default=-1) + 1
+    while True:
+        yield from [number] * shard_size
+        number += 1
+
+
+def plan_of_first_version(out: Path, about: dict[str, Any], shard_size: int) -> list[Place]:
+    """The places of a folder without a list, by what its shards and reports say; nothing where they are not complete."""
+    count, validation = about.get("pictures"), about.get("validation")
+    if type(count) is not int or type(validation) is not int or not 0 <= validation < count:
+        return []
+    numbers = [str(number) for number in range(count)]
+    blank = grown([], numbers, about.get("seed", 0), validation, shard_size)
+    names: dict[str, str] = {}
+    for (split, shard), inside in by_shard(blank).items():
+        packed = {row["key"]: row["metadata"]["sources"][0] for row in read_index(out / split, shard)}
+        report = out / split / f"{shard:06d}.report.json"
+        lines = read_object(report, "the report of a shard").get("skipped", []) if report.is_file() else []
+        left_out = [place.key for place in inside if place.key not in packed]
+        if len(left_out) != len(lines):
+            return []
+        names |= packed | {key: line.partition(": ")[0] for key, line in zip(left_out, lines, strict=True)}
+    return [place._replace(name=names[place.key]) for place in blank]
+
+
+def read_index(directory: Path, shard: int) -> list[dict[str, Any]]:
+    """The lines of a shard's index, one a picture; nothing where there is none."""
+    path = directory / f"{shard:06d}.jsonl"
+    lines = as_text(path.read_bytes(), path.name).splitlines()[1:] if path.is_file() else []
+    return [parse_json(line, path.name) for line in lines]

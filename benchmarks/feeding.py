@@ -171,15 +171,17 @@ def cache() -> None:
 
 def unet() -> None:
     from t2l.data.ahead import read_ahead
+    from t2l.data.batches import LatentBatches
     from t2l.data.latents import Latents, cache_latents
-    from t2l.training.train_unet import LatentBatches, UNetTrainConfig
+    from t2l.model.tokenizer import Tokenizer
+    from t2l.training.configs import UNetTrainConfig
 
     config = UNetTrainConfig(batch_size=32)
     with tempfile.TemporaryDirectory() as folder:
         data = write_pictures(Path(folder) / "data", 64, 64)
         (Path(folder) / "autoencoder").write_bytes(b"")
         cache_latents(Network(0), Path(folder) / "autoencoder", data, Path(folder) / "latents", 64)
-        batches = LatentBatches(Latents(Path(folder) / "latents"), config, 1.0)
+        batches = LatentBatches(Latents(Path(folder) / "latents"), config.batches, 1.0, Tokenizer())
         for seconds in (0.02, 0.05, 0.2):
             shares: dict[str, list[float]] = {"in between": [], "ahead": []}
             for name, found in [*shares.items()] * ROUNDS:

@@ -83,7 +83,7 @@ def t2l(command: str, *arguments: str | Path) -> None:
 def train_unet(folder: Path) -> None:
     """What `t2l train-unet` does, but for its sample grid: eight pictures of 50 steps take an hour at this size."""
     from t2l.config import load_config
-    from t2l.training.train_unet import UNetTrainConfig
+    from t2l.training.configs import UNetTrainConfig
     from t2l.training.train_unet import train_unet as train
 
     config = load_config(UNetTrainConfig, CONFIGS / "paper-unet.json")

@@ -18,7 +18,7 @@ from training_memory import GIB, Config, counted, flops_of, load
 from t2l.layers import Layers
 from t2l.model.autoencoder import AutoencoderConfig
 from t2l.model.systems import build_autoencoder
-from t2l.training.train_autoencoder import AutoencoderTrainConfig
+from t2l.training.configs import AutoencoderTrainConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -41,15 +41,14 @@ from t2l.layers import Layers
 from t2l.model.autoencoder import Decoded
 from t2l.model.discriminator import PatchDiscriminator
 from t2l.model.low_rank import add_low_rank
+from t2l.model.perceptual import Perceptual
+from t2l.model.precision import at_least_float32, precision_context
 from t2l.model.systems import build_autoencoder
 from t2l.model.text_encoder import TextEncoder
 from t2l.model.unet import build_unet
 from t2l.training import losses
-from t2l.training.perceptual import Perceptual
-from t2l.training.precision import at_least_float32, precision_context
+from t2l.training.configs import AutoencoderTrainConfig, UNetTrainConfig
 from t2l.training.start import freeze
-from t2l.training.train_autoencoder import AutoencoderTrainConfig
-from t2l.training.train_unet import UNetTrainConfig
 
 GIB = 2**30
 Config = AutoencoderTrainConfig | UNetTrainConfig

@@ -27,12 +27,12 @@ from t2l.data.latents import Latents, cache_latents
 from t2l.data.shards import write_shard
 from t2l.layers import Layers
 from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
+from t2l.model.precision import bf16_is_fast, precision_context
 from t2l.model.text2layer import save_autoencoder
 from t2l.model.tokenizer import VOCABULARY_SIZE
 from t2l.training import train_autoencoder, train_unet
 from t2l.training.loop import make_optimizer
 from t2l.training.losses import autoencoder_loss
-from t2l.training.precision import bf16_is_fast, precision_context
 from t2l.training.processes import Processes
 from t2l.training.start import starting_autoencoder
 

@@ -18,8 +18,7 @@ from t2l.io.checkpoint import read_tensors
 from t2l.io.header import read_header
 from t2l.layers import Layers
 from t2l.model.text2layer import Text2Layer, load_autoencoder
-from t2l.training.train_autoencoder import AutoencoderTrainConfig
-from t2l.training.train_unet import UNetTrainConfig
+from t2l.training.configs import AutoencoderTrainConfig, UNetTrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 CAPTIONS = ["a red cat on a table", "a blue dog in a forest"]

@@ -131,6 +131,14 @@ def is_allowed(source: str, target: str) -> bool:
     return any(target == a or target.startswith(a + ".") for a in allowed | EVERYWHERE | {room})
 
 
+def test_no_imports_go_in_a_circle():
+    imports = {module_name(file): inner_imports(file) for file in FILES}
+    waiting = dict(imports)
+    while ready := [name for name, found in waiting.items() if not (found & waiting.keys() - {name})]:
+        waiting = {name: found for name, found in waiting.items() if name not in ready}
+    assert not waiting, f"these import each other, some of them in a circle: {sorted(waiting)}"
+
+
 @pytest.mark.parametrize("file", FILES, ids=module_name)
 def test_every_import_follows_an_arrow(file):
     source = module_name(file)

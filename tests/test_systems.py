@@ -12,8 +12,7 @@ from t2l.data.example import Example
 from t2l.data.shards import write_shard
 from t2l.io.checkpoint import read_metadata
 from t2l.layers import Layers
-from t2l.training.train_autoencoder import AutoencoderTrainConfig
-from t2l.training.train_unet import UNetTrainConfig
+from t2l.training.configs import AutoencoderTrainConfig, UNetTrainConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 AUTOENCODERS = {"": 8, "-no-sup": 8, "-separate": 12}  # of configs/demo-autoencoder*.json, with their latent channels

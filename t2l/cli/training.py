@@ -118,7 +118,7 @@ def _add_run(add: Any) -> None:
 
 def train_autoencoder(args: argparse.Namespace) -> None:
     """Train the layered autoencoder; the same command resumes."""
-    from ..training.train_autoencoder import AutoencoderTrainConfig
+    from ..training.configs import AutoencoderTrainConfig
     from ..training.train_autoencoder import train_autoencoder as train
 
     config = config_of(AutoencoderTrainConfig, args)
@@ -139,7 +139,7 @@ def cache_latents(args: argparse.Namespace) -> None:
 
 def train_unet(args: argparse.Namespace) -> None:
     """Train the diffusion UNet on cached latents; the same command resumes."""
-    from ..training.train_unet import UNetTrainConfig
+    from ..training.configs import UNetTrainConfig
     from ..training.train_unet import train_unet as train
 
     config = config_of(UNetTrainConfig, args)

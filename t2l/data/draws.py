@@ -26,3 +26,8 @@ def sample_noise(seed: int, positions: Iterable[int], shape: Iterable[int], stre
     """Unit Gaussian noise for some samples of a run, (N, *shape) float32 on the CPU."""
     shape = tuple(shape)
     return torch.stack([torch.randn(shape, generator=sample_generator(seed, p, stream)) for p in positions])
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The source of what is drawn for a step as a whole."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)

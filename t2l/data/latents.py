@@ -181,6 +181,13 @@ class Latents:
         assert len({bucket for bucket, _ in places}) == 1, "pictures of several shapes make no batch"
         return self.of_bucket(places[0][0], torch.tensor([rank for _, rank in places]))
 
+    def spread_out(self, count: int) -> Tensor:
+        """The means of so many pictures from all over the cache, (N, C, h, w): of several shapes, what all of them have."""
+        numbers = torch.arange(len(self))[:: max(1, len(self) // count)][:count]
+        means = [self.read(number[None])[0] for number in numbers]
+        height, width = (min(mean.shape[side] for mean in means) for side in (2, 3))
+        return torch.cat([mean[..., :height, :width] for mean in means])
+
     def _place(self, picture: int) -> tuple[int, int]:
         """The bucket of a picture, and its number there."""
         file = bisect_right(self._ends, picture)

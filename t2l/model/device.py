@@ -55,3 +55,8 @@ def place(network: Network, device: torch.device, dtype: str = "fp32") -> Networ
 def device_of(network: nn.Module) -> torch.device:
     """Where a network's weights lie, and so where its inputs belong."""
     return next(network.parameters()).device
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Bytes of a card; None for other devices, whose memory other programs share."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None

@@ -6,6 +6,8 @@ the same weights serve both. They encode and decode layers as LayeredAutoencoder
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -29,6 +31,30 @@ def build_autoencoder(config: AutoencoderConfig, operations: Any = nn) -> Autoen
     """The autoencoder of the config's layout, with random weights."""
     classes = {"joint": LayeredAutoencoder, "separate": SeparateAutoencoder, "composite": CompositeAutoencoder}
     return classes[config.layout](config, operations)
+
+
+@torch.no_grad()
+def standardized(model: Autoencoder, pictures: Iterable[Layers]) -> Autoencoder:
+    """A copy of the model whose scaled latents have zero mean and unit variance per channel over the pictures."""
+    model = copy.deepcopy(model).eval()
+    means, squares = [], []
+    for layers in pictures:
+        mean = model.encode(layers).mean.double()
+        means.append(mean.mean(dim=(0, 2, 3)))
+        squares.append(mean.square().mean(dim=(0, 2, 3)))
+    mean = torch.stack(means).mean(dim=0)
+    std = (torch.stack(squares).mean(dim=0) - mean.square()).sqrt()
+    return model.standardize_latents(mean.float(), std.float())
+
+
+def same_latents(one: Autoencoder, other: Autoencoder) -> bool:
+    """Whether two autoencoders make the same latents, to float16."""
+    encoders = [
+        {name: x.half() for name, x in network.state_dict().items() if name.startswith(("encoder.", "quant_conv."))}
+        for network in (one, other)
+    ]
+    ours, theirs = encoders
+    return ours.keys() == theirs.keys() and all(torch.equal(x, theirs[name]) for name, x in ours.items())
 
 
 class PictureEncoder(Encoder):

@@ -22,6 +22,7 @@ from ..io.checkpoint import check_finite, fill_exactly, read_tensors, write_tens
 from ..io.header import Entry, Header, check_fits, read_header
 from .about import AUTOENCODER, FORMAT, TEXT_ENCODER, UNET, VERSION
 from .autoencoder import Autoencoder, AutoencoderConfig
+from .device import device_of
 from .foreign import describe
 from .measure import Shapes, text_encoder_shapes, unet_shapes
 from .systems import build_autoencoder
@@ -227,6 +228,14 @@ def flat_input(autoencoder: Autoencoder) -> dict[str, Tensor]:
         return {}
     weight = conv.weight[:, :3] + conv.weight[:, 3:6]
     return dict(zip(FLAT_INPUT, (weight, conv.bias.clone()), strict=True))
+
+
+@torch.no_grad()
+def latent_preview(autoencoder: Autoencoder, latents: Tensor) -> tuple[list[list[float]], list[float]]:
+    """Factors (C, 3) and bias (3,) that turn scaled latents into a small composite, fitted on latents (N, C, h, w)."""
+    device = device_of(autoencoder)
+    composites = torch.cat([autoencoder.decode(part.to(device)).layers.composite().cpu() for part in latents.split(8)])
+    return fit_latent_rgb(latents * autoencoder.config.latent_scale, composites)
 
 
 def fit_latent_rgb(scaled_latents: Tensor, images: Tensor) -> tuple[list[list[float]], list[float]]:

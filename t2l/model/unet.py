@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import check_ranges
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    from .text_encoder import TextEncoder
 
 MOST_LEVELS = 8  # of a config; Stable Diffusion has 4
 GROUPS = 32  # of every GroupNorm
@@ -179,3 +181,16 @@ def rename(state: Mapping[str, Tensor], names: Mapping[str, str], source: str) -
             raise ValueError(f"{key} is no {source} name of a network with this config")
         renamed[names[module] + parameter] = tensor
     return renamed
+
+
+class Conditioned(nn.Module):
+    """The two networks trained together: the text conditions the UNet through the text encoder, or as its output."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: TextEncoder) -> None:
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+
+    def forward(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        conditioning = text if text.is_floating_point() else self.text_encoder(text)
+        return self.unet(x_t, t, encoder_hidden_states=conditioning).sample

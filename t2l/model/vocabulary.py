@@ -150,6 +150,17 @@ class Missing(NamedTuple):
     token_ids: tuple[int, ...]  # rising
     words: list[str]  # that hold them, lower case, in the captions' order; of letters or of signs
 
+    def counted(self) -> str:
+        """The beginning of a sentence about them."""
+        count = len(self.words)
+        return "1 word of the captions is" if count == 1 else f"{count:,} words of the captions are"
+
+    def listed(self, most: int = 20) -> str:
+        """The first of them by name."""
+        names = ", ".join(word[:LONGEST] for word in self.words[:most])
+        more = len(self.words) - most
+        return f"{names} and {more:,} more" if more > 0 else names
+
 
 class Vocabulary:
     """The words of a text encoder's `token_ids`; None stands for all of CLIP's, and no word is unknown then."""

@@ -18,21 +18,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .loop import LoopConfig, Meter, TrainingStopped, learning_rate
-from .precision import fast_kernels
+from ..model.precision import fast_kernels
+from .configs import LoopConfig
+from .loop import Meter, TrainingStopped, learning_rate
 from .processes import Processes
 from .run import Run
 from .update import Updater
 
 Tell = Callable[[str], None]  # gets sentences for people
-LOST = (
-    "CUDA error",
-    "CUDNN_STATUS",
-    "CUBLAS_STATUS",
-    "NCCL",
-    "MPS backend",
-    "device-side",
-)  # how a failing card is reported
+# How a failing card is reported.
+LOST = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "NCCL", "MPS backend", "device-side")
 
 
 class StepResult(NamedTuple):
@@ -120,9 +115,8 @@ def fit(task: Task, batches: Callable[[int], Iterator[Any]], run: Run, tell: Tel
             done = step + 1
             if run.logs(done):
                 stats = _log(task, meter, run, done)
-                bar.set_postfix(
-                    loss=f"{stats.get(main_loss(stats), float('nan')):.4f}", wait=f"{stats['data_wait']:.1%}"
-                )
+                loss = stats.get(main_loss(stats), float("nan"))
+                bar.set_postfix(loss=f"{loss:.4f}", wait=f"{stats['data_wait']:.1%}")
             asks = task.processes.count == 1 or run.logs(done)  # several ask where they wait for each other anyway
             stop = asks and task.processes.any(wishes.stop)
             save = asks and task.processes.any(wishes.save)
@@ -245,21 +239,13 @@ def check_memory(task: Task, available: int | None) -> None:
     if available is None or needed <= available:
         return
     ways = [f"optimizer=adamw8bit ({_gib(smaller)})"] if moments == 2 and smaller <= available else []
-    ways += (
-        [f"sharding=fsdp on {-(-needed * parts // int(0.8 * available))} such cards", "lora_rank=64"]
-        if task.name == "unet"
-        else []
-    )
+    if task.name == "unet":
+        ways += [f"sharding=fsdp on {-(-needed * parts // int(0.8 * available))} such cards", "lora_rank=64"]
     ways += ["a smaller model"]
     raise ValueError(
         f"weights, gradients, moments and EMA need {_gib(needed)} and {task.device} has {_gib(available)}, before any activation; "
         f"what would fit: {', '.join(ways)}"
     )
-
-
-def memory_of(device: torch.device) -> int | None:
-    """Bytes of a card; None for other devices, whose memory other programs share."""
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def _gib(count: int) -> str:

@@ -11,23 +11,14 @@ from typing import Any
 from ..budget import read_object
 from ..config import config_from_dict, config_to_dict
 from ..io.atomic import atomic_path
-from .loop import LoopConfig
+from .configs import LoopConfig
 
 MADE_FROM = "made_from"  # in config.json, beside the config's own names
 BLOCKS, BLOCK = 64, 1 << 16  # of a file, which may have many GB
-FIXED = {  # what a state's tensors are named and shaped by
-    "class",
-    "model",
-    "unet",
-    "text_encoder",
-    "discriminator",
-    "optimizer",
-    "lora_rank",
-    "frozen",
-    "freeze_encoder",
-    "fold_batchnorm",
-    "sharding",
-}
+# What a state's tensors are named and shaped by.
+FIXED = set(
+    "class model unet text_encoder discriminator optimizer lora_rank frozen freeze_encoder fold_batchnorm sharding".split()
+)
 
 
 def keep_identity(

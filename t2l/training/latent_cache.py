@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..data.ahead import processors, worker_deaths_told
 from ..data.buckets import Size, aspect_buckets
 from ..data.latents import Latents, Std, cache_latents, check_latents
-from ..data.texts import EncodeText, cache_texts, check_texts
-from ..layers import Layers
-from ..model.autoencoder import Autoencoder
-from ..model.device import DTYPES, place
+from ..data.texts import cache_texts, check_texts
+from ..model.device import DTYPES
+from ..model.encoders import latent_encoder, text_embedder
+from ..model.precision import bf16_is_fast
 from ..model.text2layer import load_autoencoder
-from ..model.text_encoder import TextEncoder, TextEncoderConfig, fingerprint
-from ..model.tokenizer import Tokenizer
-from .precision import bf16_is_fast, precision_context
+from ..model.text_encoder import TextEncoderConfig, fingerprint
 from .processes import Processes
 from .start import starting_text_encoder
 
-PATIENCE = timedelta(
-    days=14
-)  # for the slowest; when one dies the launcher ends them all. Milliseconds must fit an int32
+PATIENCE = timedelta(days=14)  # for the slowest: a launcher ends all when one dies. Milliseconds must fit an int32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +58,7 @@ def write_cache(
     buckets = _buckets(config, network.config.downscale)
     encode = latent_encoder(network, own, dtype)
     texts = None if text_encoder is None else starting_text_encoder(text_encoder, config.text_encoder)
-    encode_text = None if texts is None else _encoder(texts, own, dtype)
+    encode_text = None if texts is None else text_embedder(texts, own, dtype)
     kept: dict[str, Any] = {"buckets": buckets, "std": config.std, "workers": config.workers}
     with worker_deaths_told():
         cache_latents(encode, autoencoder, data, out, config.size, **kept, **share)
@@ -88,29 +82,3 @@ def _buckets(config: CacheConfig, downscale: int) -> list[Size] | None:
                 f"{name} must be a multiple of {downscale}, the autoencoder's pixels per latent, got {value}"
             )
     return None if config.bucket_step is None else aspect_buckets(config.size, config.bucket_step)
-
-
-def latent_encoder(
-    network: Autoencoder, device: torch.device, dtype: str = "fp32"
-) -> Callable[[Layers], tuple[Tensor, Tensor]]:
-    """Layers -> mean and std of an autoencoder's posterior; moves the network to the device."""
-    network = place(network, device, dtype).to(memory_format=torch.channels_last)
-
-    @torch.inference_mode()
-    def encode(layers: Layers) -> tuple[Tensor, Tensor]:
-        with precision_context(device, "auto" if dtype == "fp32" else "fp32"):  # bf16: 0.5 % of the latents' spread
-            posterior = network.encode(layers.to(device, DTYPES[dtype]))
-        return posterior.mean, posterior.std
-
-    return encode
-
-
-def _encoder(network: TextEncoder, device: torch.device, dtype: str = "fp32") -> EncodeText:
-    """Captions -> what the text encoder says of them; moves the network to the device."""
-    tokenizer, network = Tokenizer(), place(network.eval(), device, dtype)
-
-    @torch.inference_mode()
-    def encode(captions: Sequence[str]) -> Tensor:
-        return network(tokenizer(captions).to(device))
-
-    return encode

@@ -1,4 +1,4 @@
-"""What every training is told, and the pieces of a step: learning rate, optimiser, EMA, means of what is logged.
+"""The pieces of a step: learning rate, optimiser, EMA, means of what is logged.
 
 A step's randomness is a function of (seed, step) alone, and so is its data. A run that was killed therefore goes on
 from its last state exactly as if it had not been. Nothing here reads a number from the device but `Meter.flush`.
@@ -10,54 +10,14 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .precision import Precision, at_least_float32
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """What every training is told. CHANGES_NOTHING names what a run that goes on may have otherwise."""
-
-    steps: int
-    lr: float
-    warmup: int = 100
-    betas: tuple[float, ...] = (0.9, 0.99)
-    adam_eps: float = 1e-8
-    weight_decay: float = 0.0
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"  # 8 bits: moments in a quarter of the memory (bitsandbytes)
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.999
-    accumulate: int = 1  # parts that a process's share of the batch is computed in, to need less memory
-    checkpointing: bool = False  # compute activations again in the backward pass: a third slower, far less memory
-    compile: bool = False  # torch.compile: pays after some thousand steps
-    precision: Precision = "auto"
-    seed: int = 0
-    log_every: int = 50
-    save_every: int = 500
-    keep_every: int = 0  # steps between snapshots that are kept under a name of their own; 0 = only the last is
-    tensorboard: bool = False  # write what is logged for TensorBoard too
-
-    CHANGES_NOTHING: ClassVar = (
-        "log_every",
-        "save_every",
-        "keep_every",
-        "tensorboard",
-        "checkpointing",
-        "workers",
-        "sample_prompts",
-    )
-
-    def __post_init__(self) -> None:
-        if wrong := [name for name in ("steps", "accumulate", "log_every", "save_every") if getattr(self, name) < 1]:
-            raise ValueError(
-                f"{type(self).__name__}: {', '.join(wrong)} must be at least 1, got {[getattr(self, n) for n in wrong]}"
-            )
+from ..model.precision import at_least_float32
+from .configs import LoopConfig
 
 
 class TrainingStopped(RuntimeError):
@@ -67,11 +27,6 @@ class TrainingStopped(RuntimeError):
 def attention_context(device: torch.device) -> AbstractContextManager:
     """Plain attention on the CPU, where flash attention's backward takes a fifth of a small UNet's step (LOG.md)."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-
-
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The source of all randomness in one step."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, floor: float = 0.05) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..layers import Layers
 from ..model.autoencoder import Decoded, Posterior
-from .precision import at_least_float32
+from ..model.precision import at_least_float32
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]  # prediction, target (N, 3, H, W) in [0, 1] -> distances (N,)
 
@@ -41,13 +41,9 @@ class LossWeights:
     kl: float = 1e-6  # ldm's
     kl_reduction: Literal["ldm", "mean"] = "ldm"  # "mean" is per latent value; "ldm" is 1/48 of it at 4 channels, f8
     # Ours, labelled deviations; the defaults switch them off.
-    reference_kl: float = (
-        0.0  # towards Stable Diffusion's latents of the composite, reduced as kl (AlphaVAE, 2507.09308)
-    )
+    reference_kl: float = 0.0  # towards SD's latents of the composite, reduced as kl (AlphaVAE, 2507.09308)
     gradient: float = 0.0  # inside L_img: sharpness without LPIPS
-    colour: float = (
-        0.0  # inside L_img: the mean colours of 8 x 8 cells, which detail otherwise crowds out of the latents
-    )
+    colour: float = 0.0  # inside L_img: the mean colours of 8 x 8 cells, which detail crowds out of the latents
     foreground_outside: float = 1.0  # weight of F's colour where the mask is 0: it takes room from B, unseen
     hidden_background: float = 1.0  # weight of B where the foreground hides it
     recompose: float = 0.0  # L1 between the recomposed prediction and I
@@ -127,28 +123,6 @@ def colour_l1(prediction: Tensor, target: Tensor, weight: Tensor | None = None, 
     red, green, blue = difference.unbind(dim=1)
     difference = torch.stack([(red + green + blue) / 3, red - blue, 4 * (green - (red + blue) / 2)], dim=1)
     return F.avg_pool2d(difference, min(cell, *difference.shape[-2:]), ceil_mode=True).abs().mean()
-
-
-def mask_loss(
-    mask_prediction: Tensor,
-    mask: Tensor,
-    composite_prediction: Tensor,
-    composite: Tensor,
-    l1_weight: float = 1.0,
-    composition_weight: float = 2.0,
-    laplacian_weight: float = 3.0,
-) -> Tensor:
-    """L_mask = L1 + 2 L_comp + 3 L_lap (paper, Eq. 4)."""
-    return (
-        l1_weight * mask_l1(mask_prediction, mask)
-        + composition_weight * composition_loss(composite_prediction, composite)
-        + laplacian_weight * laplacian_loss(mask_prediction, mask)
-    )
-
-
-def mask_l1(mask_prediction: Tensor, mask: Tensor) -> Tensor:
-    """mean |m^ - m|, the first term of the paper's Eq. 4."""
-    return l1(mask_prediction, mask)
 
 
 def composition_loss(composite_prediction: Tensor, composite: Tensor) -> Tensor:
@@ -238,18 +212,10 @@ def adaptive_weight(
     LossWeights.adversarial.
     """
     at = [last_layer_weight] if isinstance(last_layer_weight, Tensor) else list(last_layer_weight)
-    reconstruction, adversarial = (
-        _gradient_norm(loss, at, mean, scaled) for loss in (reconstruction_loss, adversarial_loss)
-    )
-    ratio = (reconstruction / (adversarial + 1e-4)).nan_to_num(
-        nan=0.0
-    )  # fp16: both overflowed, the step will be skipped
+    pair = (reconstruction_loss, adversarial_loss)
+    reconstruction, adversarial = (_gradient_norm(loss, at, mean, scaled) for loss in pair)
+    ratio = (reconstruction / (adversarial + 1e-4)).nan_to_num(nan=0.0)  # fp16: both overflowed, the step is skipped
     return ratio.clamp(0, 1e4).detach()
-
-
-def adversarial_factor(step: int, start: int) -> float:
-    """0 before step `start`, 1 from it on (ldm's adopt_weight)."""
-    return 0.0 if step < start else 1.0
 
 
 _Terms = dict[str, tuple[float, Callable[[], Tensor]]]  # name -> weight and how to compute it
@@ -284,11 +250,11 @@ def _mask_terms(layers: Layers, target: Layers, weights: LossWeights) -> _Terms:
     colours = target if weights.composition_inputs == "true" else layers
     composite = Layers(colours.foreground, colours.background, layers.mask).composite
     return {
-        "mask_l1": (weights.mask_l1, lambda: mask_l1(layers.mask, target.mask)),
+        "mask_l1": (weights.mask_l1, lambda: l1(layers.mask, target.mask)),
         "composition": (weights.composition, lambda: composition_loss(composite(), target.composite())),
         "laplacian": (
             weights.laplacian,
-            lambda: laplacian_loss(layers.mask, target.mask, reduction=weights.laplacian_reduction),
+            lambda: laplacian_loss(layers.mask, target.mask, 3, weights.laplacian_reduction),
         ),
         "recompose": (weights.recompose, lambda: l1(layers.composite(), target.composite())),
     }

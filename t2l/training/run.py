@@ -29,8 +29,8 @@ from tqdm import tqdm
 from ..io.atomic import atomic_path, remove_partials
 from ..io.plot import write_plot
 from . import sharded
+from .configs import LoopConfig
 from .identity import keep_identity
-from .loop import LoopConfig
 from .processes import Processes
 
 
@@ -82,7 +82,10 @@ class Run:
         is spread where a whole one is needed, or the other way round.
         """
         self._check_kind(spread is not None)
-        state = self._read_state() if spread is None else self._read_spread(spread)
+        if spread is None:
+            state = self._read_state()
+        else:
+            state = sharded.load(lambda: spread() | {"processes": self._processes.count}, self.folder)
         step = 0 if state is None else state["step"]
         count = self._processes.count if state is None else state.get("processes", 1)
         if count != self._processes.count and not self._any_processes:
@@ -119,9 +122,6 @@ class Run:
             raise ValueError(
                 f"{self._state} cannot be read ({error}); remove it to start this run again, its snapshot stays usable"
             ) from error
-
-    def _read_spread(self, spread: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-        return sharded.load(lambda: spread() | {"processes": self._processes.count}, self.folder)
 
     def save_state(self, state: dict[str, Any], spread: bool = False) -> None:
         """Replace the state atomically: a kill or a full disk at any moment leaves the old one or the new one.
@@ -210,12 +210,8 @@ class Run:
                 break
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        _replace(self._stats, "".join(kept).encode())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    with atomic_path(path) as partial:
-        partial.write_bytes(data)
+        with atomic_path(self._stats) as partial:
+            partial.write_bytes("".join(kept).encode())
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

@@ -9,16 +9,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from .precision import Precision, computes_in_bf16
-
-if TYPE_CHECKING:
-    from .train_unet import Conditioned
+from ..model.precision import Precision, computes_in_bf16
+from ..model.unet import Conditioned
 
 
 def shard(model: Conditioned, device: torch.device, precision: Precision) -> None:

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from ..config import differences
 from ..data.latents import Latents
+from ..diffusion import scaled_linear_schedule
 from ..model.autoencoder import Autoencoder, AutoencoderConfig
-from ..model.from_sd import autoencoder_from_sd, is_foreign, text_encoder_from_sd, unet_from_sd, with_channels
-from ..model.systems import build_autoencoder
+from ..model.from_sd import autoencoder_from_sd, is_foreign, text_encoder_from_sd, unet_from_sd
+from ..model.grow import grown_to
+from ..model.systems import build_autoencoder, same_latents
 from ..model.text2layer import Text2Layer, load_autoencoder, read_vocabulary
 from ..model.text_encoder import TextEncoder, TextEncoderConfig, add_tokens
 from ..model.tokenizer import MAX_TOKENS, Tokenizer
-from ..model.unet import UNetConfig, build_unet, config_of_unet
-from ..model.vocabulary import LONGEST, Missing, Vocabulary
-from .grow import attends_more, grow, grown_config, with_attention
+from ..model.unet import build_unet
+from ..model.vocabulary import Vocabulary
+from .configs import UNetTrainConfig
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    from .train_unet import UNetTrainConfig
-
-MOST_NAMED = 20  # new words in one sentence
 
 
 def starting_autoencoder(config: AutoencoderConfig, init: Path | None) -> Autoencoder:
@@ -37,7 +36,7 @@ def starting_autoencoder(config: AutoencoderConfig, init: Path | None) -> Autoen
         return autoencoder_from_sd(init, config)
     model = load_autoencoder(init)
     if model.config != config:
-        found, wanted = _differences(model.config, config)
+        found, wanted = differences(model.config, config)
         raise ValueError(f"{init} holds an autoencoder with {found}, the config asks for {wanted}; make them equal")
     return model
 
@@ -105,30 +104,17 @@ def with_vocabulary(
     if known is None or not missing.token_ids:
         return config, ""
     if trains_text(config):
-        return _naming(
-            config, known + missing.token_ids
-        ), f"{_counted(missing)} new to {init} and will be learnt: {_listed(missing)}"
+        sentence = f"{missing.counted()} new to {init} and will be learnt: {missing.listed()}"
+        return _naming(config, known + missing.token_ids), sentence
     remedy = "leave lora_rank out" if config.lora_rank else "take text_encoder out of frozen"
     return config, (
-        f"{_counted(missing)} new to {init} and cannot be learnt, because the text encoder is frozen; to it they are all one "
-        f"unknown word: {_listed(missing)}; say them in known words, or {remedy}"
+        f"{missing.counted()} new to {init} and cannot be learnt, because the text encoder is frozen; to it they are all one "
+        f"unknown word: {missing.listed()}; say them in known words, or {remedy}"
     )
 
 
 def _naming(config: UNetTrainConfig, token_ids: tuple[int, ...] | None) -> UNetTrainConfig:
     return replace(config, text_encoder=replace(config.text_encoder, token_ids=token_ids))
-
-
-def _counted(missing: Missing) -> str:
-    return (
-        "1 word of the captions is" if len(missing.words) == 1 else f"{len(missing.words):,} words of the captions are"
-    )
-
-
-def _listed(missing: Missing) -> str:
-    names = ", ".join(word[:LONGEST] for word in missing.words[:MOST_NAMED])
-    more = len(missing.words) - MOST_NAMED
-    return f"{names} and {more:,} more" if more > 0 else names
 
 
 def check_cache(cached: Latents, config: UNetTrainConfig, autoencoder: Autoencoder, init: Path | None = None) -> str:
@@ -164,24 +150,11 @@ def check_cache(cached: Latents, config: UNetTrainConfig, autoencoder: Autoencod
                 f"the text embeddings in {folder} are {tokens} tokens x {width}, the config's UNet takes {MAX_TOKENS} x "
                 f"{unet.conditioning_width}: set unet.conditioning_width, or cache those of another --text-encoder"
             )
-    if (
-        init is None
-        or is_foreign(init)
-        or config.unet_from_scratch
-        or _same_latents(load_autoencoder(init), autoencoder)
-    ):
+    if init is None or is_foreign(init) or config.unet_from_scratch:
+        return ""
+    if same_latents(load_autoencoder(init), autoencoder):
         return ""
     return f"the UNet of {init} knows latents of another autoencoder than that of {folder}, and has these to learn anew"
-
-
-def _same_latents(one: Autoencoder, other: Autoencoder) -> bool:
-    """Whether two autoencoders make the same latents, to float16."""
-    encoders = [
-        {name: x.half() for name, x in network.state_dict().items() if name.startswith(("encoder.", "quant_conv."))}
-        for network in (one, other)
-    ]
-    ours, theirs = encoders
-    return ours.keys() == theirs.keys() and all(torch.equal(x, theirs[name]) for name, x in ours.items())
 
 
 def freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
@@ -196,36 +169,8 @@ def freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
 
 
 def _continued(start: Text2Layer, config: UNetTrainConfig, init: Path) -> UNet2DConditionModel:
-    """The UNet of a checkpoint of ours: as it is, with one more level, more attention, or three times the channels."""
+    """The UNet of a checkpoint of ours as the config wants it."""
     if start.diffusion != config.diffusion:
-        was, asked = _differences(start.diffusion, config.diffusion)
+        was, asked = differences(start.diffusion, config.diffusion)
         raise ValueError(f"{init} was trained with {was}, the config asks for {asked}; make them equal in diffusion")
-    found, wanted = config_of_unet(start.unet), _in_its_own_words(config.unet)
-    if wanted == found:
-        return start.unet
-    if wanted == grown_config(found):
-        return grow(start.unet, config.diffusion)
-    if attends_more(wanted, found):
-        return with_attention(start.unet, wanted)
-    if replace(wanted, in_channels=found.in_channels, out_channels=found.out_channels) == found:
-        unet = build_unet(config.unet)
-        unet.load_state_dict(with_channels(start.unet.state_dict(), config.unet, str(init)))
-        return unet
-    has, asked = _differences(found, wanted)
-    raise ValueError(
-        f"{init} holds a UNet with {has}, the config asks for {asked}; make them equal, or give it one level more, attention "
-        "at more levels, or three times the channels"
-    )
-
-
-def _differences(found: Any, wanted: Any) -> tuple[str, str]:
-    """What differs of two configs of one class, as each of them says it: norm 'none', patch 2."""
-    names = [f.name for f in fields(found) if getattr(found, f.name) != getattr(wanted, f.name)]
-    one, other = (", ".join(f"{name} {getattr(config, name)!r}" for name in names) for config in (found, wanted))
-    return one, other
-
-
-def _in_its_own_words(config: UNetConfig) -> UNetConfig:
-    """The config as `config_of_unet` writes it, where several say the same."""
-    with torch.device("meta"):
-        return config_of_unet(build_unet(config))
+    return grown_to(config.unet, start.unet, scaled_linear_schedule(config.diffusion), str(init))

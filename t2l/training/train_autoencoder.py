@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,44 +13,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.ahead import worker_deaths_told
-from ..data.crops import CropBatches, CropConfig, crop_batches, pixels_from_bytes
-from ..data.draws import sample_noise
+from ..data.crops import CropBatches, crop_batches, pixels_from_bytes
+from ..data.draws import sample_noise, step_generator
 from ..data.shards import Shards
 from ..io.image import contact_sheet, save_png
 from ..layers import Layers
-from ..model.autoencoder import Autoencoder, AutoencoderConfig, Decoded, LayeredAutoencoder, Posterior, latent_size
-from ..model.discriminator import DiscriminatorConfig, PatchDiscriminator
+from ..model.autoencoder import Autoencoder, Decoded, LayeredAutoencoder, Posterior, latent_size
+from ..model.device import memory_of
+from ..model.discriminator import PatchDiscriminator
 from ..model.from_sd import is_foreign, license_of
+from ..model.perceptual import Perceptual
+from ..model.precision import at_least_float32, precision_context, weight_dtype
+from ..model.systems import standardized
 from ..model.text2layer import save_autoencoder
 from . import losses
-from .fit import StepResult, Task, Tell, check_memory, fit, memory_of
-from .loop import LoopConfig, make_optimizer, set_learning_rate, step_generator, update_ema
+from .configs import AutoencoderTrainConfig
+from .fit import StepResult, Task, Tell, check_memory, fit
+from .loop import make_optimizer, set_learning_rate, update_ema
 from .losses import LossWeights, PerceptualDistance, autoencoder_loss
-from .perceptual import Perceptual
-from .precision import at_least_float32, precision_context, weight_dtype
 from .processes import Processes
 from .run import Run
 from .start import starting_autoencoder
 from .update import Updater
 
 PROBES = 64  # batches that the spread of the latents is measured on
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderTrainConfig(LoopConfig):
-    """Everything that decides what a training run of the autoencoder gives."""
-
-    model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    loss: LossWeights = field(default_factory=LossWeights)
-    data: CropConfig = field(default_factory=CropConfig)
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    steps: int = 250_000
-    lr: float = 4.5e-6
-    scale_equivariance: float = 0.0  # share of steps that decode halved latents to halved pictures (EQ-VAE, 2502.09509)
-    latent_noise: float = 0.0  # of noise on the latents before they are decoded, beside their own size (see `_noise`)
-    fold_batchnorm: bool = False  # start from heads without BatchNorm: in small batches its statistics are noise
-    freeze_encoder: bool = False  # train the decoder alone: latents made before stay valid
-    workers: int = 1  # processes that read pictures, for each process that trains
 
 
 @worker_deaths_told()
@@ -161,9 +146,8 @@ class AutoencoderTask(Task):
         if config.loss.adversarial:
             self.discriminator = PatchDiscriminator(config.discriminator).to(self.device, dtype)
             processes.synchronized(self.discriminator)
-            optimizer = make_optimizer(
-                self.discriminator.parameters(), config, weight_decay=0.0, betas=(0.5, 0.9)
-            )  # ldm
+            learns = self.discriminator.parameters()
+            optimizer = make_optimizer(learns, config, weight_decay=0.0, betas=(0.5, 0.9))  # ldm's
             adversary: Any = Adversary(self.discriminator)
             adversary = torch.compile(adversary) if config.compile else adversary
             self.discriminator_update = Updater(adversary, optimizer, config, processes)
@@ -233,9 +217,8 @@ class AutoencoderTask(Task):
 
     def _adversarial(self, discriminator: PatchDiscriminator, decoded: Decoded, total: Tensor, step: int) -> Tensor:
         """The adversarial part of L_img for F, B and I, each balanced at the last layer that makes it (paper, Eq. 4)."""
-        weight = self.config.loss.adversarial * losses.adversarial_factor(step, self.config.loss.adversarial_start)
-        result = torch.zeros((), device=self.device)
-        if weight == 0:
+        weight, result = self.config.loss.adversarial, torch.zeros((), device=self.device)
+        if step < self.config.loss.adversarial_start:
             return result
         last_layers = self.model.last_layers()
         discriminator.requires_grad_(False)  # it judges here, and learns afterwards
@@ -257,7 +240,7 @@ class AutoencoderTask(Task):
     ) -> Tensor:
         """One step of the PatchGAN on real and predicted F, B and I. allowed: as `Updater.step` takes it."""
         start = self.config.loss.adversarial_start
-        if losses.adversarial_factor(step, start) == 0:
+        if step < start:
             return torch.zeros((), device=self.device)
         warm = min(1.0, (step - start + 1) / max(1, self.config.warmup))  # from its own first step
         set_learning_rate(update.optimizer, warm * self.lr(step))
@@ -327,20 +310,6 @@ class AutoencoderTask(Task):
         self.ema.eval()
         decoded = self.ema.decode(self.ema.encode(layers).mean)
         save_png(contact_sheet(Layers.cat([layers, decoded.layers])), folder / f"{step:07d}.png")
-
-
-@torch.no_grad()
-def standardized(model: Autoencoder, pictures: Iterator[Layers]) -> Autoencoder:
-    """A copy of the model whose scaled latents have zero mean and unit variance per channel over the pictures."""
-    model = copy.deepcopy(model).eval()
-    means, squares = [], []
-    for layers in pictures:
-        mean = model.encode(layers).mean.double()
-        means.append(mean.mean(dim=(0, 2, 3)))
-        squares.append(mean.square().mean(dim=(0, 2, 3)))
-    mean = torch.stack(means).mean(dim=0)
-    std = (torch.stack(squares).mean(dim=0) - mean.square()).sqrt()
-    return model.standardize_latents(mean.float(), std.float())
 
 
 def _freeze_what_no_loss_reaches(model: Autoencoder, weights: LossWeights) -> None:

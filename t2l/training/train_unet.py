@@ -4,100 +4,45 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import DiffusionConfig
 from ..data.ahead import read_ahead
-from ..data.buckets import BucketOrder, cover
-from ..data.draws import sample_noise
+from ..data.batches import Batch, LatentBatches
+from ..data.buckets import cover
 from ..data.latents import Latents
 from ..diffusion import add_noise, min_snr_weight, scaled_linear_schedule, training_target
 from ..io.image import contact_sheet, save_png
 from ..layers import Layers
-from ..model.autoencoder import Autoencoder
-from ..model.device import device_of
+from ..model.device import memory_of
 from ..model.from_sd import license_of
 from ..model.low_rank import add_low_rank, merged, save_lora
-from ..model.text2layer import Text2Layer, fit_latent_rgb, load_autoencoder
-from ..model.text_encoder import TextEncoder, TextEncoderConfig, fingerprint
-from ..model.tokenizer import MAX_TOKENS, START_ID, Tokenizer
-from ..model.unet import UNetConfig
+from ..model.precision import at_least_float32, precision_context, weight_dtype
+from ..model.text2layer import Text2Layer, latent_preview, load_autoencoder
+from ..model.text_encoder import fingerprint
+from ..model.tokenizer import Tokenizer
+from ..model.unet import Conditioned
 from . import sharded
-from .fit import StepResult, Task, Tell, check_memory, fit, memory_of
-from .loop import LoopConfig, attention_context, make_optimizer, set_learning_rate, step_generator, update_ema
-from .precision import at_least_float32, precision_context, weight_dtype
+from .configs import UNetTrainConfig
+from .fit import StepResult, Task, Tell, check_memory, fit
+from .loop import attention_context, make_optimizer, set_learning_rate, update_ema
 from .processes import Processes
 from .run import Run
 from .start import check_cache, freeze, starting_networks, trains_text, with_vocabulary
 from .update import Updater
 
-if TYPE_CHECKING:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-FIRST_WORD = 256  # token ids below are single bytes: spelling, not words
 SAMPLES = 4  # pictures drawn at every save
+PROBES = 64  # pictures that a preview's colours are fitted on
 AHEAD = 4  # batches made before they are needed
 
 
-@dataclass(frozen=True, kw_only=True)
-class UNetTrainConfig(LoopConfig):
-    """Everything that decides what a training run of the UNet gives."""
-
-    unet: UNetConfig = field(default_factory=UNetConfig)
-    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-    unet_from_scratch: bool = False  # of the checkpoint to start from, take only the text encoder
-    frozen: tuple[str, ...] = ()  # parts that are not trained, e.g. text_encoder, unet.down_blocks
-    lora_rank: int = 0  # train only matrices of this rank beside the UNet's attentions; 0 = train the UNet
-    min_snr: float = 0.0  # gamma of min-SNR weighting (Hang et al. 2023: 5); 0 = every t counts alike
-    caption_drop: float = 0.1  # share of samples that see the empty prompt, for classifier-free guidance
-    unknown_word: float = 0.01  # share of tokens replaced by one the vocabulary does not have
-    steps: int = 75_000
-    batch_size: int = 32  # of one optimiser step, over all processes
-    lr: float = 1e-4
-    weight_decay: float = 0.01
-    sample_prompts: tuple[
-        str, ...
-    ] = ()  # what is drawn at every save; none = some of the captions, held-out ones if there are any
-    sharding: Literal["none", "fsdp"] = "none"  # fsdp: weights, moments and EMA are spread over the processes
-    system: str = "CaT2I-AE-SD"  # what the paper calls it; goes into every snapshot
-    license: str = "Apache-2.0"  # of weights that start from nothing; others keep that of their start
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.sharding == "fsdp" and (self.precision == "fp16" or self.optimizer == "adamw8bit"):
-            raise ValueError(
-                f'sharding "fsdp" goes with precision bf16 or fp32 and optimizer "adamw", got {self.precision} and '
-                f"{self.optimizer}"
-            )
-
-
-LatentPreview = tuple[list[list[float]], list[float]]
-
-
-class Batch(NamedTuple):
-    """What one step is trained on, or a process's share of it."""
-
-    latents: Tensor  # (N, C, h, w), scaled latents drawn from the posterior
-    noise: Tensor  # the same shape
-    t: Tensor  # (N,), integers
-    text: Tensor  # (N, 77), token ids; (N, 77, width) where the cache has the text encoder's output
-
-    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
-        """On a device, and all but whole numbers in a dtype."""
-        return Batch(*(x.to(device, dtype if x.is_floating_point() else None, non_blocking=True) for x in self))
-
-
-SampleHook = Callable[
-    [Text2Layer, Sequence[str], Path], None
-]  # model with EMA weights, prompts, where to write a picture
+SampleHook = Callable[[Text2Layer, Sequence[str], Path], None]  # EMA weights, prompts, where to write a picture
 
 
 def train_unet(
@@ -128,71 +73,10 @@ def train_unet(
     task = UNetTask(config, processes, cached, init, held_out, sample, before, tell)
 
     def batches(start: int) -> Iterator[Batch]:
-        return read_ahead(
-            (task.batches[step] for step in range(start, config.steps)), AHEAD, task.device.type == "cuda"
-        )
+        made = (task.batches[step] for step in range(start, config.steps))
+        return read_ahead(made, AHEAD, task.device.type == "cuda")
 
     return fit(task, batches, folder, tell)
-
-
-class LatentBatches:
-    """Item k is the batch of step k, a pure function of (seed, k), or a process's share of it.
-
-    All of one shape: `BucketOrder` says which pictures.
-    """
-
-    def __init__(
-        self, cached: Latents, config: UNetTrainConfig, latent_scale: float, share: Sequence[int] | None = None
-    ) -> None:
-        self.cached = cached
-        self.config = config
-        self.latent_scale = latent_scale
-        self.share = range(config.batch_size) if share is None else share
-        self.order = BucketOrder(cached.counts, config.batch_size, config.seed)
-        self.tokenizer = Tokenizer()
-
-    def __getitem__(self, step: int) -> Batch:
-        """What is small is drawn for the whole batch, latents and noise for the share alone."""
-        config, generator = self.config, step_generator(self.config.seed, step)
-        size, share = config.batch_size, list(self.share)
-        bucket, ranks = self.order[step]
-        even = (
-            torch.rand((), generator=generator) + torch.arange(size) / size
-        ) % 1  # one t from every part of the schedule
-        t = (even * config.diffusion.num_train_steps).long()[torch.randperm(size, generator=generator)]
-        text = self._text(self.cached.pictures(bucket, ranks[share]), generator)
-        mean, std = self.cached.of_bucket(bucket, ranks[share])
-        own = [step * size + i for i in share]  # positions in the run
-        latents = mean + std * sample_noise(config.seed, own, mean.shape[1:], "posterior")
-        noise = sample_noise(config.seed, own, mean.shape[1:], "noise")
-        return Batch(latents * self.latent_scale, noise, t[share], text)
-
-    def _text(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        """One caption of each picture of the share; some dropped, some words replaced by the unknown one."""
-        size, share = self.config.batch_size, list(self.share)
-        ways = torch.randint(self.cached.captions.each, (size,), generator=generator)[share].tolist()
-        unknown = torch.rand((size, MAX_TOKENS), generator=generator)[share] < self.config.unknown_word
-        dropped = (torch.rand(size, generator=generator)[share] < self.config.caption_drop).tolist()
-        said = self.cached.captions[pictures]
-        texts = ["" if drop else of[way] for of, way, drop in zip(said, ways, dropped, strict=True)]
-        if self.cached.embeddings is not None:
-            return self.cached.embeddings[texts]
-        tokens = self.tokenizer(texts)
-        unknown = unknown & (tokens >= FIRST_WORD) & (tokens < START_ID)
-        return tokens.masked_fill(unknown, 0)
-
-
-class Conditioned(nn.Module):
-    """The two networks trained together: the text conditions the UNet through the text encoder, or as its output."""
-
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: TextEncoder) -> None:
-        super().__init__()
-        self.unet = unet
-        self.text_encoder = text_encoder
-
-    def forward(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        conditioning = text if text.is_floating_point() else self.text_encoder(text)
-        return self.unet(x_t, t, encoder_hidden_states=conditioning).sample
 
 
 class UNetTask(Task):
@@ -222,8 +106,8 @@ class UNetTask(Task):
         self.cached, self.held_out, self.sample = cached, held_out, sample
         share = processes.share(config.batch_size, config.accumulate)
         self.autoencoder = load_autoencoder(cached.autoencoder).to(self.device)
-        self.batches = LatentBatches(cached, config, self.autoencoder.config.latent_scale, share)
-        self._fixed = None if held_out is None else _validation_batch(held_out, cached, config, self.batches)
+        self.batches = LatentBatches(cached, config.batches, self.autoencoder.config.latent_scale, Tokenizer(), share)
+        self._fixed = None if held_out is None else _validation_batch(held_out, self.batches)
         # FSDP takes contiguous weights only
         layout = torch.contiguous_format if self.sharded else torch.channels_last
         self.license = config.license if init is None else license_of(init)
@@ -250,7 +134,7 @@ class UNetTask(Task):
         network: Any = torch.compile(self.model) if config.compile else self.model
         self.update = Updater(network, make_optimizer(self.model.parameters(), config), config, processes)
         self.alphas_cumprod = scaled_linear_schedule(config.diffusion).to(self.device)
-        self._preview = latent_preview(self.autoencoder, cached)
+        self._preview = latent_preview(self.autoencoder, cached.spread_out(PROBES))
         self._drawn: Text2Layer | None = None
 
     def check_embeddings(self, cached: Latents) -> None:
@@ -323,12 +207,7 @@ class UNetTask(Task):
             diffusion=self.config.diffusion,
             latent_rgb_factors=self._preview[0],
             latent_rgb_bias=self._preview[1],
-            info={
-                "system": self.config.system,
-                "steps": str(step),
-                "size": str(self.cached.size),
-                "license": self.license,
-            },
+            info=dict(system=self.config.system, steps=str(step), size=str(self.cached.size), license=self.license),
         )
         return partial(self._write, self._drawn)
 
@@ -343,9 +222,8 @@ class UNetTask(Task):
             return
         prompts, pictures = self.sample_prompts()
         if pictures is not None and not (folder / "true.png").exists():
-            save_png(
-                contact_sheet(self._decoded(pictures), prompts, self.autoencoder.config.has_layers), folder / "true.png"
-            )
+            sheet = contact_sheet(self._decoded(pictures), prompts, self.autoencoder.config.has_layers)
+            save_png(sheet, folder / "true.png")
         try:
             self.sample(self._drawn.to(self.device), prompts, folder / f"{step:07d}.png")
         finally:
@@ -368,9 +246,9 @@ class UNetTask(Task):
         return Layers.cat([cover(layers.to("cpu", torch.float32), (side, side)) for layers in pictures])
 
 
-def _validation_batch(held_out: Latents, cached: Latents, config: UNetTrainConfig, batches: LatentBatches) -> Batch:
+def _validation_batch(held_out: Latents, batches: LatentBatches) -> Batch:
     """This process's share of the batch that validation is always done on, every caption in it as it is."""
-    folder = held_out.autoencoder.parent
+    folder, cached = held_out.autoencoder.parent, batches.cached
     if held_out.about["autoencoder"] != cached.about["autoencoder"]:
         raise ValueError(f"the validation latents {folder} were made by another autoencoder than those trained on")
     if held_out.about.get("text", {}).get("encoder") != cached.about.get("text", {}).get("encoder"):
@@ -378,20 +256,5 @@ def _validation_batch(held_out: Latents, cached: Latents, config: UNetTrainConfi
             f"the validation latents {folder} must have text embeddings of the same encoder as those trained on, or none if "
             "they have none; make them with the same --text-encoder"
         )
-    plain = replace(config, caption_drop=0.0, unknown_word=0.0)
-    return LatentBatches(held_out, plain, batches.latent_scale, batches.share)[0]
-
-
-@torch.no_grad()
-def latent_preview(autoencoder: Autoencoder, cached: Latents, count: int = 64) -> LatentPreview:
-    """Factors (C, 3) and bias (3,) that turn scaled latents into a small composite, fitted on `count` cached pictures.
-
-    Of pictures of several shapes, on what all of them have of their first rows and columns.
-    """
-    numbers = torch.arange(len(cached))[:: max(1, len(cached) // count)][:count]
-    means = [cached.read(number[None])[0] for number in numbers]
-    height, width = (min(mean.shape[side] for mean in means) for side in (2, 3))
-    latents = torch.cat([mean[..., :height, :width] for mean in means])
-    device = device_of(autoencoder)
-    composites = torch.cat([autoencoder.decode(part.to(device)).layers.composite().cpu() for part in latents.split(8)])
-    return fit_latent_rgb(latents * autoencoder.config.latent_scale, composites)
+    plain = replace(batches.config, caption_drop=0.0, unknown_word=0.0)
+    return LatentBatches(held_out, plain, batches.latent_scale, batches.tokenize, batches.share)[0]

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .loop import LoopConfig, TrainingStopped
+from .configs import LoopConfig
+from .loop import TrainingStopped
 from .processes import Processes, without_sync
 
 

@@ -16,9 +16,8 @@ from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
 from t2l.model.text2layer import save_autoencoder
 from t2l.model.text_encoder import TextEncoderConfig
 from t2l.model.unet import UNetConfig
+from t2l.training.configs import AutoencoderTrainConfig, UNetTrainConfig
 from t2l.training.losses import LossWeights
-from t2l.training.train_autoencoder import AutoencoderTrainConfig
-from t2l.training.train_unet import UNetTrainConfig
 
 AUTOENCODER = AutoencoderConfig(base_channels=32, channel_multipliers=(1, 1), num_res_blocks=1, head_channels=8)
 

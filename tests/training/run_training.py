@@ -87,7 +87,8 @@ def train_a_discriminator(path):
     import torch
 
     from t2l.model.discriminator import DiscriminatorConfig, PatchDiscriminator
-    from t2l.training.loop import LoopConfig, make_optimizer
+    from t2l.training.configs import LoopConfig
+    from t2l.training.loop import make_optimizer
     from t2l.training.processes import Processes
     from t2l.training.train_autoencoder import Adversary
     from t2l.training.update import Updater

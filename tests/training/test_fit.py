@@ -16,11 +16,11 @@ from t2l.data.crops import CropBatches
 from t2l.data.latents import Latents
 from t2l.data.shards import Shards
 from t2l.io.checkpoint import read_metadata
+from t2l.model.precision import computes_in_bf16
 from t2l.model.text2layer import load_autoencoder
 from t2l.training import fit
 from t2l.training.loop import TrainingStopped
 from t2l.training.losses import LossWeights, adaptive_weight
-from t2l.training.precision import computes_in_bf16
 from t2l.training.processes import Processes
 from t2l.training.train_autoencoder import AutoencoderTask, train_autoencoder
 from t2l.training.train_unet import UNetTask, train_unet

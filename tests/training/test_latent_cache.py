@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from t2l.data.draws import sample_noise
+from t2l.data.batches import LatentBatches
+from t2l.data.draws import sample_noise, step_generator
 from t2l.data.example import Example
 from t2l.data.latents import Latents
 from t2l.data.orders import dealt
@@ -16,13 +17,13 @@ from t2l.data.shards import write_shard
 from t2l.io.checkpoint import read_metadata, read_tensors
 from t2l.layers import Layers
 from t2l.model.autoencoder import LayeredAutoencoder
-from t2l.model.text2layer import Text2Layer, load_autoencoder, save_autoencoder
+from t2l.model.text2layer import Text2Layer, latent_preview, load_autoencoder, save_autoencoder
 from t2l.model.text_encoder import TextEncoder, TextEncoderConfig, fingerprint
 from t2l.model.tokenizer import Tokenizer
+from t2l.model.unet import Conditioned
 from t2l.training.latent_cache import CacheConfig, write_cache
-from t2l.training.loop import step_generator
 from t2l.training.start import starting_networks
-from t2l.training.train_unet import Conditioned, LatentBatches, latent_preview, train_unet
+from t2l.training.train_unet import train_unet
 from tests.training.conftest import AUTOENCODER
 from tests.training.run_training import Launched
 
@@ -86,7 +87,8 @@ def test_the_batches_of_square_pictures_are_written_out(unet_config, latents):
     """The first version's rule, but for the order of the pictures: what it drew for a sample is drawn still."""
     config = replace(unet_config, caption_drop=0.3, unknown_word=0.2)
     cached, size = Latents(latents), config.batch_size
-    batches, tokenizer = LatentBatches(cached, config, SCALE), Tokenizer()
+    tokenizer = Tokenizer()
+    batches = LatentBatches(cached, config.batches, SCALE, tokenizer)
     for step in range(7):  # 12 pictures in batches of 4: more than two epochs
         positions = range(step * size, (step + 1) * size)
         index = torch.from_numpy(dealt(np.array(positions), 12, config.seed))
@@ -108,9 +110,12 @@ def test_the_batches_of_square_pictures_are_written_out(unet_config, latents):
 def test_a_bucketed_batch_has_one_shape_and_its_shares_are_the_batch(unet_config, buckets):
     cached, shapes = Latents(buckets), set()
     for step in range(8):
-        whole = LatentBatches(cached, unet_config, SCALE)[step]
+        whole = LatentBatches(cached, unet_config.batches, SCALE, Tokenizer())[step]
         shapes.add(whole.latents.shape)
-        shares = [LatentBatches(cached, unet_config, SCALE, part)[step] for part in (range(0, 2), range(2, 4))]
+        shares = [
+            LatentBatches(cached, unet_config.batches, SCALE, Tokenizer(), part)[step]
+            for part in (range(0, 2), range(2, 4))
+        ]
         assert all(torch.equal(torch.cat(parts), x) for x, *parts in zip(whole, *shares, strict=True))
     assert shapes == {(4, 4, 16, 16), (4, 4, 12, 20), (4, 4, 20, 12)}
 
@@ -120,14 +125,16 @@ def test_a_run_on_buckets_validates_previews_and_gives_a_snapshot(unet_config, b
     snapshot = train_unet(config, buckets, tmp_path, validation=buckets)
     assert read_metadata(snapshot)["size"] == "32" and '"validation_loss"' in (tmp_path / "stats.jsonl").read_text()
     cached = Latents(buckets)
-    factors, bias = latent_preview(load_autoencoder(cached.autoencoder), cached)
+    factors, bias = latent_preview(load_autoencoder(cached.autoencoder), cached.spread_out(64))
     assert torch.tensor(factors).shape == (4, 3) and torch.tensor(bias).isfinite().all()
 
 
 def test_cached_embeddings_are_what_the_encoder_says_of_the_same_steps_tokens(
     frozen, buckets, embedded, stable_diffusion
 ):
-    tokens, cached = (LatentBatches(Latents(folder), frozen, SCALE) for folder in (buckets, embedded[0]))
+    tokens, cached = (
+        LatentBatches(Latents(folder), frozen.batches, SCALE, Tokenizer()) for folder in (buckets, embedded[0])
+    )
     for step in range(3):
         with torch.no_grad():
             direct = stable_diffusion.text_encoder(tokens[step].text)

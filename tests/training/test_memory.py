@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from t2l.config import load_config
-from t2l.training.train_autoencoder import AutoencoderTrainConfig
-from t2l.training.train_unet import UNetTrainConfig
+from t2l.training.configs import AutoencoderTrainConfig, UNetTrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30

@@ -12,14 +12,16 @@ import pytest
 import torch
 
 from t2l.config import config_to_dict
+from t2l.data.batches import LatentBatches
 from t2l.data.crops import CropBatches
 from t2l.data.latents import Latents
 from t2l.data.shards import Shards
 from t2l.io.checkpoint import read_tensors
+from t2l.model.tokenizer import Tokenizer
 from t2l.training.losses import LossWeights
 from t2l.training.processes import Processes
 from t2l.training.train_autoencoder import train_autoencoder
-from t2l.training.train_unet import LatentBatches, train_unet
+from t2l.training.train_unet import train_unet
 from tests.training.run_training import Launched, batchnorm_and_batch, normalize_a_share, train_a_discriminator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,8 +125,11 @@ def test_checkpointing_changes_no_bit_of_the_weights(name, request, tmp_path):
 
 
 def test_the_shares_of_a_batch_of_latents_are_the_batch(unet_config, latents):
-    whole = LatentBatches(Latents(latents), unet_config, 0.2)[3]
-    shares = [LatentBatches(Latents(latents), unet_config, 0.2, part)[3] for part in (range(0, 2), range(2, 4))]
+    whole = LatentBatches(Latents(latents), unet_config.batches, 0.2, Tokenizer())[3]
+    shares = [
+        LatentBatches(Latents(latents), unet_config.batches, 0.2, Tokenizer(), part)[3]
+        for part in (range(0, 2), range(2, 4))
+    ]
     for name, field in whole._asdict().items():
         assert torch.equal(torch.cat([getattr(share, name) for share in shares]), field)
 

@@ -14,11 +14,11 @@ from t2l.model.low_rank import LowRank, add_low_rank, lora_state, merged, save_l
 from t2l.model.systems import build_autoencoder
 from t2l.model.text2layer import Text2Layer, load_autoencoder, save_autoencoder
 from t2l.model.text_encoder import TextEncoder, TextEncoderConfig
-from t2l.model.unet import build_unet
+from t2l.model.unet import Conditioned, build_unet
 from t2l.training.losses import LossWeights
 from t2l.training.start import freeze, starting_autoencoder, starting_networks
 from t2l.training.train_autoencoder import train_autoencoder
-from t2l.training.train_unet import Conditioned, train_unet
+from t2l.training.train_unet import train_unet
 
 STILL = {"steps": 1, "lr": 1e-12, "warmup": 0, "weight_decay": 0.0}  # a run that changes nothing
 

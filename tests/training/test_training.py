@@ -8,18 +8,20 @@ from dataclasses import replace
 import pytest
 import torch
 
+from t2l.data.batches import LatentBatches
 from t2l.data.crops import crop_batches, pixels_from_bytes
 from t2l.data.latents import Latents
 from t2l.data.shards import Shards
 from t2l.layers import Layers
 from t2l.model.text2layer import Text2Layer, load_autoencoder
+from t2l.model.tokenizer import Tokenizer
 from t2l.training import train_autoencoder as autoencoder_room
 from t2l.training import train_unet as unet_room
 from t2l.training.loop import Meter, TrainingStopped, learning_rate, update_ema
 from t2l.training.losses import LossWeights
 from t2l.training.processes import Processes
 from t2l.training.train_autoencoder import train_autoencoder
-from t2l.training.train_unet import LatentBatches, train_unet
+from t2l.training.train_unet import train_unet
 from t2l.training.update import Guard
 
 
@@ -109,7 +111,7 @@ def test_another_run_goes_on_from_a_snapshot(unet_config, latents, tmp_path):
 
 
 def test_a_batch_is_a_function_of_seed_and_step(unet_config, latents):
-    batches, again = (LatentBatches(Latents(latents), unet_config, 0.18215) for _ in range(2))
+    batches, again = (LatentBatches(Latents(latents), unet_config.batches, 0.18215, Tokenizer()) for _ in range(2))
     batches[0]
     for ours, theirs in zip(batches[7], again[7], strict=True):
         assert torch.equal(ours, theirs)
@@ -118,7 +120,7 @@ def test_a_batch_is_a_function_of_seed_and_step(unet_config, latents):
 
 def test_captions_are_dropped_and_words_unlearnt_at_the_rates_asked_for(unet_config, latents):
     config = replace(unet_config, batch_size=400, caption_drop=0.25, unknown_word=0.1)
-    batches = LatentBatches(Latents(latents), config, 0.18215)
+    batches = LatentBatches(Latents(latents), config.batches, 0.18215, Tokenizer())
     tokens = torch.cat([batches[step].text for step in range(5)])
     dropped = (tokens == batches.tokenizer([""])).all(dim=1)
     assert dropped.float().mean() == pytest.approx(0.25, abs=0.04)

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from t2l.training import perceptual
-from t2l.training.perceptual import Perceptual
+from t2l.model import perceptual
+from t2l.model.perceptual import Perceptual
 
 needs_weights = pytest.mark.skipif(
     find_spec(perceptual.PACKAGE) is None, reason=f"{perceptual.PACKAGE}, which has the weights, is not installed"

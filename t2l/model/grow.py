@@ -14,12 +14,37 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..config import DiffusionConfig
-from ..diffusion import scaled_linear_schedule
-from ..model.unet import UNetConfig, build_unet, config_of_unet
+from ..config import differences
+from .from_sd import with_channels
+from .unet import UNetConfig, build_unet, config_of_unet
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+
+def grown_to(
+    wanted: UNetConfig, unet: UNet2DConditionModel, alphas_cumprod: Tensor, source: str
+) -> UNet2DConditionModel:
+    """A trained UNet as it is, with one more level, more attention, or three times the channels, as its new config wants.
+
+    alphas_cumprod: the noise schedule it knows. Raises ValueError, naming the source, for any other config.
+    """
+    found, wanted = config_of_unet(unet), _in_its_own_words(wanted)
+    if wanted == found:
+        return unet
+    if wanted == grown_config(found):
+        return grow(unet, alphas_cumprod)
+    if attends_more(wanted, found):
+        return with_attention(unet, wanted)
+    if replace(wanted, in_channels=found.in_channels, out_channels=found.out_channels) == found:
+        wider = build_unet(wanted)
+        wider.load_state_dict(with_channels(unet.state_dict(), wanted, source))
+        return wider
+    has, asked = differences(found, wanted)
+    raise ValueError(
+        f"{source} holds a UNet with {has}, the config asks for {asked}; make them equal, or give it one level more, attention "
+        "at more levels, or three times the channels"
+    )
 
 
 def grown_config(config: UNetConfig) -> UNetConfig:
@@ -32,7 +57,7 @@ def grown_config(config: UNetConfig) -> UNetConfig:
 
 
 @torch.no_grad()
-def grow(unet: UNet2DConditionModel, diffusion: DiffusionConfig) -> UNet2DConditionModel:
+def grow(unet: UNet2DConditionModel, alphas_cumprod: Tensor) -> UNet2DConditionModel:
     """A UNet for latents of twice the size that starts from what `unet` knows; its config is `grown_config`'s.
 
     The old levels keep their weights and work at half the new size. The new outer level hands on what it gets: means of
@@ -45,7 +70,7 @@ def grow(unet: UNet2DConditionModel, diffusion: DiffusionConfig) -> UNet2DCondit
     state |= {_inner_name(name): tensor for name, tensor in unet.state_dict().items()}
     larger.load_state_dict(state)
     _hand_on(larger.down_blocks[0], larger.up_blocks[-2], larger.up_blocks[-1])
-    _halve_noise(larger, diffusion)
+    _halve_noise(larger, alphas_cumprod)
     return larger
 
 
@@ -84,11 +109,11 @@ def _hand_on(outer_down: Any, inner_up: Any, outer_up: Any) -> None:
 
 
 @torch.no_grad()
-def _halve_noise(larger: UNet2DConditionModel, diffusion: DiffusionConfig) -> None:
+def _halve_noise(larger: UNet2DConditionModel, alphas_cumprod: Tensor) -> None:
     """Refit the last layer of the time embedding, so that t gives what the time of half the noise gave."""
     embedding: Any = larger.time_embedding
-    times = torch.arange(diffusion.num_train_steps)
-    wanted = embedding(larger.time_proj(halved_noise_time(diffusion)))
+    times = torch.arange(len(alphas_cumprod))
+    wanted = embedding(larger.time_proj(halved_noise_time(alphas_cumprod)))
     features = embedding.act(embedding.linear_1(larger.time_proj(times)))
     ones = torch.ones_like(features[:, :1])
     solution = torch.linalg.lstsq(torch.cat([features, ones], dim=1).double(), wanted.double(), driver="gelsd").solution
@@ -96,13 +121,13 @@ def _halve_noise(larger: UNet2DConditionModel, diffusion: DiffusionConfig) -> No
     embedding.linear_2.bias.copy_(solution[-1])
 
 
-def halved_noise_time(diffusion: DiffusionConfig) -> Tensor:
-    """For every t the (fractional) time at which the noise is half as strong beside the picture, (num_train_steps,).
+def halved_noise_time(alphas_cumprod: Tensor) -> Tensor:
+    """For every t the (fractional) time at which the noise is half as strong beside the picture, (steps,).
 
     The mean of 2 x 2 cells halves the standard deviation of their noise and keeps a smooth picture (Hoogeboom et al. 2023,
     simple diffusion, section 3.1). Never below 0.
     """
-    a = scaled_linear_schedule(diffusion).double().clamp(min=1e-8)  # 0 at the end of a schedule with zero terminal SNR
+    a = alphas_cumprod.double().clamp(min=1e-8)  # 0 at the end of a schedule with zero terminal SNR
     log_sigma = 0.5 * torch.log((1 - a) / a)  # rises with t
     wanted = log_sigma - torch.log(torch.tensor(2.0))
     above = torch.searchsorted(log_sigma, wanted).clamp(1, len(a) - 1)
@@ -125,3 +150,9 @@ def _set_identity(conv: Any, window: slice) -> None:
     taps = (window.stop - window.start) ** 2
     for i in range(min(conv.weight.shape[:2])):
         conv.weight[i, i, window, window] = 1 / taps
+
+
+def _in_its_own_words(config: UNetConfig) -> UNetConfig:
+    """The config as `config_of_unet` writes it, where several say the same."""
+    with torch.device("meta"):
+        return config_of_unet(build_unet(config))

@@ -7,9 +7,9 @@ import torch
 
 from t2l.config import DiffusionConfig
 from t2l.diffusion import scaled_linear_schedule
+from t2l.model.grow import attends_more, grow, grown_config, halved_noise_time, with_attention
 from t2l.model.text2layer import Text2Layer
 from t2l.model.unet import UNetConfig, build_unet, config_of_unet
-from t2l.training.grow import attends_more, grow, grown_config, halved_noise_time, with_attention
 from t2l.training.train_unet import train_unet
 
 SMALL = UNetConfig(
@@ -23,6 +23,7 @@ SMALL = UNetConfig(
     conditioning_width=32,
 )
 DIFFUSION = DiffusionConfig(prediction="v")
+SCHEDULE = scaled_linear_schedule(DIFFUSION)
 
 
 def repeated(x):
@@ -30,10 +31,10 @@ def repeated(x):
 
 
 def test_at_the_time_of_half_the_noise_sigma_is_half():
-    a = scaled_linear_schedule(DIFFUSION).double()
+    a = SCHEDULE.double()
     log_sigma = 0.5 * torch.log((1 - a) / a)
     t = torch.arange(50, 1000, 50)
-    earlier = halved_noise_time(DIFFUSION)[t].double()
+    earlier = halved_noise_time(SCHEDULE)[t].double()
     low = earlier.long()
     between = torch.lerp(log_sigma[low], log_sigma[low + 1], earlier - low)
     torch.testing.assert_close(between.exp(), log_sigma[t].exp() / 2, rtol=1e-4, atol=0)
@@ -42,7 +43,7 @@ def test_at_the_time_of_half_the_noise_sigma_is_half():
 def test_a_grown_unet_has_one_level_more_and_keeps_the_weights_within():
     torch.manual_seed(0)
     small = build_unet(SMALL)
-    large = grow(small, DIFFUSION)
+    large = grow(small, SCHEDULE)
     assert config_of_unet(large) == grown_config(SMALL)
     assert grown_config(SMALL).channel_multipliers == (1, 1, 2) and grown_config(SMALL).attention_levels == (2,)
     assert torch.equal(large.down_blocks[1].resnets[0].conv1.weight, small.down_blocks[0].resnets[0].conv1.weight)
@@ -56,7 +57,7 @@ def test_where_the_outer_convolutions_look_at_one_cell_a_grown_unet_gives_the_sm
     for conv in (small.conv_in, small.conv_out):
         center = conv.weight[:, :, 1:2, 1:2].clone()
         conv.weight.zero_()[:, :, 1:2, 1:2] = center
-    large, times = grow(small, DIFFUSION), torch.tensor([400, 900])
+    large, times = grow(small, SCHEDULE), torch.tensor([400, 900])
     large.time_embedding.load_state_dict(small.time_embedding.state_dict())
     x, conditioning = torch.randn(2, 8, 8, 8), torch.randn(2, 77, 32)
     expected = small(x, times, encoder_hidden_states=conditioning).sample
@@ -68,8 +69,8 @@ def test_where_the_outer_convolutions_look_at_one_cell_a_grown_unet_gives_the_sm
 def test_a_grown_unet_takes_its_noise_for_half_as_strong():
     torch.manual_seed(0)
     small = build_unet(SMALL)
-    large, times = grow(small, DIFFUSION), torch.arange(100, 1000, 50)
-    wanted = small.time_embedding(small.time_proj(halved_noise_time(DIFFUSION)[times]))
+    large, times = grow(small, SCHEDULE), torch.arange(100, 1000, 50)
+    wanted = small.time_embedding(small.time_proj(halved_noise_time(SCHEDULE)[times]))
     unchanged = small.time_embedding(small.time_proj(times))
     got = large.time_embedding(large.time_proj(times))
     assert (got - wanted).square().mean() < 0.2 * (unchanged - wanted).square().mean()

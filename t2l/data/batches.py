@@ -1,0 +1,94 @@
+"""Batches for the UNet: latents, noise, times and texts, a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .buckets import BucketOrder
+from .draws import sample_noise, step_generator
+from .latents import Latents
+
+Tokenize = Callable[[list[str]], Tensor]
+TOKENS = 77  # of a text, CLIP's
+FIRST_WORD, END_OF_WORDS = 256, 49406  # CLIP's ids below are single bytes, those from there on are no text
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """How batches are drawn; what each means is said in UNetTrainConfig."""
+
+    seed: int
+    batch_size: int
+    caption_drop: float
+    unknown_word: float
+    num_train_steps: int  # of the noise schedule
+
+
+class Batch(NamedTuple):
+    """What one step is trained on, or a process's share of it."""
+
+    latents: Tensor  # (N, C, h, w), scaled latents drawn from the posterior
+    noise: Tensor  # the same shape
+    t: Tensor  # (N,), integers
+    text: Tensor  # (N, 77), token ids; (N, 77, width) where the cache has the text encoder's output
+
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
+        """On a device, and all but whole numbers in a dtype."""
+        return Batch(*(x.to(device, dtype if x.is_floating_point() else None, non_blocking=True) for x in self))
+
+
+class LatentBatches:
+    """Item k is the batch of step k, a pure function of (seed, k), or a process's share of it.
+
+    All of one shape: `BucketOrder` says which pictures. tokenize: N texts -> their ids (N, 77).
+    """
+
+    def __init__(
+        self,
+        cached: Latents,
+        config: BatchConfig,
+        latent_scale: float,
+        tokenize: Tokenize,
+        share: Sequence[int] | None = None,
+    ) -> None:
+        self.cached = cached
+        self.config = config
+        self.latent_scale = latent_scale
+        self.share = range(config.batch_size) if share is None else share
+        self.order = BucketOrder(cached.counts, config.batch_size, config.seed)
+        self.tokenize = tokenize
+
+    def __getitem__(self, step: int) -> Batch:
+        """What is small is drawn for the whole batch, latents and noise for the share alone."""
+        config, generator = self.config, step_generator(self.config.seed, step)
+        size, share = config.batch_size, list(self.share)
+        bucket, ranks = self.order[step]
+        even = (
+            torch.rand((), generator=generator) + torch.arange(size) / size
+        ) % 1  # one t from every part of the schedule
+        t = (even * config.num_train_steps).long()[torch.randperm(size, generator=generator)]
+        text = self._text(self.cached.pictures(bucket, ranks[share]), generator)
+        mean, std = self.cached.of_bucket(bucket, ranks[share])
+        own = [step * size + i for i in share]  # positions in the run
+        latents = mean + std * sample_noise(config.seed, own, mean.shape[1:], "posterior")
+        noise = sample_noise(config.seed, own, mean.shape[1:], "noise")
+        return Batch(latents * self.latent_scale, noise, t[share], text)
+
+    def _text(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
+        """One caption of each picture of the share; some dropped, some words replaced by the unknown one."""
+        size, share = self.config.batch_size, list(self.share)
+        ways = torch.randint(self.cached.captions.each, (size,), generator=generator)[share].tolist()
+        unknown = torch.rand((size, TOKENS), generator=generator)[share] < self.config.unknown_word
+        dropped = (torch.rand(size, generator=generator)[share] < self.config.caption_drop).tolist()
+        said = self.cached.captions[pictures]
+        texts = ["" if drop else of[way] for of, way, drop in zip(said, ways, dropped, strict=True)]
+        if self.cached.embeddings is not None:
+            return self.cached.embeddings[texts]
+        tokens = self.tokenize(texts)
+        unknown = unknown & (tokens >= FIRST_WORD) & (tokens < END_OF_WORDS)
+        return tokens.masked_fill(unknown, 0)

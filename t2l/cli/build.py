@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 from .options import MODELS, Command, add_device, add_overrides, check_out, config_of, note, say, whole
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from ..data.build import Models
 
 SHIPPED = "default"
@@ -30,9 +34,25 @@ def add_commands(command: Command) -> None:
         metavar="SOURCE",
         help="a folder with captions beside the pictures, a .csv, .jsonl or .parquet that names pictures, or img2dataset's .tar",
     )
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for train and validation, the ledger, what was dropped")
-    add("--saliency", default=SHIPPED, metavar="FILE", help="an .onnx file that finds the subject (default: the shipped network)")
-    add("--preset", default="auto", metavar="NAME", help="what that file is: isnet, u2net, birefnet, inspyrenet, icon, imagenet")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for train and validation, the ledger, what was dropped",
+    )
+    add(
+        "--saliency",
+        default=SHIPPED,
+        metavar="FILE",
+        help="an .onnx file that finds the subject (default: the shipped network)",
+    )
+    add(
+        "--preset",
+        default="auto",
+        metavar="NAME",
+        help="what that file is: isnet, u2net, birefnet, inspyrenet, icon, imagenet",
+    )
     add(
         "--inpainting",
         default="fill",
@@ -47,9 +67,19 @@ def add_commands(command: Command) -> None:
     )
     add("--unfiltered", action="store_true", help="keep what the filters would drop, with its scores")
     add("--licences", metavar="A,B", help="the only licences that are taken, * for any letters, e.g. 'CC0*,CC-BY-4.0'")
-    add("--validation", type=whole("validation", 0, 10**9), metavar="N", help="source pictures to keep back (default: 0)")
+    add(
+        "--validation",
+        type=whole("validation", 0, 10**9),
+        metavar="N",
+        help="source pictures to keep back (default: 0)",
+    )
     add("--follow-links", action="store_true", help="read also pictures outside of SOURCE's folder")
-    add("--engine", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster (default: %(default)s)")
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="processes here, or a Ray cluster (default: %(default)s)",
+    )
     add(
         "--workers",
         type=whole("workers", 1, 10_000),
@@ -72,7 +102,9 @@ def build(args: argparse.Namespace) -> None:
     licences = args.licences and json.dumps([name.strip() for name in args.licences.split(",") if name.strip()])
     unfiltered = "true" if args.unfiltered else None
     config = config_of(BuildConfig, args, validation=args.validation, licences=licences, unfiltered=unfiltered)
-    models = ModelFiles(_saliency(args.saliency), args.preset, args.inpainting, _filters(args.filters), str(device), args.dtype)
+    models = ModelFiles(
+        _saliency(args.saliency), args.preset, args.inpainting, _filters(args.filters), str(device), args.dtype
+    )
     workers = args.workers or (processors() if device.type == "cpu" else 1)
     cards = float(device.type == "cuda")
     built = run(config, args.source, args.out, models, workers, args.engine, cards, args.follow_links, say)
@@ -97,20 +129,31 @@ class ModelFiles:
         import torch
 
         from ..data.build import Models
-        from ..model.filters import load_filter
         from ..model.inpainting import inpainter
-        from ..model.salient import load_salient
-        from ..model.saliency import saliency_model
 
         device = torch.device(self.device)
-        if self.saliency is None:
-            saliency = load_salient(device=device)
-        else:
-            preset: Any = self.preset
-            saliency = saliency_model(self.saliency, preset=preset, device=device)
-        judges = {name: load_filter(path, device) for name, path in zip(FILTERS, self.filters, strict=False)}
+        judges = self._judges(device)
         thresholds = {name: judge.config.threshold for name, judge in judges.items()}
-        return Models(saliency, inpainter(self.inpainting, device, self.dtype), judges, thresholds, device)
+        return Models(
+            self._saliency(device), inpainter(self.inpainting, device, self.dtype), judges, thresholds, device
+        )
+
+    def _saliency(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        if self.saliency is None:
+            from ..model.salient import load_salient
+
+            return load_salient(device=device)
+        from ..model.saliency import saliency_model
+
+        preset: Any = self.preset
+        return saliency_model(self.saliency, preset=preset, device=device)
+
+    def _judges(self, device: torch.device) -> dict[str, Any]:
+        if not self.filters:
+            return {}
+        from ..model.filters import load_filter
+
+        return {name: load_filter(path, device) for name, path in zip(FILTERS, self.filters, strict=True)}
 
     def identity(self) -> dict[str, Any]:
         """The files by their content, so that one that was moved is the same."""
@@ -123,7 +166,9 @@ class ModelFiles:
 def _saliency(name: str) -> Path | None:
     if name == SHIPPED:
         if not SALIENT.is_file():
-            raise FileNotFoundError("no saliency network ships with this installation; name an .onnx file with --saliency")
+            raise FileNotFoundError(
+                "no saliency network ships with this installation; name an .onnx file with --saliency"
+            )
         return None
     from ..model.saliency import find_saliency
 
@@ -138,7 +183,9 @@ def _filters(name: str) -> tuple[Path, ...]:
     files = tuple(folder / f"{kind}-filter.safetensors" for kind in FILTERS)
     if missing := [file.name for file in files if not file.is_file()]:
         if name != SHIPPED:
-            raise FileNotFoundError(f"there is no {' and no '.join(missing)} in {folder}; `t2l train-filter` writes them")
+            raise FileNotFoundError(
+                f"there is no {' and no '.join(missing)} in {folder}; `t2l train-filter` writes them"
+            )
         note("no quality filters ship with this installation: nothing is judged")
         return ()
     return files

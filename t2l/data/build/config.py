@@ -23,8 +23,8 @@ class BuildConfig:
     deduplicate: bool = True  # drop what looks like a picture that came before
     hash_distance: int = 2  # bits of 64 in which two pictures that look alike differ, at most
     split: SplitConfig = field(default_factory=SplitConfig)
-    mask_threshold: float = 0.5  # the least score of the mask filter that is kept
-    inpainting_threshold: float = 0.5  # and of the inpainting filter
+    mask_threshold: float | None = None  # the least score of the mask filter that is kept; None = the filter's own
+    inpainting_threshold: float | None = None  # and of the inpainting filter
     unfiltered: bool = False  # keep what the filters would drop, with its scores: the paper's LAION-L2I (U)
     validation: int = 0  # source pictures that are kept back, not to be trained on
     shard_size: int = 100  # source pictures a shard, the unit of restart; 10,000 for many millions
@@ -40,10 +40,11 @@ class BuildConfig:
             largest_aspect=(1, 1000),
             longest_caption=(1, 1_000_000),
             hash_distance=(0, 7),
-            mask_threshold=(0, 1),
-            inpainting_threshold=(0, 1),
             validation=(0, 10**9),
             shard_size=(1, 100_000),
             batch_size=(1, 1024),
             shown=(0, 1000),
         )
+        for name in ("mask_threshold", "inpainting_threshold"):
+            if getattr(self, name) is not None:
+                check_ranges(self, **{name: (0, 1)})

@@ -25,7 +25,7 @@ from ..layers_found import SMALLEST
 from .config import BuildConfig
 from .halving import Halving
 from .hashes import looks_of
-from .models import INPAINTING, MASK, Inpainter, Judge, Models, Saliency
+from .models import INPAINTING, MASK, Models
 from .sample import Item, Record, Sample
 
 
@@ -46,10 +46,11 @@ def cheap_stages(config: BuildConfig) -> list[Stage]:
 
 def model_stages(config: BuildConfig, models: Models) -> list[Stage]:
     """What needs models, in the paper's order."""
-    stages: list[Stage] = [FindSubject(models.saliency, config), TakeApart(models.inpaint, config)]
-    limits = {MASK: config.mask_threshold, INPAINTING: config.inpainting_threshold}
-    for name, judge in sorted(models.judges.items(), reverse=True):  # the mask filter first
-        stages.append(Filter(name, judge, 0.0 if config.unfiltered else limits[name]))
+    stages: list[Stage] = [FindSubject(models, config), TakeApart(models, config)]
+    wanted = {MASK: config.mask_threshold, INPAINTING: config.inpainting_threshold}
+    for name in (name for name in wanted if name in models.judges):
+        threshold = 0.0 if config.unfiltered else models.threshold(name, wanted[name])
+        stages.append(Filter(name, models, threshold))
     return stages
 
 
@@ -189,8 +190,8 @@ class Deduplicate:
 class Batched:
     """A stage with a model. Pictures of one shape go through it together."""
 
-    def __init__(self) -> None:
-        self.halving = Halving()
+    def __init__(self, models: Models) -> None:
+        self.models, self.halving = models, Halving()
 
     def setup(self) -> None:
         """A first picture, so that a model that does not fit is told of before the work."""
@@ -208,17 +209,21 @@ class Batched:
         """The answers for pictures of one shape."""
         raise NotImplementedError
 
+    def joined(self, parts: Iterable[Tensor]) -> Tensor:
+        """A batch where the models want it."""
+        return torch.cat(list(parts)).to(self.models.device)
+
 
 class FindSubject(Batched):
     """The soft mask of what stands out. A picture without a subject is dropped, and one that is all subject."""
 
-    def __init__(self, saliency: Saliency, config: BuildConfig) -> None:
-        super().__init__()
-        self.saliency, self.threshold = saliency, config.split.threshold
+    def __init__(self, models: Models, config: BuildConfig) -> None:
+        super().__init__(models)
+        self.threshold = config.split.threshold
 
     def compute(self, batch: Sequence[Sample]) -> list[Item]:
-        pictures = torch.cat([_picture(sample) for sample in batch])
-        masks = self.saliency(pictures).float().cpu()
+        pictures = self.joined(_picture(sample) for sample in batch)
+        masks = self.models.saliency(pictures).float().cpu()
         _check_answer("saliency", masks, (len(batch), 1, *pictures.shape[2:]))
         return [self._answer(sample, mask) for sample, mask in zip(batch, masks.clamp(0, 1).split(1), strict=True)]
 
@@ -234,13 +239,13 @@ class FindSubject(Batched):
 class TakeApart(Batched):
     """Foreground and background, by the paper's steps 3 and 4 (`split`)."""
 
-    def __init__(self, inpaint: Inpainter, config: BuildConfig) -> None:
-        super().__init__()
-        self.inpaint, self.config = inpaint, config.split
+    def __init__(self, models: Models, config: BuildConfig) -> None:
+        super().__init__(models)
+        self.config = config.split
 
     def compute(self, batch: Sequence[Sample]) -> list[Item]:
-        pictures, masks = torch.cat([_picture(x) for x in batch]), torch.cat([_mask(x) for x in batch])
-        layers = split(pictures, masks, inpaint=self.inpaint, config=self.config)
+        pictures, masks = self.joined(map(_picture, batch)), self.joined(map(_mask, batch))
+        layers = split(pictures, masks, inpaint=self.models.inpaint, config=self.config).to("cpu", torch.float32)
         _check_answer("inpainting", layers.stacked(), (len(batch), 7, *pictures.shape[2:]))
         return [replace(sample, layers=layers[row : row + 1]) for row, sample in enumerate(batch)]
 
@@ -248,14 +253,14 @@ class TakeApart(Batched):
 class Filter(Batched):
     """A judge's score, kept with the sample; what scores below the threshold is dropped."""
 
-    def __init__(self, name: str, judge: Judge, threshold: float) -> None:
-        super().__init__()
-        self.name, self.judge, self.threshold = name, judge, threshold
+    def __init__(self, name: str, models: Models, threshold: float) -> None:
+        super().__init__(models)
+        self.name, self.threshold = name, threshold
 
     def compute(self, batch: Sequence[Sample]) -> list[Item]:
-        layers = Layers.cat([_layers(sample) for sample in batch])
-        seen = (torch.cat([_picture(x) for x in batch]), layers.mask) if self.name == MASK else (layers.background,)
-        scores = self.judge(*seen).float().cpu()
+        seen = _picture if self.name == MASK else _background
+        pictures, masks = self.joined(map(seen, batch)), self.joined(map(_mask, batch))
+        scores = self.models.judges[self.name](pictures, masks).float().cpu()
         _check_answer(f"{self.name} filter's", scores, (len(batch),))
         return [self._answer(sample, round(score, 4)) for sample, score in zip(batch, scores.tolist(), strict=True)]
 
@@ -288,6 +293,6 @@ def _mask(sample: Sample) -> Tensor:
     return sample.mask
 
 
-def _layers(sample: Sample) -> Layers:
+def _background(sample: Sample) -> Tensor:
     assert sample.layers is not None, "TakeApart comes before"
-    return sample.layers
+    return sample.layers.background

@@ -30,7 +30,7 @@ def judge_of_masks(pictures: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return (masks.mean(dim=(1, 2, 3)) * 10).clamp(0, 1)
 
 
-def judge_of_fills(backgrounds: torch.Tensor) -> torch.Tensor:
+def judge_of_fills(backgrounds: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return 1 - redness(backgrounds).mean(dim=(1, 2, 3))
 
 

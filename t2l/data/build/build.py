@@ -87,6 +87,7 @@ def build(
 
 def _claimed_plan(recipe: Recipe) -> Plan:
     """The plan, when `out` is free or was begun with the same one."""
+    models = recipe.factory.identity()  # a model that is not there is told of before anything is written
     with atomic_path(recipe.plan) as partial_path:
         plan = write_plan(partial_path, recipe.source, recipe.config)
         if not plan.pictures:

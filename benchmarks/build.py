@@ -1,0 +1,237 @@
+"""`t2l build` measured: kills and resumption, one worker beside two, memory, and the rembg command line beside it.
+
+    python benchmarks/build.py kills WORK       2,000 pictures, killed at five random moments and resumed: the same bytes?
+    python benchmarks/build.py scale WORK       one worker and two, in turn, three times
+    python benchmarks/build.py memory WORK      the largest process at 200 and at 2,000 pictures
+    python benchmarks/build.py rembg WORK --rembg rembg --network isnet.onnx --pictures FOLDER    both on the same files, in turn
+
+WORK: a folder for pictures and results. The first three draw their pictures: a bright disc on a dark scene, found by an ONNX file of
+two operations, so that decoding, splitting, encoding and the bookkeeping are what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image, ImageDraw
+
+from tests.evaluation.onnx_file import network, node
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ROUNDS, KILLS = 3, 5
+
+
+def draw(folder: Path, count: int, side: int = 320) -> Path:
+    """JPEG files with captions, each another picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        path = folder / f"{number:06d}.jpg"
+        if path.exists():
+            continue
+        rng = np.random.default_rng(number)
+        image = Image.fromarray(rng.integers(0, 100, (9, 9, 3), np.uint8)).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
+        x, y, radius = rng.integers(80, side - 80), rng.integers(80, side - 80), rng.integers(40, 80)
+        colour = tuple(int(c) for c in rng.integers(200, 256, 3))
+        ImageDraw.Draw(image).ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+        data = io.BytesIO()
+        image.save(data, "jpeg", quality=92)
+        path.with_suffix(".txt").write_text(f"a disc, number {number}")
+        path.write_bytes(data.getvalue())
+    return folder
+
+
+def brightness(work: Path) -> Path:
+    """An ONNX file whose mask is what is brighter than the middle."""
+    nodes = [node("ReduceMax", ["x"], "max", axes=[1], keepdims=1), node("Relu", ["max"], "y")]
+    path = work / "bright-isnet.onnx"
+    path.write_bytes(network(nodes, ("n", 3, 64, 64)))
+    return path
+
+
+def command(source: Path, out: Path, saliency: Path, *more: object) -> list[str]:
+    known = [sys.executable, "-m", "t2l", "build", source, "--out", out, "--saliency", saliency, "--filters", "off"]
+    return [str(word) for word in (*known, *more)]
+
+
+def run(argv: list[str], environment: dict[str, str] = ENVIRONMENT) -> tuple[float, float]:
+    """Seconds on the clock, and processor seconds of the process and its children."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run(argv, env=environment, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.monotonic() - started, spent
+
+
+def digest(out: Path) -> str:
+    """A hash of every file under train."""
+    found = hashlib.sha256()
+    for path in sorted((out / "train").iterdir()):
+        found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def kills(work: Path, count: int, seed: int) -> None:
+    """Unbroken, then killed KILLS times and resumed."""
+    source, model = draw(work / "pictures", count), brightness(work)
+    options = ("--workers", 2, "size=128", "--inpainting", "fill")
+    seconds, _ = run(command(source, work / "whole", model, *options))
+    print(f"unbroken: {seconds:.0f} s, {json.loads((work / 'whole' / 'dataset.json').read_text())['kept']}", flush=True)
+    moments = random.Random(seed)
+    for kill in range(KILLS):
+        process = subprocess.Popen(
+            command(source, work / "killed", model, *options),
+            env=ENVIRONMENT,
+            start_new_session=True,
+            stderr=subprocess.DEVNULL,
+        )
+        after = moments.uniform(0.1, 1) * seconds / KILLS + 4
+        time.sleep(after)
+        finished = process.poll() is not None
+        os.killpg(process.pid, signal.SIGKILL) if not finished else None
+        process.wait()
+        done = len(list((work / "killed" / "train").glob("*.report.json")))
+        print(f"kill {kill + 1} after {after:.1f} s: {done} shards finished{', it had ended' * finished}", flush=True)
+    run(command(source, work / "killed", model, *options))
+    print("the same bytes:", digest(work / "killed") == digest(work / "whole"))
+    print("left over:", [path.name for path in (work / "killed").rglob("*partial*")])
+
+
+def scale(work: Path, count: int) -> None:
+    """Pictures a second with one worker and with two, with the time to start taken out by a run of one shard."""
+    source, model = draw(work / "pictures", count), brightness(work)
+    small = draw(work / "few", 2)
+    ratios = []
+    for turn in range(ROUNDS):
+        rates = []
+        for workers in (1, 2):
+            options = ("--workers", workers, "size=256", "--inpainting", "fill", f"shard_size={max(1, count // 20)}")
+            shutil.rmtree(work / "out", ignore_errors=True)
+            begin, _ = run(command(small, work / "out", model, "--workers", workers, "shard_size=1"))
+            shutil.rmtree(work / "out", ignore_errors=True)
+            whole, spent = run(command(source, work / "out", model, *options))
+            rates.append(count / (whole - begin))
+            print(
+                f"round {turn + 1}, {workers} workers: {rates[-1]:.2f} pictures/s ({whole:.0f} s, {spent:.0f} s of processor; start {begin:.0f} s)"
+            )
+        ratios.append(rates[1] / rates[0])
+    print(f"two workers / one: {', '.join(f'{ratio:.2f}' for ratio in ratios)}; median {statistics.median(ratios):.2f}")
+
+
+def memory(work: Path) -> None:
+    """The largest resident set of the process and of its workers."""
+    model = brightness(work)
+    for count in (200, 2000):
+        source = draw(work / f"memory-{count}", count)
+        shutil.rmtree(work / "out", ignore_errors=True)
+        process = subprocess.Popen(
+            command(source, work / "out", model, "--workers", 2, "size=128"), env=ENVIRONMENT, stderr=subprocess.DEVNULL
+        )
+        most: dict[str, int] = {}
+        while process.poll() is None:
+            for name, size in resident(process.pid).items():
+                most[name] = max(most.get(name, 0), size)
+            time.sleep(0.1)
+        print(
+            f"{count} pictures: " + ", ".join(f"{name} {size >> 20} MB" for name, size in sorted(most.items())),
+            flush=True,
+        )
+
+
+def resident(pid: int) -> dict[str, int]:
+    """Bytes of the command's process, and of its largest child."""
+    try:
+        process = psutil.Process(pid)
+        children = [child.memory_info().rss for child in process.children(recursive=True)]
+        return {"command": process.memory_info().rss, "largest worker": max(children, default=0)}
+    except psutil.NoSuchProcess:
+        return {}
+
+
+def rembg(work: Path, program: str, file: Path, pictures: Path, size: int) -> None:
+    """Pictures a second of both commands on the same files, in turn; one run each on a single picture is taken off."""
+    source, few = work / "photographs", work / "photograph"
+    for folder in (source, few):
+        folder.mkdir(parents=True, exist_ok=True)
+    paths = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in (".jpg", ".png"))
+    for number, path in enumerate(paths):
+        for folder in (source, few) if number == 0 else (source,):
+            shutil.copy(path, folder / f"{number:04d}{path.suffix}")
+            (folder / f"{number:04d}.txt").write_text("a photograph")
+    extra = json.dumps({"model_path": str(file)})
+    theirs = ENVIRONMENT | {"U2NET_HOME": str(file.parent), "OMP_NUM_THREADS": str(os.cpu_count())}
+    ratios = []
+    for turn in range(ROUNDS):
+        figures = {}
+        for name in ("t2l build", "rembg"):
+            times = []
+            for folder in (few, source):
+                out = work / "out"
+                shutil.rmtree(out, ignore_errors=True)
+                if name == "rembg":
+                    out.mkdir()
+                    times.append(run([program, "p", "-m", "dis_custom", "-x", extra, str(folder), str(out)], theirs))
+                else:
+                    options = (
+                        "--workers",
+                        os.cpu_count(),
+                        "shard_size=1",
+                        "batch_size=1",
+                        f"size={size}",
+                        "deduplicate=false",
+                    )
+                    times.append(run(command(folder, out, file, *options, "--inpainting", "fill")))
+            clock, processor = (times[1][i] - times[0][i] for i in (0, 1))
+            figures[name] = (len(paths) - 1) / clock, (len(paths) - 1) / processor
+            print(
+                f"round {turn + 1}, {name}: {figures[name][0]:.3f} pictures/s, {1 / figures[name][1]:.2f} s of processor a picture",
+                flush=True,
+            )
+        ratios.append([ours / other for ours, other in zip(figures["t2l build"], figures["rembg"], strict=True)])
+    for what, values in zip(("by the clock", "by processor time"), zip(*ratios, strict=True), strict=True):
+        print(
+            f"t2l build / rembg {what}: {', '.join(f'{x:.2f}' for x in values)}; median {statistics.median(values):.2f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("kills", "scale", "memory", "rembg"))
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rembg", default="rembg")
+    parser.add_argument("--network", type=Path)
+    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--size", type=int, default=512)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.what == "kills":
+        kills(args.work, args.count, args.seed)
+    elif args.what == "scale":
+        scale(args.work, args.count)
+    elif args.what == "memory":
+        memory(args.work)
+    else:
+        rembg(args.work, args.rembg, args.network, args.pictures, args.size)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,10 +10,15 @@ def node(kind, inputs, output, **attributes):
 
 
 def network(nodes, shape, output="y", tensors=()):
-    """A model of one input `x` of a shape, whose names are free sizes. tensors: constants by name, int64 lists."""
+    """A model of one input `x` of a shape, whose names are free sizes. output: a name, or several in a list.
+
+    tensors: constants by name, int64 lists.
+    """
     graph = b"".join(_bytes(1, x) for x in nodes) + _text(2, "g")
     graph += b"".join(_bytes(5, _integers(name, values)) for name, values in dict(tensors).items())
-    graph += _bytes(11, _value("x", shape)) + _bytes(12, _text(1, output) + _bytes(2, _bytes(1, _number(1, FLOAT))))
+    graph += _bytes(11, _value("x", shape))
+    for name in [output] if isinstance(output, str) else output:
+        graph += _bytes(12, _text(1, name) + _bytes(2, _bytes(1, _number(1, FLOAT))))
     return _number(1, 8) + _bytes(7, graph) + _bytes(8, _number(2, 17))  # ir_version, graph, opset
 
 

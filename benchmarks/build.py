@@ -5,8 +5,9 @@
     python benchmarks/build.py memory WORK      the largest process at 200 and at 2,000 pictures
     python benchmarks/build.py rembg WORK --rembg rembg --network isnet.onnx --pictures FOLDER    both on the same files, in turn
 
-WORK: a folder for pictures and results. The first three draw their pictures: a bright disc on a dark scene, found by an ONNX file of
-two operations, so that decoding, splitting, encoding and the bookkeeping are what is measured.
+WORK: a folder for pictures and results. The first three draw their pictures, a bright disc on a dark scene, and have models that
+cost next to nothing, so that decoding, splitting, encoding and the bookkeeping are what is measured; --real takes `t2l build` with its
+own defaults instead.
 """
 
 from __future__ import annotations
@@ -24,13 +25,18 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 from PIL import Image, ImageDraw
+from torch import Tensor
 
-from tests.evaluation.onnx_file import network, node
+from t2l.bleed import push_pull
+from t2l.config import override
+from t2l.data.build import BuildConfig, Models, build
+from t2l.split import SplitConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -58,17 +64,35 @@ def draw(folder: Path, count: int, side: int = 320) -> Path:
     return folder
 
 
-def brightness(work: Path) -> Path:
-    """An ONNX file whose mask is what is brighter than the middle."""
-    nodes = [node("ReduceMax", ["x"], "max", axes=[1], keepdims=1), node("Relu", ["max"], "y")]
-    path = work / "bright-isnet.onnx"
-    path.write_bytes(network(nodes, ("n", 3, 64, 64)))
-    return path
+def brightness(pictures: Tensor) -> Tensor:
+    return ((pictures.amax(dim=1, keepdim=True) - 0.6) * 4).clamp(0, 1)
 
 
-def command(source: Path, out: Path, saliency: Path, *more: object) -> list[str]:
-    known = [sys.executable, "-m", "t2l", "build", source, "--out", out, "--saliency", saliency, "--filters", "off"]
-    return [str(word) for word in (*known, *more)]
+def smooth_fill(pictures: Tensor, hole: Tensor) -> Tensor:
+    return push_pull(pictures, 1 - hole)
+
+
+@dataclass(frozen=True)
+class CheapModels:
+    """What is bright is the subject; what is behind it is smooth."""
+
+    def __call__(self) -> Models:
+        return Models(brightness, smooth_fill)
+
+    def identity(self) -> dict[str, str]:
+        return {"name": "cheap"}
+
+
+def command(source: Path, out: Path, workers: int, real: bool, *more: object) -> list[str]:
+    """`t2l build`, or the same with the models above."""
+    start = [sys.executable, "-m", "t2l", "build"] if real else [sys.executable, __file__, "build"]
+    return [str(word) for word in (*start, source, "--out", out, "--workers", workers, *more)]
+
+
+def build_cheaply(argv: list[str]) -> None:
+    source, _, out, _, workers, *overrides = argv
+    config = override(BuildConfig(split=SplitConfig(free_colours=False)), overrides)
+    build(config, Path(source), Path(out), CheapModels(), int(workers), progress=lambda line: None)
 
 
 def run(argv: list[str], environment: dict[str, str] = ENVIRONMENT) -> tuple[float, float]:
@@ -88,16 +112,16 @@ def digest(out: Path) -> str:
     return found.hexdigest()
 
 
-def kills(work: Path, count: int, seed: int) -> None:
+def kills(work: Path, count: int, seed: int, real: bool) -> None:
     """Unbroken, then killed KILLS times and resumed."""
-    source, model = draw(work / "pictures", count), brightness(work)
-    options = ("--workers", 2, "size=128", "--inpainting", "fill")
-    seconds, _ = run(command(source, work / "whole", model, *options))
+    source = draw(work / "pictures", count)
+    given = (2, real, "size=128")
+    seconds, _ = run(command(source, work / "whole", *given))
     print(f"unbroken: {seconds:.0f} s, {json.loads((work / 'whole' / 'dataset.json').read_text())['kept']}", flush=True)
     moments = random.Random(seed)
     for kill in range(KILLS):
         process = subprocess.Popen(
-            command(source, work / "killed", model, *options),
+            command(source, work / "killed", *given),
             env=ENVIRONMENT,
             start_new_session=True,
             stderr=subprocess.DEVNULL,
@@ -109,24 +133,24 @@ def kills(work: Path, count: int, seed: int) -> None:
         process.wait()
         done = len(list((work / "killed" / "train").glob("*.report.json")))
         print(f"kill {kill + 1} after {after:.1f} s: {done} shards finished{', it had ended' * finished}", flush=True)
-    run(command(source, work / "killed", model, *options))
+    run(command(source, work / "killed", *given))
     print("the same bytes:", digest(work / "killed") == digest(work / "whole"))
     print("left over:", [path.name for path in (work / "killed").rglob("*partial*")])
 
 
-def scale(work: Path, count: int) -> None:
+def scale(work: Path, count: int, real: bool) -> None:
     """Pictures a second with one worker and with two, with the time to start taken out by a run of one shard."""
-    source, model = draw(work / "pictures", count), brightness(work)
+    source = draw(work / "pictures", count)
     small = draw(work / "few", 2)
     ratios = []
     for turn in range(ROUNDS):
         rates = []
         for workers in (1, 2):
-            options = ("--workers", workers, "size=256", "--inpainting", "fill", f"shard_size={max(1, count // 20)}")
+            options = ("size=256", f"shard_size={max(1, count // 20)}")
             shutil.rmtree(work / "out", ignore_errors=True)
-            begin, _ = run(command(small, work / "out", model, "--workers", workers, "shard_size=1"))
+            begin, _ = run(command(small, work / "out", workers, real, "size=256", "shard_size=1"))
             shutil.rmtree(work / "out", ignore_errors=True)
-            whole, spent = run(command(source, work / "out", model, *options))
+            whole, spent = run(command(source, work / "out", workers, real, *options))
             rates.append(count / (whole - begin))
             print(
                 f"round {turn + 1}, {workers} workers: {rates[-1]:.2f} pictures/s ({whole:.0f} s, {spent:.0f} s of processor; start {begin:.0f} s)"
@@ -135,14 +159,13 @@ def scale(work: Path, count: int) -> None:
     print(f"two workers / one: {', '.join(f'{ratio:.2f}' for ratio in ratios)}; median {statistics.median(ratios):.2f}")
 
 
-def memory(work: Path) -> None:
+def memory(work: Path, real: bool) -> None:
     """The largest resident set of the process and of its workers."""
-    model = brightness(work)
     for count in (200, 2000):
         source = draw(work / f"memory-{count}", count)
         shutil.rmtree(work / "out", ignore_errors=True)
         process = subprocess.Popen(
-            command(source, work / "out", model, "--workers", 2, "size=128"), env=ENVIRONMENT, stderr=subprocess.DEVNULL
+            command(source, work / "out", 2, real, "size=128"), env=ENVIRONMENT, stderr=subprocess.DEVNULL
         )
         most: dict[str, int] = {}
         while process.poll() is None:
@@ -212,6 +235,8 @@ def rembg(work: Path, program: str, file: Path, pictures: Path, size: int) -> No
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["build"]:
+        return build_cheaply(sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("kills", "scale", "memory", "rembg"))
     parser.add_argument("work", type=Path)
@@ -221,14 +246,15 @@ def main() -> None:
     parser.add_argument("--network", type=Path)
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--real", action="store_true")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.what == "kills":
-        kills(args.work, args.count, args.seed)
+        kills(args.work, args.count, args.seed, args.real)
     elif args.what == "scale":
-        scale(args.work, args.count)
+        scale(args.work, args.count, args.real)
     elif args.what == "memory":
-        memory(args.work)
+        memory(args.work, args.real)
     else:
         rembg(args.work, args.rembg, args.network, args.pictures, args.size)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...io.picture_file import Unreadable, decode_colours
 from ...layers import Layers
-from ...split import split
+from ...split import hole_of, split
 from ..layers_found import SMALLEST
 from .config import BuildConfig
 from .halving import Halving
@@ -219,7 +219,7 @@ class FindSubject(Batched):
 
     def __init__(self, models: Models, config: BuildConfig) -> None:
         super().__init__(models)
-        self.threshold = config.split.threshold
+        self.config = config.split
 
     def compute(self, batch: Sequence[Sample]) -> list[Item]:
         pictures = self.joined(_picture(sample) for sample in batch)
@@ -229,10 +229,10 @@ class FindSubject(Batched):
 
     def _answer(self, sample: Sample, mask: Tensor) -> Item:
         sample = replace(sample, mask=mask)
-        if mask.max() <= self.threshold:
+        if mask.max() <= self.config.threshold:
             return sample.dropped("mask", f"has no subject: its mask is {mask.max():.2f} at most")
-        if mask.min() > self.threshold:
-            return sample.dropped("mask", f"is all subject: its mask is {mask.min():.2f} at least")
+        if bool(hole_of(mask, self.config).all()):
+            return sample.dropped("mask", "is all subject: nothing is left of a background")
         return sample
 
 

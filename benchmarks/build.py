@@ -118,24 +118,26 @@ def kills(work: Path, count: int, seed: int, real: bool) -> None:
     given = (2, real, "size=128")
     seconds, _ = run(command(source, work / "whole", *given))
     print(f"unbroken: {seconds:.0f} s, {json.loads((work / 'whole' / 'dataset.json').read_text())['kept']}", flush=True)
-    moments = random.Random(seed)
-    for kill in range(KILLS):
+    draws, parts = random.Random(seed), 2 * progress(work / "whole")["shards"]
+    for kill, part in enumerate(sorted(draws.sample(range(parts), KILLS)), 1):
         process = subprocess.Popen(
-            command(source, work / "killed", *given),
-            env=ENVIRONMENT,
-            start_new_session=True,
-            stderr=subprocess.DEVNULL,
+            command(source, work / "killed", *given), env=ENVIRONMENT, start_new_session=True, stderr=subprocess.DEVNULL
         )
-        after = moments.uniform(0.1, 1) * seconds / KILLS + 4
-        time.sleep(after)
-        finished = process.poll() is not None
-        os.killpg(process.pid, signal.SIGKILL) if not finished else None
+        while process.poll() is None and sum(progress(work / "killed").values()) < part:
+            time.sleep(0.01)
+        time.sleep(draws.uniform(0, seconds / parts))
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        done = len(list((work / "killed" / "train").glob("*.report.json")))
-        print(f"kill {kill + 1} after {after:.1f} s: {done} shards finished{', it had ended' * finished}", flush=True)
+        print(f"kill {kill}: {progress(work / 'killed')}", flush=True)
     run(command(source, work / "killed", *given))
     print("the same bytes:", digest(work / "killed") == digest(work / "whole"))
     print("left over:", [path.name for path in (work / "killed").rglob("*partial*")])
+
+
+def progress(out: Path) -> dict[str, int]:
+    """How many parts of the work are finished: shards that were looked through, and shards."""
+    looked = len(list(out.glob("hashes/train-*.npy")))
+    return {"looked through": looked, "shards": len(list(out.glob("train/*.report.json")))}
 
 
 def scale(work: Path, count: int, real: bool) -> None:

@@ -64,7 +64,7 @@ ARROWS = {
     "diffusion": set(),
     "io": {"bleed", "blend", "placement", "stack"},
     "model": {"io.checkpoint", "io.header"},
-    "data": {"bleed", "io", "placement"},
+    "data": {"bleed", "io", "placement", "split"},
     "generate": {"model", "diffusion", "io"},
     "training": {"model", "data", "diffusion", "evaluation.metrics", "io"},
     "evaluation": set(),
@@ -85,6 +85,8 @@ ONLY_INSIDE_FUNCTIONS = {
     "onnxruntime",
     "OpenEXR",
     "psd_tools",
+    "pyarrow",
+    "ray",
 }
 
 

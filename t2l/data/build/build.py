@@ -29,8 +29,8 @@ from .engines import Engine, run_shards
 from .hashes import find_duplicates
 from .ledger import write_sheets, write_summary
 from .models import ModelFactory
+from .opening import open_source
 from .plan import Job, Plan, write_plan
-from .sources import open_source
 from .worker import Recipe, build_shard, hash_shard, is_stale
 
 
@@ -96,7 +96,7 @@ def _claimed_plan(recipe: Recipe) -> Plan:
             )
         wanted = config_to_dict(recipe.config) | {
             "source": recipe.source.identity(),
-            "models": recipe.factory.identity(),
+            "models": models
         }
         claim(recipe.out, wanted | {"pictures": plan.pictures, "digest": plan.digest})
     return plan

@@ -1,9 +1,6 @@
 """Flat pictures with captions as people have them. A source lists places, cheaply and in an order that every system gives, and
-reads the picture of one place at any time: nothing of millions of pictures is kept in memory.
-
-    a folder                          a.jpg with a.txt, a.caption or a.json beside it, in any folders below
-    a .csv, .tsv, .jsonl, .parquet    one row a picture, see manifest.py; also metadata.* in a folder
-    a folder of .tar, or one          img2dataset's WebDataset shards, see tars.py
+reads the picture of one place at any time: nothing of millions of pictures is kept in memory. This file says what all have in
+common; opening.py opens one.
 
 What cannot be used has a reason, a sentence without a subject: "has no caption".
 """
@@ -12,15 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from ...budget import FILE_BYTES, KINDS, as_text, check_regular, parse_json
-from ...io.picture_file import ENDINGS
-from ..captions_found import LARGEST_TEXT
-from ..folder import walk_files
-from ..part_names import UNREAD
+from ...budget import KINDS, as_text, check_regular, parse_json
 from .sample import Record
 
 Place = Any  # a JSON value that says where a picture is
@@ -61,64 +53,6 @@ class Source(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """What config.json says of the source beside the places, JSON values."""
-
-
-@dataclass(frozen=True)
-class FolderSource:
-    """Pictures with their captions beside them. A place is a path in the folder."""
-
-    folder: Path
-    follow_links: bool = False
-
-    def scan(self) -> Iterator[tuple[Place, str]]:
-        for path, reason in walk_files(self.folder, self.follow_links):
-            ending = path.suffix.lower()
-            if not reason and ending in UNREAD and ending not in ENDINGS:
-                reason = "is of a kind that is not read; save it as PNG or JPEG"
-            if reason or ending in ENDINGS:
-                yield path.relative_to(self.folder).as_posix(), reason
-
-    def name(self, place: Place) -> str:
-        return str(place)
-
-    def record(self, place: Place) -> Record:
-        picture, *beside = self.files(place)
-        data = read_inside(picture, self.folder, self.follow_links, FILE_BYTES.most)
-        there = [path for path in beside if os.path.lexists(path)]
-        texts = {path.suffix: read_inside(path, self.folder, self.follow_links, LARGEST_TEXT) for path in there}
-        return Record(str(place), data, **described(texts))
-
-    def files(self, place: Place) -> list[Path]:
-        path = self.folder / place
-        return [path, *(path.with_suffix(ending) for ending in TEXT_ENDINGS)]
-
-    def identity(self) -> dict[str, Any]:
-        return {"kind": "folder"}
-
-
-def open_source(path: Path, follow_links: bool = False) -> Source:
-    """The source at a path, by what is there. Raises FileNotFoundError and ValueError, and ModuleNotFoundError for a
-    Parquet file without pyarrow.
-    """
-    from .manifest import MANIFESTS, ParquetSource, TableSource
-    from .tars import TarSource
-
-    if path.is_dir():
-        if any(path.glob("*.tar")):
-            return TarSource(path, follow_links)
-        manifests = [file for ending in MANIFESTS if (file := path / f"metadata{ending}").is_file()]
-        if not manifests:
-            return FolderSource(path, follow_links)
-        path = manifests[0]
-    check_regular(path, "the source")
-    ending = path.suffix.lower()
-    if ending == ".tar":
-        return TarSource(path, follow_links)
-    if ending not in MANIFESTS:
-        raise ValueError(f"{path.name} is no source: a folder, {', '.join(MANIFESTS)} or .tar is taken")
-    source = ParquetSource(path, follow_links) if ending == ".parquet" else TableSource(path, follow_links)
-    source.check()
-    return source
 
 
 def described(texts: Mapping[str, bytes]) -> dict[str, str]:

@@ -94,10 +94,7 @@ def _claimed_plan(recipe: Recipe) -> Plan:
             raise ValueError(
                 "the source holds no pictures; a folder, a table that names some or WebDataset shards are taken"
             )
-        wanted = config_to_dict(recipe.config) | {
-            "source": recipe.source.identity(),
-            "models": models
-        }
+        wanted = config_to_dict(recipe.config) | {"source": recipe.source.identity(), "models": models}
         claim(recipe.out, wanted | {"pictures": plan.pictures, "digest": plan.digest})
     return plan
 

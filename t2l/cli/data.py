@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from .options import LARGEST, SMALLEST, Command, add_overrides, check_out, config_of, note, say, whole
+
+KINDS = ("mask", "inpainting")
 
 
 def add_commands(command: Command) -> None:
@@ -19,7 +22,7 @@ def add_commands(command: Command) -> None:
         "folder",
         type=Path,
         metavar="FOLDER",
-        help="KEY.foreground.png, KEY.background.png, KEY.mask.png, or KEY.psd; KEY.txt",
+        help="KEY.foreground.png or KEY_fg.png, background and mask; or foreground/KEY.png; or KEY.psd; KEY.txt",
     )
     add("--out", type=Path, required=True, metavar="DIR", help="folder for train and validation, and what was skipped")
     add(
@@ -34,8 +37,44 @@ def add_commands(command: Command) -> None:
         "--captions",
         type=Path,
         metavar="FILE",
-        help="a metadata.jsonl with file_name and text, in place of KEY.txt and KEY.json",
+        help="a .jsonl, .csv or .json of file_name and text or caption; then no other captions are looked for",
     )
+    add("--layer", metavar="NAME", help="which layer or group of a .psd or .ora is the foreground, as in Load Layers")
+    add_overrides(add)
+
+    add = command(stats, "stats")
+    add("folder", type=Path, metavar="DIR", help="data set from pack, build or build-demo, or folder of shards")
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page, its numbers go beside it as .json (default: DIR/report.html)",
+    )
+    add("--workers", type=whole("workers", 0, 1024), default=0, metavar="N", help="processes that read (default: 0)")
+    add = command(label, "label")
+    add("data", type=Path, metavar="DIR", help="shards, as t2l build and t2l pack write them")
+    add("--kind", choices=KINDS, default="mask", help="what is judged (default: %(default)s)")
+    add("--out", type=Path, metavar="FILE", help="where labels are appended (default: labels.jsonl in DIR)")
+    add(
+        "--port",
+        type=whole("port", 0, 65535),
+        default=8765,
+        metavar="N",
+        help="0 takes a free one (default: %(default)s)",
+    )
+    add(
+        "--count",
+        type=whole("count", 1, 10**6),
+        default=6000,
+        metavar="N",
+        help="samples to label, drawn from all of them (default: %(default)s, the paper's)",
+    )
+
+    add = command(train_filter, "train-filter")
+    add("data", type=Path, metavar="DIR", help="the shards that were labelled")
+    add("--labels", type=Path, nargs="+", metavar="FILE", help="what t2l label wrote (default: labels.jsonl in DIR)")
+    add("--kind", choices=KINDS, default="mask", help="which filter (default: %(default)s)")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for filter.safetensors, its figures and curves")
     add_overrides(add)
 
 
@@ -50,14 +89,66 @@ def build_demo(args: argparse.Namespace) -> None:
 
 
 def pack(args: argparse.Namespace) -> None:
-    """Pack a folder of layered pictures with captions into shards to train on; the same command goes on."""
+    """Pack a folder of layered pictures with captions into shards to train on; the same command goes on, and adds new ones."""
     check_out(args.out)
     from ..data.pack import PackConfig
     from ..data.pack import pack as run
+    from ..model.tokenizer import Tokenizer
 
-    config = config_of(PackConfig, args, size=args.size, validation=args.validation)
-    packed = run(config, args.folder, args.out, args.captions, say, args.follow_links)
+    layer = None if args.layer is None else json.dumps(args.layer)
+    config = config_of(PackConfig, args, size=args.size, validation=args.validation, foreground_layer=layer)
+    packed = run(config, args.folder, args.out, args.captions, say, args.follow_links, Tokenizer().counts)
     say(f"{packed.train} pictures to train on, {packed.validation} for validation, {packed.skipped} skipped")
+    if packed.faults:
+        note(f"{packed.faults}; {args.out / 'notes.txt'} says which, {args.out / 'sheet.jpg'} shows some")
     if packed.skipped:
         note(f"{args.out / 'skipped.txt'} says why")
     print(args.out)
+
+
+def stats(args: argparse.Namespace) -> None:
+    """What a data set is like, as one HTML page: areas and pieces of masks, lengths of captions, sources, pictures."""
+    out = args.out or args.folder / "report.html"
+    from ..data.stats import find_splits
+    from ..data.stats_page import write_report
+    from ..model.tokenizer import Tokenizer
+
+    find_splits(args.folder)
+    check_out(out.parent)
+    found = write_report(args.folder, out, Tokenizer().counts, args.workers)
+    say(f"{found['pictures']:,} pictures; the median caption has {found['tokens']['percentiles']['50']} tokens")
+    print(out)
+
+
+def label(args: argparse.Namespace) -> None:
+    """Open a page on this machine to label samples good or bad for a quality filter; the same command goes on."""
+    from ..data.labels import LabelFile
+    from ..data.shards import Shards
+    from ..labelling.samples import Samples
+    from ..labelling.server import LabelServer
+
+    shards, out = Shards(args.data), args.out or args.data / "labels.jsonl"
+    check_out(out.parent)
+    with LabelFile(out, args.kind) as labels, LabelServer(Samples(shards, labels, args.count), args.port) as server:
+        print(f"open {server.url} in a browser on this machine; Ctrl-C ends it", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say(f"{len(labels.labels)} labels in {out}")
+
+
+def train_filter(args: argparse.Namespace) -> None:
+    """Train a quality filter on labels and tell how good it is on sources that were held out."""
+    check_out(args.out)
+    from ..labelling.train_filter import TrainFilterConfig
+    from ..labelling.train_filter import train_filter as train
+
+    config = config_of(TrainFilterConfig, args, kind=args.kind)
+    report = train(config, args.data, args.labels or [args.data / "labels.jsonl"], args.out, say)
+    say(
+        f"held-out sources: AUC {report['auc']:.3f} +- {report['auc_se']:.3f}; from {report['threshold']:.3f} on, "
+        f"{report['recall']:.0%} of the good are kept and {report['precision']:.1%} of the kept are good"
+    )
+    for reason, kept in report["bad_kept"].items():
+        say(f"  bad, {reason}: {kept} kept")
+    print(args.out / "filter.safetensors")

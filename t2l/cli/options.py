@@ -32,6 +32,21 @@ def add_device(add: Any) -> None:
     add("--dtype", choices=DTYPES, default="fp32", help="precision of the networks (default: %(default)s)")
 
 
+def add_data(add: Any, option: str, required: bool, help: str) -> None:
+    """An option that names folders of shards, each as often as is wanted."""
+    add(option, type=data_set, action="append", required=required, metavar="DIR[:TIMES]", help=help)
+
+
+def data_set(text: str) -> Any:
+    """An argparse type: a folder of shards, or FOLDER:TIMES."""
+    from ..data.several import Repeated
+
+    try:
+        return Repeated.parsed(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def whole(name: str, low: int, high: int) -> Any:
     """An argparse type: a whole number in [low, high]."""
     return _ranged(name, int, "a whole number", low, high)
@@ -68,7 +83,7 @@ def size(text: str) -> tuple[int, int]:
 
 def default_checkpoint() -> Path:
     """The checkpoint that ships in models/. Raises FileNotFoundError when the package was installed without it."""
-    found = sorted(MODELS.glob("*.safetensors"))
+    found = sorted(MODELS.glob("text2layer*.safetensors"))  # filters and other small networks lie beside it
     if not found:
         raise FileNotFoundError(
             "no checkpoint ships with this installation; name one with --checkpoint FILE.safetensors "

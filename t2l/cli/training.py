@@ -13,6 +13,7 @@ from .options import (
     LARGEST,
     SMALLEST,
     Command,
+    add_data,
     add_device,
     add_overrides,
     config_of,
@@ -32,12 +33,14 @@ def add_commands(command: Command) -> None:
     """Put this file's commands and their options into the command line."""
     add = command(train_autoencoder, "train-autoencoder")
     add("config", type=Path, metavar="CONFIG.json", help="see configs/")
-    add("--data", type=Path, required=True, metavar="DIR", help="folder of shards, e.g. from build-demo")
+    more = "; several are one data set, DIR:3 comes three times"
+    add_data(add, "--data", True, f"folder of shards, e.g. from build-demo{more}")
+    add_data(add, "--validation", False, f"shards to log a loss on that are not trained on{more}")
     _add_run(add)
 
     add = command(cache_latents, "cache-latents")
     add("--checkpoint", type=Path, required=True, metavar="FILE", help="the autoencoder")
-    add("--data", type=Path, required=True, metavar="DIR", help="folder of shards")
+    add_data(add, "--data", True, f"folder of shards{more}")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the latents")
     add("--size", type=whole("size", SMALLEST, LARGEST), metavar="N", help="pixels a side (default: 256)")
     step = {"nargs": "?", "const": 64, "type": whole("buckets", 8, LARGEST), "metavar": "STEP"}
@@ -60,6 +63,7 @@ def add_commands(command: Command) -> None:
     add = command(train_unet, "train-unet")
     add("config", type=Path, metavar="CONFIG.json", help="see configs/")
     add("--latents", type=Path, required=True, metavar="DIR", help="folder made by cache-latents")
+    add("--validation", type=Path, metavar="DIR", help="latents of pictures that are not trained on, to log a loss on")
     _add_run(add)
 
     add = command(export, "export")
@@ -100,7 +104,6 @@ def add_commands(command: Command) -> None:
 def _add_run(add: Any) -> None:
     add("--run", type=Path, required=True, metavar="DIR", help="run folder; the same command goes on where it stopped")
     add("--init", type=Path, metavar="FILE", help="checkpoint to start from: ours, or Stable Diffusion 1.x")
-    add("--validation", type=Path, metavar="DIR", help="data of the same kind, to log a loss on that is not trained on")
     add("--any-processes", action="store_true", help="go on where another number of processes stopped")
     add(
         "--accept-changes",
@@ -118,21 +121,25 @@ def _add_run(add: Any) -> None:
 
 def train_autoencoder(args: argparse.Namespace) -> None:
     """Train the layered autoencoder; the same command resumes."""
+    from ..data.several import as_data
     from ..training.configs import AutoencoderTrainConfig
     from ..training.train_autoencoder import train_autoencoder as train
 
     config = config_of(AutoencoderTrainConfig, args)
-    print_once(train(config, args.data, args.run, args.init, args.validation, **_run_options(args)))
+    validation = None if args.validation is None else as_data(args.validation)
+    print_once(train(config, as_data(args.data), args.run, args.init, validation, **_run_options(args)))
 
 
 def cache_latents(args: argparse.Namespace) -> None:
     """Encode a data set once, so that the UNet never waits for pictures; the same command resumes."""
+    from ..data.several import as_data
     from ..training.latent_cache import CacheConfig, write_cache
 
     given = {"size": args.size, "bucket_step": args.buckets, "std": args.std, "workers": args.workers}
     config = CacheConfig(**{name: value for name, value in given.items() if value is not None})
     where = {"device": args.device, "dtype": args.dtype}
-    for sentence in write_cache(args.checkpoint, args.data, args.out, config, args.text_encoder, args.check, **where):
+    data = as_data(args.data)
+    for sentence in write_cache(args.checkpoint, data, args.out, config, args.text_encoder, args.check, **where):
         say(sentence)
     print_once(args.out)
 

@@ -116,7 +116,8 @@ class Names:
             if path.startswith(root):
                 return [path.removeprefix(root)]
         parts = path.split("/")[1:]  # of another machine's folder: by as much of its end as there is
-        return ["/".join(parts[i:]) for i in range(len(parts))]
+        ends = ["/".join(parts[i:]) for i in range(len(parts))]
+        return [name for end in ends for name in dict.fromkeys((posixpath.join(base, end), end))]
 
     def _lookup(self, path: str) -> str | None:
         pure = PurePosixPath(path)

@@ -17,6 +17,7 @@ from .ahead import read_in_workers
 from .draws import sample_generator
 from .example import Pictures, stacked_bytes
 from .orders import dealt
+from .several import SeveralShards
 from .shards import Shards
 
 FLAT_MASK = 128  # the 8 bits that the mask of a flat picture, 1/2, is rounded to
@@ -40,7 +41,9 @@ class CropBatches(Dataset):
     batch; only their pictures are read, and every piece has a generator of its own.
     """
 
-    def __init__(self, shards: Shards, config: CropConfig, seed: int, share: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, shards: Shards | SeveralShards, config: CropConfig, seed: int, share: Sequence[int] | None = None
+    ) -> None:
         self.shards = shards
         self.config = config
         self.seed = seed
@@ -60,7 +63,7 @@ class CropBatches(Dataset):
 
 
 def crop_batches(
-    shards: Shards,
+    shards: Shards | SeveralShards,
     config: CropConfig,
     seed: int,
     start: int,

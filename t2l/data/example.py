@@ -93,6 +93,13 @@ def decode_pictures(files: dict[str, bytes], missing: Sequence[str] = ()) -> Pic
     return foreground, background, mask
 
 
+def decode_mask(files: dict[str, bytes]) -> Image.Image:
+    """The mask of an example in 8 bits. Raises ValueError where it is missing or unreadable."""
+    if "mask.png" not in files:
+        raise ValueError("there is no mask.png")
+    return _from_file("mask.png", files["mask.png"])
+
+
 def stacked_bytes(pictures: Pictures, box: tuple[int, int, int, int] | None = None) -> Tensor:
     """Foreground, background and mask as they are stored, (1, 7, H, W) uint8. box: left, top, right and bottom of a piece."""
     pieces = pictures if box is None else [picture.crop(box) for picture in pictures]

@@ -29,7 +29,7 @@ SEEN = 12 / 255  # that the edge's colours are off before anything is said
 
 def faults_in(foreground: Image.Image, alpha: Image.Image | None, mask: Image.Image) -> list[str]:
     """What looks wrong. foreground RGB, its own transparency L if it has one, mask L; all of one size."""
-    if mask.getextrema()[1] <= 1:
+    if np.asarray(mask).max() <= 1:
         return [DARK_MASK]
     found = [INVERTED] if alpha is not None and _is_inverted(alpha, mask) else []
     return found or _rim(foreground, np.asarray(mask))

@@ -26,17 +26,17 @@ Groups = dict[str, dict[str, list[Path]]]  # key -> part -> files
 
 
 def find_sources(
-    folder: Path, captions: Path | None = None, follow_links: bool = False
+    folder: Path, captions: Path | None = None, follow_links: bool = False, apart: Path | None = None
 ) -> tuple[list[Source], list[str]]:
     """The layered pictures under a folder, by name, and "name: reason" for every other picture and every link not followed.
 
     Links within the folder are followed, those that lead out of it only with follow_links: a data set is shared, and must not
     take along what was not meant. captions: a file of captions for many pictures, whose file names are relative to the folder;
-    then no other captions are looked for. Raises FileNotFoundError, or ValueError for a captions file without a line of use.
+    then no other captions are looked for. apart: a folder that is not looked into. Raises FileNotFoundError, or ValueError for a captions file without a line of use.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; name the one that holds your layered pictures")
-    paths, skipped = _files(folder, follow_links)
+    paths, skipped = _files(folder, follow_links, apart)
     groups = _groups(folder, [path for path in paths if path.suffix.lower() not in TEXT_ENDINGS])
     words = _Words(folder, groups, paths, captions)
     skipped += words.faults
@@ -128,10 +128,10 @@ def _is_of_one(path: PurePosixPath, groups: Groups) -> bool:
     return path.suffix.lower() == ".json" and not own.isdisjoint(groups)
 
 
-def _files(folder: Path, follow_links: bool) -> tuple[list[Path], list[str]]:
+def _files(folder: Path, follow_links: bool, apart: Path | None) -> tuple[list[Path], list[str]]:
     """Every file below a folder that is not hidden, each folder once, and a reason for what was left out."""
     files, skipped = [], []
-    for path, reason in walk_files(folder, follow_links):
+    for path, reason in walk_files(folder, follow_links, apart):
         if reason:
             skipped.append(f"{_relative(path, folder)}: {reason}")
         else:
@@ -139,12 +139,12 @@ def _files(folder: Path, follow_links: bool) -> tuple[list[Path], list[str]]:
     return files, skipped
 
 
-def walk_files(folder: Path, follow_links: bool) -> Iterator[tuple[Path, str]]:
+def walk_files(folder: Path, follow_links: bool, apart: Path | None = None) -> Iterator[tuple[Path, str]]:
     """Every file below a folder that is not hidden, each folder once, in an order that every system gives.
 
-    With "", or with the reason why something is left out. In memory are the names of one folder.
+    With "", or with the reason why something is left out. In memory are the names of one folder. apart: a folder that is left out, where it lies below.
     """
-    root = folder.resolve()
+    root, other = folder.resolve(), None if apart is None else apart.resolve()
     waiting, seen = [folder], {root}
     while waiting:
         here = waiting.pop()
@@ -161,7 +161,7 @@ def walk_files(folder: Path, follow_links: bool) -> Iterator[tuple[Path, str]]:
             kind = _not_followed(path, root, seen, follow_links) or _kind(path)
             if kind == "folder":
                 seen.add(path.resolve())
-                waiting.append(path)
+                waiting += [] if path.resolve() == other else [path]
             else:
                 yield path, "" if kind == "file" else kind
 

@@ -56,6 +56,7 @@ from .cache_folder import (
 )
 from .captions import Captions, packed
 from .example import stacked_bytes, ways_to_say
+from .several import Data, SeveralShards, open_shards
 from .shards import Shards
 from .texts import TextEmbeddings
 
@@ -67,7 +68,7 @@ LEAST_STD, MOST_STD, STEPS = 2.0**-16, 2.0**4, 254  # of a std in 8 bits: 254 eq
 def cache_latents(
     encode: Encode,
     autoencoder: Path,
-    data: Path,
+    data: Data,
     out: Path,
     size: int,
     batch_size: int = 16,
@@ -89,7 +90,7 @@ def cache_latents(
     if process == 0:
         remove_partials(out)
     wait()  # before anybody writes
-    shards = Shards(data)
+    shards = open_shards(data)
     chunks = divide(len(shards), begun=read_about(out).get("files"))
     about = {"size": size, "pictures": len(shards), "files": len(chunks)}
     shapes = None if buckets is None else [_shape(bucket) for bucket in buckets]
@@ -217,12 +218,12 @@ def std_from_bytes(steps: Tensor) -> Tensor:
     return torch.where(steps > 0, LEAST_STD * ((steps.float() - 1) * ratio).exp2(), 0.0)
 
 
-def check_latents(encode: Encode, data: Path, cached: Latents, count: int, precision: torch.dtype) -> str:
+def check_latents(encode: Encode, data: Data, cached: Latents, count: int, precision: torch.dtype) -> str:
     """Encode `count` pictures spread over a cache again; returns and raises as `compare`. precision: of `encode`.
 
     A std that is not kept in float16 is not compared.
     """
-    shards = Shards(data)
+    shards = open_shards(data)
     numbers = spread(len(cached), count)
     moments = ("mean", "std")[: 1 if "std" in cached.about else 2]
 
@@ -247,7 +248,7 @@ class _Picture(NamedTuple):
 class _Covered(Dataset):
     """Item k is picture k."""
 
-    def __init__(self, shards: Shards, sizes: Sequence[Size]) -> None:
+    def __init__(self, shards: Shards | SeveralShards, sizes: Sequence[Size]) -> None:
         self.shards = shards
         self.sizes = sizes
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..budget import read_object
@@ -29,7 +28,7 @@ from ..io.atomic import atomic_path
 from ..io.picture_file import BROKEN
 from .claim import digest_files, disk_error, file_times, other_pictures, write_lines
 from .example import TEXTS, Example, ways_to_say
-from .faults import LONG_CAPTION, in_short
+from .faults import IN_SHORT, LONG_CAPTION, in_short
 from .folder import Source, find_sources, read_layers
 from .layers_found import SMALLEST
 from .pack_plan import Place, by_shard, grown, plan_of_first_version, read_index, read_plan, write_plan
@@ -126,6 +125,8 @@ class Job:
 
     def packed(self) -> list[Source]:
         """The pictures that are in the finished shard, in its order."""
+        if read_report(self.report)["packed"] == len(self.sources):
+            return [source for _, source in self.sources]
         keys = {row["key"] for row in read_index(self.directory, self.number)}
         return [source for key, source in self.sources if key in keys]
 
@@ -157,7 +158,7 @@ def pack(
     are too long. Raises ValueError when nothing can be used, when pictures that `out` holds are gone and when it was packed
     with other options, OSError with a sentence for a disk that is full, and what `find_sources` raises.
     """
-    sources, skipped = find_sources(folder, captions, follow_links)
+    sources, skipped = find_sources(folder, captions, follow_links, apart=out)
     if not sources:
         where = ""
         if not (out / "config.json").is_file():  # else the lines there are those of an earlier packing
@@ -247,10 +248,13 @@ def _too_long(jobs: Sequence[Job], count_tokens: CountTokens | None) -> list[str
         return []
     lines = []
     for job in jobs:
-        packed = job.packed()
-        counts = count_tokens([text for source in packed for text in ways_to_say(source.texts)])
-        most = np.array(counts, int).reshape(-1, 2).max(axis=1)
-        lines += [f"{source.name}: {LONG_CAPTION}" for source, n in zip(packed, most, strict=True) if n > MOST_TOKENS]
+        said = [(source.name, text) for source in job.packed() for text in dict.fromkeys(ways_to_say(source.texts))]
+        long = [
+            (name, text) for name, text in said if len(text.encode(errors="replace")) > MOST_TOKENS - 2
+        ]  # one a byte at most
+        counts = count_tokens([text for _, text in long])
+        too_long = dict.fromkeys(name for (name, _), count in zip(long, counts, strict=True) if count > MOST_TOKENS)
+        lines += [f"{name}: {LONG_CAPTION}" for name in too_long]
     return lines
 
 
@@ -271,7 +275,8 @@ def _written(out: Path, jobs: Sequence[Job], skipped: Sequence[str], too_long: S
 
 def _marked(jobs: Sequence[Job], notes: Sequence[str]) -> dict[int, str]:
     """What looks wrong with which picture of a split, by its number in the shards."""
-    wrong = {name: fault for name, _, fault in (line.partition(": ") for line in notes) if in_short([fault])}
+    named = [line.partition(": ")[::2] for line in notes]
+    wrong = {name: f"{name}: {IN_SHORT[fault].removeprefix('with ')}" for name, fault in named if fault in IN_SHORT}
     packed = [source.name for job in jobs for source in job.packed()]
     return {number: wrong[name] for number, name in enumerate(packed) if name in wrong}
 

@@ -39,10 +39,11 @@ def read_plan(out: Path) -> list[Place]:
 
 def _place(line: str, path: Path) -> Place:
     row = parse_json(line, shown_path(path))
-    found = [row.get(name) for name in Place._fields] if isinstance(row, dict) else []
-    if [type(x) for x in found] != [str, str, str, int] or found[2] not in SPLITS or not found[0].isdigit():
+    place = Place._make(row.get(name) for name in Place._fields) if isinstance(row, dict) else None
+    kinds = [] if place is None else [type(x) for x in place]
+    if place is None or kinds != [str, str, str, int] or place.split not in SPLITS or not place.key.isdigit():
         raise ValueError(f"{shown_path(path)} is damaged; choose another folder or delete this one")
-    return Place(*found)
+    return place
 
 
 def write_plan(out: Path, places: Sequence[Place]) -> None:

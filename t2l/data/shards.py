@@ -13,15 +13,25 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ..budget import TEXT_BYTES, as_text, check_regular, parse_json, shown, shown_path
-from .example import Example, Pictures, check_metadata, decode_example, decode_pictures, encode_example
+from .example import (
+    PICTURES,
+    Example,
+    Pictures,
+    check_metadata,
+    decode_example,
+    decode_mask,
+    decode_pictures,
+    encode_example,
+)
 
 REMEDY = "delete this shard and its index, and run the command that made them again"
 ROW = ("key", "members", "metadata", "sha256")  # of an index; the last is missing in those of the first version
@@ -105,6 +115,11 @@ class Shards:
         with self._reading(index) as (_, files):
             return decode_pictures(files)
 
+    def mask(self, index: int) -> Image.Image:
+        """The mask of one example in 8 bits, without reading its colours."""
+        with self._reading(index, ("mask.png",)) as (_, files):
+            return decode_mask(files)
+
     def metadata(self, index: int) -> dict[str, Any]:
         """The captions, thing, place, colour and sources of one example, without reading its pictures."""
         return self._row(index)[1]["metadata"]
@@ -126,10 +141,12 @@ class Shards:
         return digest.hexdigest()
 
     @contextmanager
-    def _reading(self, index: int) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
-        """An example's line of the index, and the files of its pictures. What fails inside names shard and key."""
+    def _reading(
+        self, index: int, names: Sequence[str] = PICTURES
+    ) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
+        """An example's line of the index, and some of its files. What fails inside names shard and key."""
         shard, row = self._row(index)
-        wanted = {name: place for name, place in row["members"].items() if name != "json"}
+        wanted = {name: place for name, place in row["members"].items() if name in names}
         try:
             yield row, read_places(self.directory / self._names[shard], wanted)
         except ValueError as error:

@@ -8,8 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from ..io.atomic import atomic_path
-from ..io.image import contact_sheet
+from ..io.image import COLUMNS, contact_sheet
 from .cache_folder import spread
+from .several import SeveralShards
 from .shards import Shards
 
 PICTURES = 24  # on a sheet, spread over the data set
@@ -25,12 +26,14 @@ def write_sheet(path: Path, shards: Path, marked: Mapping[int, str]) -> None:
     save_sheet(sheet_of(Shards(shards), marked), path)
 
 
-def sheet_of(shards: Shards, marked: Mapping[int, str], count: int = PICTURES) -> Image.Image:
+def sheet_of(
+    shards: Shards | SeveralShards, marked: Mapping[int, str], count: int = PICTURES, columns: int = COLUMNS
+) -> Image.Image:
     """The sheet itself."""
     first = sorted(marked)[:MARKED]
     numbers = [*first, *(number for number in spread(len(shards), count) if number not in first)]
     titles = [f"! {marked[number]}" if number in first else shards.metadata(number)["caption"] for number in numbers]
-    return contact_sheet((shards[number].layers for number in numbers), titles)
+    return contact_sheet((shards[number].layers for number in numbers), titles, columns=columns)
 
 
 def save_sheet(sheet: Image.Image, path: Path) -> None:

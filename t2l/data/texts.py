@@ -38,7 +38,7 @@ from .cache_folder import (
     write_files,
 )
 from .example import ways_to_say
-from .shards import Shards
+from .several import Data, open_shards
 
 EncodeText = Callable[[Sequence[str]], Tensor]  # captions -> (N, tokens, width)
 
@@ -46,7 +46,7 @@ EncodeText = Callable[[Sequence[str]], Tensor]  # captions -> (N, tokens, width)
 def cache_texts(
     encode: EncodeText,
     encoder: str,
-    data: Path,
+    data: Data,
     out: Path,
     batch_size: int = 64,
     process: int = 0,
@@ -58,7 +58,7 @@ def cache_texts(
     encoder: a hash of what `encode` came from. process, processes, wait: as `cache_latents` takes them. Raises ValueError when
     `out` holds the embeddings of another encoder or data set.
     """
-    shards = Shards(data)
+    shards = open_shards(data)
     captions = list(dict.fromkeys(["", *(way for i in range(len(shards)) for way in ways_to_say(shards.metadata(i)))]))
     begun = read_about(out).get("text", {}).get("files")
     chunks = [captions[rows.start : rows.stop] for rows in divide(len(captions), begun)]

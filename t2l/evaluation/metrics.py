@@ -186,3 +186,28 @@ def _covariance_factor(features: Tensor) -> Tensor:
     """X of at most D rows with X^T X the covariance: the centred, scaled features, or R of their QR factors, (n or D, D)."""
     x = (features - features.mean(dim=0)) / math.sqrt(len(features) - 1)
     return x if len(x) <= x.shape[1] else torch.linalg.qr(x, mode="r").R
+
+
+def area_under_curve(scores: Tensor, good: Tensor) -> tuple[float, float]:
+    """The chance that a good sample scores above a bad one (ROC AUC; ties count half), and its standard error.
+
+    scores: (N,), good: (N,) bool, some of each. The error is that of Hanley & McNeil 1982 (Radiology 143, Eq. 1).
+    """
+    above, below = scores[good].double(), scores[~good].double().sort().values
+    if not len(above) or not len(below):
+        raise ValueError(f"a curve needs good and bad samples, got {len(above)} and {len(below)}")
+    places = torch.searchsorted(below, above) + torch.searchsorted(below, above, right=True)
+    area = float(places.double().mean()) / 2 / len(below)
+    two_above, two_below = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = area * (1 - area) + (len(above) - 1) * (two_above - area**2) + (len(below) - 1) * (two_below - area**2)
+    return area, math.sqrt(max(variance, 0) / (len(above) * len(below)))
+
+
+def kept_at(scores: Tensor, good: Tensor, threshold: float) -> dict[str, float]:
+    """What a filter keeps that takes scores from `threshold` on: precision (the share of good ones among them), recall (the share
+    of the good ones that are among them) and the share of all. scores: (N,), good: (N,) bool. Precision is NaN where nothing is kept.
+    """
+    kept = scores >= threshold
+    right = float((kept & good).sum())
+    precision = right / float(kept.sum()) if kept.any() else math.nan
+    return {"precision": precision, "recall": right / max(1.0, float(good.sum())), "kept": float(kept.float().mean())}

@@ -98,18 +98,19 @@ def contact_sheet(
     picture: Layers | HasLayers | Iterable[Layers | Image.Image],
     captions: Sequence[str] | None = None,
     has_layers: bool = True,
+    columns: int = COLUMNS,
 ) -> Image.Image:
     """Everything on one sheet: a column per picture; its caption, foreground cut out, background, mask and composite.
 
     picture: also one after the other, of any sizes, each Layers of batch 1 or a flat picture, which is a composite alone.
-    has_layers: False for pictures of a model without layers, whose composite alone says something.
+    has_layers: False for pictures of a model without layers, whose composite alone says something. columns: side by side.
     """
     rows = ROWS if has_layers else ("composite",)
-    columns = [_column(one, rows) for one in _one_by_one(picture)]
-    titles = [*(captions or ()), *[""] * len(columns)][: len(columns)]
+    drawn = [_column(one, rows) for one in _one_by_one(picture)]
+    titles = [*(captions or ()), *[""] * len(drawn)][: len(drawn)]
     bands = [
-        _band(columns[i : i + COLUMNS], titles[i : i + COLUMNS], rows, has_titles=bool(captions))
-        for i in range(0, len(columns), COLUMNS)
+        _band(drawn[i : i + columns], titles[i : i + columns], rows, has_titles=bool(captions))
+        for i in range(0, len(drawn), columns)
     ]
     width, height = max(band.width for band in bands), sum(band.height for band in bands)
     sheet = Image.new("RGB", (width + 2 * MARGIN, height + MARGIN * (len(bands) + 1)), PAPER)

@@ -86,8 +86,8 @@ def _is_coloured(image: Image.Image, alpha: Image.Image) -> bool:
         ImageChops.multiply(band, alpha.point([0] * 128 + [255] * 128))
         for band in image.convert("RGBA").convert("RGB").split()
     )
-    spread = [ImageChops.difference(one, other).getextrema()[1] for one, other in ((red, green), (green, blue))]
-    return max(spread) > 16
+    apart = [np.asarray(ImageChops.difference(one, other)) for one, other in ((red, green), (green, blue))]
+    return any(values.max() > 16 for values in apart)
 
 
 class Unreadable(ValueError):

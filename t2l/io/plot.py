@@ -1,4 +1,4 @@
-"""A picture of what a run measured: stats.jsonl -> a PNG with the loss, its terms and the learning rate over the steps.
+"""A picture of what a run measured: stats.jsonl -> a PNG with the loss, its terms and the learning rate over the steps; and curves.
 
 With Pillow alone, for no other package draws here. Logarithmic where all values of a panel are positive and some are more
 than four times the others. A line of many points is drawn twice: faint as it was logged, strong as a running mean.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .atomic import atomic_path
 
-Points = list[tuple[int, float]]  # step, value
+Points = list[tuple[float, float]]  # step, value
 WHOLE = ("loss", "total", "validation_loss")  # the first panel
 LEARNING_RATE = "lr"  # the last
 NOT_DRAWN = {"step", "skipped", "steps_per_second", "data_wait", "gradient_norm"}
@@ -48,16 +48,26 @@ def write_plot(stats: Path, out: Path) -> None:
 
     Raises OSError for a full disk or an unwritable folder.
     """
-    panels = _panels(_read(stats))
-    if not panels:
-        return
+    if panels := _panels(_read(stats)):
+        _draw(panels, out, "steps")
+
+
+def write_curves(panels: Mapping[str, Mapping[str, Points]], out: Path, across: str) -> None:
+    """Draw lines over something else than steps: title -> name -> points, one panel a title. across: what lies along the axis.
+
+    Raises OSError for a full disk or an unwritable folder.
+    """
+    _draw([_Panel(title, dict(lines), is_share=True) for title, lines in panels.items()], out, across)
+
+
+def _draw(panels: Sequence[_Panel], out: Path, across: str) -> None:
     from PIL import Image, ImageDraw
 
     image = Image.new("RGB", (WIDTH, HEIGHT * len(panels)), PAPER)
     draw = ImageDraw.Draw(image)
     last = max(step for panel in panels for points in panel.lines.values() for step, _ in points)
     for number, panel in enumerate(panels):
-        _draw_panel(draw, panel, HEIGHT * number, last)
+        _draw_panel(draw, panel, HEIGHT * number, last, across)
     with atomic_path(out) as partial:
         image.save(partial, "PNG")
 
@@ -66,6 +76,7 @@ def write_plot(stats: Path, out: Path) -> None:
 class _Panel:
     title: str
     lines: dict[str, Points]
+    is_share: bool = False  # of values from 0 to 1, drawn as they are
 
     @property
     def values(self) -> list[float]:
@@ -74,7 +85,7 @@ class _Panel:
     @property
     def is_logarithmic(self) -> bool:
         low, high = min(self.values), max(self.values)
-        return low > 0 and high > STEEP * low and self.title != LEARNING_RATE
+        return not self.is_share and low > 0 and high > STEEP * low and self.title != LEARNING_RATE
 
 
 def _read(stats: Path) -> dict[str, Points]:
@@ -104,7 +115,7 @@ def _panels(lines: dict[str, Points]) -> list[_Panel]:
     return [panel for panel in found if panel.lines]
 
 
-def _draw_panel(draw: Any, panel: _Panel, top: int, last: int) -> None:
+def _draw_panel(draw: Any, panel: _Panel, top: int, last: float, across: str) -> None:
     font = _font()
     left, right = LEFT, WIDTH - RIGHT
     upper, lower = top + TOP, top + HEIGHT - BOTTOM
@@ -112,7 +123,7 @@ def _draw_panel(draw: Any, panel: _Panel, top: int, last: int) -> None:
     low, high = _range([scale(value) for value in panel.values])
 
     def x(step: float) -> float:
-        return left + (right - left) * step / max(1, last)
+        return left + (right - left) * step / (last or 1)
 
     def y(value: float) -> float:
         return lower - (lower - upper) * (scale(value) - low) / (high - low)
@@ -122,15 +133,15 @@ def _draw_panel(draw: Any, panel: _Panel, top: int, last: int) -> None:
     for value in _log_ticks(low, high) if panel.is_logarithmic else _ticks(low, high):
         draw.line([(left, y(value)), (right, y(value))], fill=GRID)
         draw.text((left - 10, y(value)), f"{value:.4g}", fill=INK, font=font, anchor="rm")
-    for step in _ticks(0, max(1, last)):
+    for step in _ticks(0, last or 1):
         draw.line([(x(step), lower), (x(step), lower + 6)], fill=INK)
-        draw.text((x(step), lower + 10), f"{step:,.0f}", fill=INK, font=font, anchor="mt")
-    draw.text((right + 12, lower), "steps", fill=INK, font=font, anchor="lm")
+        draw.text((x(step), lower + 10), f"{step:,.10g}", fill=INK, font=font, anchor="mt")
+    draw.text((right + 12, lower), across, fill=INK, font=font, anchor="lm")
     draw.line([(left, upper), (left, lower), (right, lower)], fill=INK)
     spacing = min(FONT_SIZE + 7, (lower - upper - FONT_SIZE) // len(panel.lines))
     for number, (name, points) in enumerate(panel.lines.items()):
         colour = COLOURS[number % len(COLOURS)]
-        _draw_line(draw, points, x, y, colour, is_noisy=name != LEARNING_RATE)
+        _draw_line(draw, points, x, y, colour, is_noisy=not panel.is_share and name != LEARNING_RATE)
         place = upper + number * spacing
         draw.line([(right + 14, place + 9), (right + 38, place + 9)], fill=colour, width=LINE_WIDTH + 1)
         draw.text((right + 46, place), name, fill=INK, font=font)

@@ -68,9 +68,13 @@ class EfficientNetLite0(Lite0Stages):
         self._fc = operations.Linear(FEATURES, 1000)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        return self.maps(pixels)[-1].mean(dim=(2, 3))
+
+    def maps(self, pixels: Tensor, stages: int = len(STAGES) + 1) -> list[Tensor]:
+        """The feature maps after the first `stages` stages, fine to coarse: (N, C, h, w), C as in STAGES; the last is the head."""
         x = F.interpolate(pixels, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True, align_corners=False)
-        x = self.stage_maps(x)[-1]
-        return F.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
+        found = self.stage_maps(x)[:stages]
+        return found if stages <= len(STAGES) else [*found, F.relu6(self._bn1(self._conv_head(found[-1])))]
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Scores of the 1000 ImageNet classes, (N, 1000)."""

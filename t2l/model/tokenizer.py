@@ -36,12 +36,22 @@ class Tokenizer:
         ids = [encoding.ids for encoding in self._backend.encode_batch(texts)]
         return torch.tensor(ids, dtype=torch.long).view(-1, MAX_TOKENS)
 
+    def counts(self, prompts: Sequence[str]) -> list[int]:
+        """How many tokens each prompt has, start and end among them, also of those beyond the 77 that are read."""
+        texts = [prompt.encode("utf-8", "replace").decode() for prompt in prompts]
+        return [2 + sum(map(_words_in, [whole, *whole.overflowing])) for whole in self._backend.encode_batch(texts)]
+
     def ids_in(self, prompts: Iterable[str]) -> tuple[int, ...]:
         """Every id that occurs in the prompts, start and end included, rising: a TextEncoderConfig.token_ids."""
         ids = {START_ID, END_ID}
         for some in in_batches(prompts):
             ids.update(self(some).unique().tolist())
         return tuple(sorted(ids))
+
+
+def _words_in(encoding: Any) -> int:
+    """The tokens of a piece of a prompt that are neither start, end nor padding."""
+    return encoding.special_tokens_mask.count(0)
 
 
 def in_batches(prompts: Iterable[str], size: int = 4096) -> Iterator[list[str]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..budget import read_object
 from ..config import config_from_dict, config_to_dict
+from ..data.several import Data
 from ..io.atomic import atomic_path
 from .configs import LoopConfig
 
@@ -22,7 +23,7 @@ FIXED = set(
 
 
 def keep_identity(
-    path: Path, config: LoopConfig, made_from: Mapping[str, Path | None], has_work: bool, accept_changes: bool
+    path: Path, config: LoopConfig, made_from: Mapping[str, Data | None], has_work: bool, accept_changes: bool
 ) -> None:
     """Write a run's config.json, or check that a folder that has work belongs to this config, data and start.
 
@@ -50,12 +51,17 @@ def keep_identity(
         partial.write_text(json.dumps(now | {MADE_FROM: marks}, indent=2) + "\n")
 
 
-def mark_of(source: Path) -> str:
+def mark_of(source: Data) -> str:
     """A hash that tells files and data sets apart in a moment, wherever they lie.
 
-    Of a file its size and 64 blocks, of a latent cache what its cache.json says, of shards their names and sizes.
+    Of a file its size and 64 blocks, of a latent cache what its cache.json says, of shards their names and sizes, of several
+    data sets the marks of all and how often each comes.
     """
     digest = hashlib.sha256()
+    if not isinstance(source, Path):
+        for one in source:
+            digest.update(f"{mark_of(one.folder)} {one.times}\n".encode())
+        return digest.hexdigest()
     about = source / "cache.json"
     if source.is_file():
         size = source.stat().st_size

@@ -12,6 +12,7 @@ import torch
 from ..data.ahead import processors, worker_deaths_told
 from ..data.buckets import Size, aspect_buckets
 from ..data.latents import Latents, Std, cache_latents, check_latents
+from ..data.several import Data
 from ..data.texts import cache_texts, check_texts
 from ..model.device import DTYPES
 from ..model.encoders import latent_encoder, text_embedder
@@ -37,7 +38,7 @@ class CacheConfig:
 
 def write_cache(
     autoencoder: Path,
-    data: Path,
+    data: Data,
     out: Path,
     config: CacheConfig,
     text_encoder: Path | None = None,
@@ -45,7 +46,7 @@ def write_cache(
     device: str = "auto",
     dtype: str = "fp32",
 ) -> list[str]:
-    """Encode the pictures of the shards in `data`, and with a text encoder's checkpoint their captions; the same call resumes.
+    """Encode the pictures of the shards in `data`, one folder or several, and with a text encoder's checkpoint their captions; the same call resumes.
 
     device, dtype: as pick_device and place take them; of several processes each has a card of its own. fp32 weights compute
     in bf16 where the device is fast at it. check: pictures and captions to encode again once the cache is finished. Returns sentences about what that found, raises

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..data.several import Data
 from ..io.atomic import atomic_path, remove_partials
 from ..io.plot import write_plot
 from . import sharded
@@ -47,7 +48,7 @@ class Run:
         folder: str | Path,
         config: LoopConfig,
         processes: Processes,
-        made_from: Mapping[str, Path | None] = MappingProxyType({}),
+        made_from: Mapping[str, Data | None] = MappingProxyType({}),
         any_processes: bool = False,
         accept_changes: bool = False,
     ) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..data.ahead import worker_deaths_told
 from ..data.crops import CropBatches, crop_batches, pixels_from_bytes
 from ..data.draws import sample_noise, step_generator
+from ..data.several import Data, SeveralShards, open_shards
 from ..data.shards import Shards
 from ..io.image import contact_sheet, save_png
 from ..layers import Layers
@@ -42,10 +43,10 @@ PROBES = 64  # batches that the spread of the latents is measured on
 @worker_deaths_told()
 def train_autoencoder(
     config: AutoencoderTrainConfig,
-    data: Path,
+    data: Data,
     run: Path,
     init: Path | None = None,
-    validation: Path | None = None,
+    validation: Data | None = None,
     any_processes: bool = False,
     accept_changes: bool = False,
     device: str = "auto",
@@ -53,14 +54,14 @@ def train_autoencoder(
 ) -> Path:
     """Train until config.steps, from the run folder's last state when there is one; returns the snapshot's path.
 
-    data: a folder of shards. init: a checkpoint whose autoencoder is the starting point, ours or Stable Diffusion 1.x.
+    data: a folder of shards, or several as one. init: a checkpoint whose autoencoder is the starting point, ours or Stable Diffusion 1.x.
     validation: shards the EMA weights are tried on whenever the state is saved, always the same batch. any_processes,
     accept_changes: as Run takes them. device: as `pick_device` takes it. tell: gets what is worth saying. Raises as `fit` does.
     """
     torch.manual_seed(config.seed)
     processes = Processes(device)
     folder = Run(run, config, processes, {"data": data, "init": init}, any_processes, accept_changes)
-    shards, held_out = Shards(data), None if validation is None else Shards(validation)
+    shards, held_out = open_shards(data), None if validation is None else open_shards(validation)
     task = AutoencoderTask(config, processes, init, shards, held_out)
 
     def batches(start: int) -> Iterator[Tensor]:
@@ -115,15 +116,15 @@ class AutoencoderTask(Task):
         config: AutoencoderTrainConfig,
         processes: Processes,
         init: Path | None = None,
-        shards: Shards | None = None,
-        held_out: Shards | None = None,
+        shards: Shards | SeveralShards | None = None,
+        held_out: Shards | SeveralShards | None = None,
     ) -> None:
         super().__init__(config, processes)
         self.config: AutoencoderTrainConfig = config
         self.dtype = dtype = weight_dtype(config.precision)
         self.share = processes.share(config.data.batch_size, config.accumulate)
         self.shards, self.held_out = shards, held_out
-        self._first: dict[Shards, Layers] = {}
+        self._first: dict[Shards | SeveralShards, Layers] = {}
         self.license = {} if init is None else {"license": license_of(init)}
         model = starting_autoencoder(config.model, init)
         reference = _reference(model, init) if config.loss.reference_kl else None
@@ -280,7 +281,7 @@ class AutoencoderTask(Task):
             total, _ = autoencoder_loss(decoded, posterior, target, self.config.loss, self.perceptual, known)
         return float(self.processes.mean(total))
 
-    def _always_the_same(self, shards: Shards) -> Layers:
+    def _always_the_same(self, shards: Shards | SeveralShards) -> Layers:
         """This process's share of the first batch of a data set."""
         if shards not in self._first:
             self._first[shards] = self.layers(CropBatches(shards, self.config.data, self.config.seed, self.share)[0])

@@ -482,7 +482,9 @@ def test_other_options_and_pictures_that_are_gone_are_refused_in_the_same_folder
     with pytest.raises(ValueError, match=r"options \(size differ\); choose another folder"):
         pack(PackConfig(size=64, processes=1), seven, out, None, str)
     (seven / "p0.txt").unlink()
-    with pytest.raises(ValueError, match=r"other pictures, 1 of which are gone .*\(first p0: has no caption.*put them back"):
+    with pytest.raises(
+        ValueError, match=r"other pictures, 1 of which are gone .*\(first p0: has no caption.*put them back"
+    ):
         pack(ONE, seven, out, None, str)
     assert contents(out) == before
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from t2l.data.workers import run_jobs
+from t2l.data.workers import run_jobs, tell
 
 
 def no_room(folder, number):
@@ -55,3 +55,15 @@ def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path):
     started.kill()
     started.join()
     assert wait_until(lambda: not any(map(alive, pids)))
+
+
+def say_number(number):
+    tell(("at", number))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_a_job_says_is_heard_from_every_process(processes):
+    heard = []
+    run_jobs(say_number, range(3), processes, lambda job, done: None, heard.append)
+    assert sorted(heard) == [("at", number) for number in range(3)]
+    tell("nobody listens any more")

@@ -1,0 +1,1 @@
+"""A local page on which people say whether a sample is good."""

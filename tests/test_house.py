@@ -63,7 +63,7 @@ ARROWS = {
     "config": set(),
     "diffusion": set(),
     "io": {"bleed", "blend", "placement", "stack"},
-    "model": {"io.checkpoint", "io.header"},
+    "model": {"io.checkpoint", "io.header", "fill"},
     "data": {"bleed", "io", "placement"},
     "generate": {"model", "diffusion", "io"},
     "training": {"model", "data", "diffusion", "evaluation.metrics", "io"},
@@ -85,6 +85,7 @@ ONLY_INSIDE_FUNCTIONS = {
     "onnxruntime",
     "OpenEXR",
     "psd_tools",
+    "patchmatch",
 }
 
 

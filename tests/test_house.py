@@ -64,7 +64,7 @@ ARROWS = {
     "config": set(),
     "diffusion": set(),
     "io": {"bleed", "blend", "placement", "stack"},
-    "model": {"io.checkpoint", "io.header"},
+    "model": {"io.checkpoint", "io.header", "fill"},
     "data": {"bleed", "io", "placement", "split", "stack"},
     "model.filters": {"edges", "io.checkpoint"},
     "generate": {"model", "diffusion", "io"},
@@ -91,6 +91,7 @@ ONLY_INSIDE_FUNCTIONS = {
     "psd_tools",
     "pyarrow",
     "ray",
+    "patchmatch",
 }
 
 

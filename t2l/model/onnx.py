@@ -20,7 +20,7 @@ class OnnxNetwork:
 
     def __init__(self, file: Path, threads: int = 1, device: torch.device = CPU) -> None:
         self.file = file
-        self._session = _open_session(file, threads, device)
+        self._session = open_session(file, threads, device)
         inputs = self._session.get_inputs()
         shape = list(inputs[0].shape)
         if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (3, None) and not isinstance(shape[1], str):
@@ -46,7 +46,7 @@ class OnnxNetwork:
 KINDS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 
 
-def _open_session(file: Path, threads: int, device: torch.device) -> Any:
+def open_session(file: Path, threads: int, device: torch.device) -> Any:
     try:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state

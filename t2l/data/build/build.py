@@ -66,7 +66,7 @@ def build(
     cards: that Ray lends to each worker. follow_links: also pictures outside of the source's folder. progress: gets lines for people. Raises ValueError when nothing can be used and when
     `out` was begun with something else, OSError with a sentence for a full disk, and what `open_source` and `run_shards` raise.
     """
-    recipe = Recipe(out, config, open_source(source, follow_links), factory)
+    recipe = Recipe(out, config, open_source(source, follow_links, out), factory)
     plan = _claimed_plan(recipe)
     unfinished = [job for job in plan.jobs if not recipe.is_finished(job)]
     if any(recipe.is_finished(job) and is_stale(recipe, job) for job in plan.jobs):

@@ -26,13 +26,14 @@ from .tars import TarSource
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Pictures with their captions beside them. A place is a path in the folder."""
+    """Pictures with their captions beside them. A place is a path in the folder. apart: a folder in it that is none of the source."""
 
     folder: Path
     follow_links: bool = False
+    apart: Path | None = None
 
     def scan(self) -> Iterator[tuple[Place, str]]:
-        for path, reason in walk_files(self.folder, self.follow_links):
+        for path, reason in walk_files(self.folder, self.follow_links, self.apart):
             ending = path.suffix.lower()
             if not reason and ending in UNREAD and ending not in ENDINGS:
                 reason = "is of a kind that is not read; save it as PNG or JPEG"
@@ -57,8 +58,8 @@ class FolderSource:
         return {"kind": "folder"}
 
 
-def open_source(path: Path, follow_links: bool = False) -> Source:
-    """The source at a path, by what is there. Raises FileNotFoundError and ValueError, and ModuleNotFoundError for a
+def open_source(path: Path, follow_links: bool = False, apart: Path | None = None) -> Source:
+    """The source at a path, by what is there. apart: a folder that is not looked into. Raises FileNotFoundError and ValueError, and ModuleNotFoundError for a
     Parquet file without pyarrow.
     """
     if path.is_dir():
@@ -66,7 +67,7 @@ def open_source(path: Path, follow_links: bool = False) -> Source:
             return TarSource(path, follow_links)
         manifests = [file for ending in MANIFESTS if (file := path / f"metadata{ending}").is_file()]
         if not manifests:
-            return FolderSource(path, follow_links)
+            return FolderSource(path, follow_links, apart)
         path = manifests[0]
     check_regular(path, "the source")
     ending = path.suffix.lower()

@@ -89,6 +89,12 @@ def test_a_shard_that_is_missing_is_built_again_and_nothing_else(tmp_path):
     assert (tmp_path / "out" / "train" / "000000.tar").stat().st_mtime_ns == kept
 
 
+def test_a_folder_may_hold_what_is_built_of_it(tmp_path):
+    source = write_folder(tmp_path / "a", 3)
+    assert built(source, source / "out") == built(source, source / "out")
+    assert len(samples(source / "out")) == 3
+
+
 def test_a_picture_repainted_at_the_same_size_is_refused(tmp_path):
     """Once a pack of the same kind kept the old pixels silently."""
     source = write_folder(tmp_path / "a")

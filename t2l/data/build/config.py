@@ -29,7 +29,7 @@ class BuildConfig:
     validation: int = 0  # source pictures that are kept back, not to be trained on
     shard_size: int = 100  # source pictures a shard, the unit of restart; 10,000 for many millions
     batch_size: int = 8  # pictures that a model sees at once
-    shown: int = 8  # dropped pictures of every shard that are kept in OUT/dropped, to be looked at
+    shown: int = 2  # dropped pictures of every shard and stage that are kept in OUT/dropped, to be looked at
 
     def __post_init__(self) -> None:
         check_ranges(

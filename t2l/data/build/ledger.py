@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ...io.atomic import atomic_path
-from ...io.image import contact_sheet
+from ...io.image import contact_sheet, to_image
+from ...layers import Layers
 from ..cache_folder import spread
 from ..shards import Shards
 from ..sheet import PICTURES, save_sheet
@@ -67,7 +70,13 @@ def write_sheets(recipe: Recipe, plan: Plan) -> None:
         numbers = spread(len(shards), PICTURES)
         reasons = _reasons(recipe, plan, set(numbers)) if name == "dropped.jpg" else {}
         titles = [reasons.get(number) or shards.metadata(number)["caption"] for number in numbers]
-        save_sheet(contact_sheet((shards[number].layers for number in numbers), titles), recipe.out / name)
+        save_sheet(contact_sheet((_seen(shards[number].layers) for number in numbers), titles), recipe.out / name)
+
+
+def _seen(layers: Layers) -> Layers | Image.Image:
+    """Layers as they are, but for a picture that was dropped before it had any."""
+    is_flat = bool(layers.mask.amin() == layers.mask.amax())
+    return to_image(layers.composite()[0]) if is_flat else layers
 
 
 def _reasons(recipe: Recipe, plan: Plan, numbers: set[int]) -> dict[int, str]:

@@ -87,6 +87,12 @@ class Report:
     def drop(self, item: Dropped) -> None:
         self.dropped.append({name: getattr(item, name) for name in ("number", "name", "stage", "reason")})
 
+    def shows(self, item: Dropped, most: int) -> bool:
+        """Whether a dropped picture is one of the first of its stage, which are kept to be looked at."""
+        is_one = sum(reason.startswith(f"{item.stage}: ") for reason in self.shown) < most
+        self.shown += [f"{item.stage}: {item.reason}"] * is_one
+        return is_one
+
 
 def read_report(path: Path) -> Report:
     """Raises ValueError for a damaged one."""
@@ -197,9 +203,8 @@ def _examples(
                 yield _example(item)
                 continue
             report.drop(item)
-            if item.sample is not None and item.sample.picture is not None and len(shown) < recipe.config.shown:
+            if item.sample is not None and item.sample.picture is not None and report.shows(item, recipe.config.shown):
                 shown.append(item.sample)
-                report.shown.append(f"{item.stage}: {item.reason}")
 
 
 def _looks(recipe: Recipe, job: Job) -> dict[int, int] | None:

@@ -40,7 +40,7 @@ from t2l.split import SplitConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-ROUNDS, KILLS = 3, 5
+WORKERS, KILLS = 2, 5
 
 
 def draw(folder: Path, count: int, side: int = 320) -> Path:
@@ -140,12 +140,12 @@ def progress(out: Path) -> dict[str, int]:
     return {"looked through": looked, "shards": len(list(out.glob("train/*.report.json")))}
 
 
-def scale(work: Path, count: int, real: bool) -> None:
+def scale(work: Path, count: int, real: bool, rounds: int) -> None:
     """Pictures a second with one worker and with two, with the time to start taken out by a run of one shard."""
     source = draw(work / "pictures", count)
     small = draw(work / "few", 2)
     ratios = []
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         rates = []
         for workers in (1, 2):
             options = ("size=256", f"shard_size={max(1, count // 20)}")
@@ -190,50 +190,46 @@ def resident(pid: int) -> dict[str, int]:
         return {}
 
 
-def rembg(work: Path, program: str, file: Path, pictures: Path, size: int) -> None:
-    """Pictures a second of both commands on the same files, in turn; one run each on a single picture is taken off."""
-    source, few = work / "photographs", work / "photograph"
-    for folder in (source, few):
-        folder.mkdir(parents=True, exist_ok=True)
+def rembg(work: Path, program: str, file: Path, pictures: Path, size: int, rounds: int) -> None:
+    """Pictures a second of both commands on the same files, in turn; a run on two pictures, one a worker, is taken off."""
     paths = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in (".jpg", ".png"))
-    for number, path in enumerate(paths):
-        for folder in (source, few) if number == 0 else (source,):
-            shutil.copy(path, folder / f"{number:04d}{path.suffix}")
-            (folder / f"{number:04d}.txt").write_text("a photograph")
+    few, source = captioned(work / "photograph", paths[:WORKERS]), captioned(work / "photographs", paths)
     extra = json.dumps({"model_path": str(file)})
-    theirs = ENVIRONMENT | {"U2NET_HOME": str(file.parent), "OMP_NUM_THREADS": str(os.cpu_count())}
+    theirs = ENVIRONMENT | {"U2NET_HOME": str(file.parent), "OMP_NUM_THREADS": str(WORKERS)}
+    out, options = work / "out", ("shard_size=1", "batch_size=1", f"size={size}", "deduplicate=false")
+
+    def run_ours(folder: Path) -> tuple[float, float]:
+        return run(command(folder, out, WORKERS, True, "--saliency", file, "--filters", "off", *options))
+
+    def run_rembg(folder: Path) -> tuple[float, float]:
+        out.mkdir()
+        return run([program, "p", "-m", "dis_custom", "-x", extra, str(folder), str(out)], theirs)
+
     ratios = []
-    for turn in range(ROUNDS):
-        figures = {}
-        for name in ("t2l build", "rembg"):
+    for turn in range(rounds):
+        rates = []
+        for name, work_on in (("t2l build", run_ours), ("rembg", run_rembg)):
             times = []
             for folder in (few, source):
-                out = work / "out"
                 shutil.rmtree(out, ignore_errors=True)
-                if name == "rembg":
-                    out.mkdir()
-                    times.append(run([program, "p", "-m", "dis_custom", "-x", extra, str(folder), str(out)], theirs))
-                else:
-                    options = (
-                        "--workers",
-                        os.cpu_count(),
-                        "shard_size=1",
-                        "batch_size=1",
-                        f"size={size}",
-                        "deduplicate=false",
-                    )
-                    times.append(run(command(folder, out, file, *options, "--inpainting", "fill")))
-            clock, processor = (times[1][i] - times[0][i] for i in (0, 1))
-            figures[name] = (len(paths) - 1) / clock, (len(paths) - 1) / processor
-            print(
-                f"round {turn + 1}, {name}: {figures[name][0]:.3f} pictures/s, {1 / figures[name][1]:.2f} s of processor a picture",
-                flush=True,
-            )
-        ratios.append([ours / other for ours, other in zip(figures["t2l build"], figures["rembg"], strict=True)])
+                times.append(work_on(folder))
+            clock, processor = ((times[1][i] - times[0][i]) / (len(paths) - WORKERS) for i in (0, 1))
+            rates.append((1 / clock, 1 / processor))
+            print(f"round {turn + 1}, {name}: {clock:.1f} s, {processor:.2f} s of processor a picture", flush=True)
+        ratios.append([ours / other for ours, other in zip(*rates, strict=True)])
     for what, values in zip(("by the clock", "by processor time"), zip(*ratios, strict=True), strict=True):
         print(
             f"t2l build / rembg {what}: {', '.join(f'{x:.2f}' for x in values)}; median {statistics.median(values):.2f}"
         )
+
+
+def captioned(folder: Path, paths: list[Path]) -> Path:
+    """Copies of pictures with captions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, path in enumerate(paths):
+        shutil.copy(path, folder / f"{number:04d}{path.suffix}")
+        (folder / f"{number:04d}.txt").write_text("a photograph")
+    return folder
 
 
 def main() -> None:
@@ -243,6 +239,7 @@ def main() -> None:
     parser.add_argument("what", choices=("kills", "scale", "memory", "rembg"))
     parser.add_argument("work", type=Path)
     parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rembg", default="rembg")
     parser.add_argument("--network", type=Path)
@@ -254,11 +251,11 @@ def main() -> None:
     if args.what == "kills":
         kills(args.work, args.count, args.seed, args.real)
     elif args.what == "scale":
-        scale(args.work, args.count, args.real)
+        scale(args.work, args.count, args.real, args.rounds)
     elif args.what == "memory":
         memory(args.work, args.real)
     else:
-        rembg(args.work, args.rembg, args.network, args.pictures, args.size)
+        rembg(args.work, args.rembg, args.network, args.pictures, args.size, args.rounds)
 
 
 if __name__ == "__main__":

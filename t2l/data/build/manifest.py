@@ -37,6 +37,7 @@ class TableSource:
 
     def check(self) -> None:
         """Raise ValueError for a table without a column of pictures."""
+        _header.cache_clear()  # of a file that may have changed
         if self.is_csv:
             _header(self.path)
 
@@ -150,6 +151,8 @@ class ParquetSource:
 
     def check(self) -> None:
         """Raise ModuleNotFoundError without pyarrow, ValueError for what is no Parquet or has no column of pictures."""
+        for known in (_parquet_columns, _group_starts, _group):
+            known.cache_clear()  # of a file that may have changed
         _parquet_columns(self.path)
 
     def scan(self) -> Iterator[tuple[Place, str]]:

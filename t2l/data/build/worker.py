@@ -105,7 +105,7 @@ def read_report(path: Path) -> Report:
 
 def build_shard(recipe: Recipe, job: Job) -> None:
     """Write one shard and its report. Raises OSError with a sentence for a full disk."""
-    stages = _models(recipe)
+    stages = _stages(recipe)
     reading = _Reading(recipe, job)
     report, shown = Report(), list[Sample]()
     try:
@@ -143,11 +143,18 @@ def _times(recipe: Recipe, job: Job) -> str:
     return digest_files(files, file_times)
 
 
+def _stages(recipe: Recipe) -> list[Stage]:
+    """What follows the decoding."""
+    duplicates = Deduplicate(recipe.duplicates)
+    duplicates.setup()
+    return [duplicates, *_models(recipe.config, recipe.factory)]
+
+
 @lru_cache(1)
-def _models(recipe: Recipe) -> list[Stage]:
+def _models(config: BuildConfig, factory: ModelFactory) -> list[Stage]:
     """The stages with models, set up once in this process."""
     torch.set_num_threads(1)  # the processes share the machine, and sums keep their order
-    stages: list[Stage] = [Deduplicate(recipe.duplicates), *model_stages(recipe.config, recipe.factory())]
+    stages = model_stages(config, factory())
     for stage in stages:
         stage.setup()
     return stages

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [
     "generate",
     "convert",
+    "build",
     "build-demo",
     "pack",
     "train-autoencoder",
@@ -78,11 +79,13 @@ def test_an_unknown_option_is_named(command, capsys):
         "convert": ["x", "y"],
         "convert-model": ["x"],
         "recompose": ["x", "y"],
+        "build": ["s"],
         "pack": ["f"],
         "train-autoencoder": ["c"],
         "train-unet": ["c"],
     }.get(command, [])
     required = {
+        "build": ["--out", "x"],
         "build-demo": ["--out", "x"],
         "pack": ["--out", "x"],
         "train-autoencoder": ["--data", "x", "--run", "x"],

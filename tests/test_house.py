@@ -22,6 +22,8 @@ ROOMS = {
     "shadow",
     "stack",
     "edges",
+    "fill",
+    "split",
     "recompose",
     "upscale",
     "budget",
@@ -51,6 +53,8 @@ ARROWS = {
     "shadow": {"placement"},
     "stack": {"blend", "placement"},
     "edges": {"bleed", "placement", "stack"},
+    "fill": {"bleed"},
+    "split": {"bleed", "edges", "fill"},
     "recompose": set(),
     "upscale": {"bleed", "edges", "stack"},
     "fit": {"stack", "upscale"},
@@ -60,8 +64,8 @@ ARROWS = {
     "config": set(),
     "diffusion": set(),
     "io": {"bleed", "blend", "placement", "stack"},
-    "model": {"io.checkpoint", "io.header"},
-    "data": {"bleed", "io", "placement", "stack"},
+    "model": {"io.checkpoint", "io.header", "fill"},
+    "data": {"bleed", "io", "placement", "split", "stack"},
     "model.filters": {"edges", "io.checkpoint"},
     "generate": {"model", "diffusion", "io"},
     "labelling": {"data", "io"},
@@ -85,6 +89,9 @@ ONLY_INSIDE_FUNCTIONS = {
     "onnxruntime",
     "OpenEXR",
     "psd_tools",
+    "pyarrow",
+    "ray",
+    "patchmatch",
 }
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import data, pictures, training
+from . import build, data, pictures, training
 from .options import say
 
 
@@ -58,6 +58,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
     pictures.add_commands(command)
     data.add_commands(command)
+    build.add_commands(command)
     training.add_commands(command)
     return parser, commands.choices
 

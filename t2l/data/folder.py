@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from ..budget import FILE_BYTES
@@ -129,27 +130,40 @@ def _is_of_one(path: PurePosixPath, groups: Groups) -> bool:
 
 def _files(folder: Path, follow_links: bool, apart: Path | None) -> tuple[list[Path], list[str]]:
     """Every file below a folder that is not hidden, each folder once, and a reason for what was left out."""
+    files, skipped = [], []
+    for path, reason in walk_files(folder, follow_links, apart):
+        if reason:
+            skipped.append(f"{_relative(path, folder)}: {reason}")
+        else:
+            files.append(path)
+    return files, skipped
+
+
+def walk_files(folder: Path, follow_links: bool, apart: Path | None = None) -> Iterator[tuple[Path, str]]:
+    """Every file below a folder that is not hidden, each folder once, in an order that every system gives.
+
+    With "", or with the reason why something is left out. In memory are the names of one folder. apart: a folder that is left out, where it lies below.
+    """
     root, other = folder.resolve(), None if apart is None else apart.resolve()
-    files, skipped, waiting, seen = [], [], [folder], {root}
+    waiting, seen = [folder], {root}
     while waiting:
         here = waiting.pop()
         try:
-            entries = sorted(here.iterdir(), key=lambda path: (os.path.islink(path), path.name))
+            with os.scandir(here) as entries:
+                names = sorted((entry.is_symlink(), entry.name) for entry in entries)
         except OSError as error:
-            skipped.append(f"{_relative(here, folder)}: cannot be read ({error.strerror})")
+            yield here, f"cannot be read ({error.strerror})"
             continue
-        for path in entries:
-            if path.name.startswith((".", "__MACOSX")):
+        for _, name in names:
+            if name.startswith((".", "__MACOSX")):
                 continue
+            path = here / name
             kind = _not_followed(path, root, seen, follow_links) or _kind(path)
             if kind == "folder":
                 seen.add(path.resolve())
                 waiting += [] if path.resolve() == other else [path]
-            elif kind == "file":
-                files.append(path)
             else:
-                skipped.append(f"{_relative(path, folder)}: {kind}")
-    return files, skipped
+                yield path, "" if kind == "file" else kind
 
 
 def _kind(path: Path) -> str:

@@ -26,6 +26,7 @@ from ..budget import read_object
 from ..config import config_to_dict
 from ..io.atomic import atomic_path
 from ..io.picture_file import BROKEN
+from .claim import digest_files, disk_error, file_times, other_pictures, write_lines
 from .example import TEXTS, Example, ways_to_say
 from .faults import IN_SHORT, LONG_CAPTION, in_short
 from .folder import Source, find_sources, read_layers
@@ -102,7 +103,7 @@ class Job:
         report = read_report(self.report)
         if report["texts"] != self.texts() if "texts" in report else self._says_other_things():
             return True
-        if "content" not in report or report.get("times") == self.digest(_times):
+        if "content" not in report or report.get("times") == self.digest(file_times):
             return False
         return report["content"] != self.digest(Path.read_bytes)
 
@@ -119,11 +120,8 @@ class Job:
 
     def digest(self, of: Callable[[Path], bytes]) -> str:
         """A hash of something of every file of the shard."""
-        digest = hashlib.sha256()
-        for key, source in self.sources:
-            for part, path in sorted(source.files.items()):
-                digest.update(f"{key} {part} ".encode() + hashlib.sha256(_or_nothing(of, path)).digest())
-        return digest.hexdigest()
+        files = ((f"{key} {part}", path) for key, source in self.sources for part, path in sorted(source.files.items()))
+        return digest_files(files, of)
 
     def packed(self) -> list[Source]:
         """The pictures that are in the finished shard, in its order."""
@@ -131,20 +129,6 @@ class Job:
             return [source for _, source in self.sources]
         keys = {row["key"] for row in read_index(self.directory, self.number)}
         return [source for key, source in self.sources if key in keys]
-
-
-def _or_nothing(of: Callable[[Path], bytes], path: Path) -> bytes:
-    """Something of a file; nothing of one that cannot be read, which is skipped with its reason later."""
-    try:
-        return of(path)
-    except OSError:
-        return b""
-
-
-def _times(path: Path) -> bytes:
-    """What changes when a file is written: its size and time."""
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}".encode()
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -178,7 +162,7 @@ def pack(
     if not sources:
         where = ""
         if not (out / "config.json").is_file():  # else the lines there are those of an earlier packing
-            _write_lines(out / "skipped.txt", skipped)
+            write_lines(out / "skipped.txt", skipped)
             where = f"; {out / 'skipped.txt'} says why of each" if skipped else ""
         raise ValueError(f"{folder} holds no layered picture with a caption, and {len(skipped)} other pictures{where}")
     sources = [replace(source, layer=config.foreground_layer) for source in sources]
@@ -203,12 +187,12 @@ def _jobs(config: PackConfig, out: Path, sources: Sequence[Source], skipped: Seq
     before = config_to_dict(PackConfig()) | found
     differing = [name for name in sorted(before.keys() | about.keys()) if before.get(name) != about.get(name)]
     if other := [name for name in differing if name not in MAY_DIFFER]:
-        raise _other_pictures(out, other)
+        raise other_pictures(out, other)
     places = read_plan(out)
     if not places and "digest" in differing:
         places = plan_of_first_version(out, found, config.shard_size)
         if not places:
-            raise _other_pictures(out, ["digest"])
+            raise other_pictures(out, ["digest"])
     names = [source.name for source in sources]
     places = grown(places, names, config.seed, config.validation, config.shard_size)
     jobs = _with_sources(config, out, sources, places, skipped)
@@ -225,13 +209,6 @@ def _options(config: PackConfig, sources: Sequence[Source]) -> dict[str, object]
         sizes = {part: path.stat().st_size for part, path in source.files.items()}
         digest.update(json.dumps([source.name, sizes, source.texts], sort_keys=True).encode())
     return config_to_dict(replace(config, processes=1)) | {"pictures": len(sources), "digest": digest.hexdigest()}
-
-
-def _other_pictures(out: Path, differing: Sequence[str]) -> ValueError:
-    return ValueError(
-        f"{out} was begun with other pictures, captions or options ({', '.join(differing)} differ); "
-        "choose another folder or delete it"
-    )
 
 
 def _with_sources(
@@ -285,8 +262,8 @@ def _written(out: Path, jobs: Sequence[Job], skipped: Sequence[str], too_long: S
     reports = {job: read_report(job.report) for job in jobs}
     skipped = sorted([*skipped, *(line for report in reports.values() for line in report["skipped"])])
     notes = sorted([*too_long, *(line for report in reports.values() for line in report["notes"])])
-    _write_lines(out / "skipped.txt", skipped)
-    _write_lines(out / "notes.txt", notes)
+    write_lines(out / "skipped.txt", skipped)
+    write_lines(out / "notes.txt", notes)
     train = [job for job in jobs if job.directory.name == "train"]
     counts = {"train": sum(reports[job]["packed"] for job in train)}
     counts["validation"] = sum(report["packed"] for report in reports.values()) - counts["train"]
@@ -307,16 +284,13 @@ def _pack_shard(job: Job) -> None:
     """Write a shard and its report. Raises OSError with a sentence for a full disk."""
     torch.set_num_threads(1)  # the processes share the machine, and sums keep their order
     report: dict[str, Any] = {"packed": 0, "skipped": [], "notes": []}
-    report |= {"times": job.digest(_times), "content": job.digest(Path.read_bytes), "texts": job.texts()}
+    report |= {"times": job.digest(file_times), "content": job.digest(Path.read_bytes), "texts": job.texts()}
     try:
         write_shard(job.directory, job.number, _examples(job, report))
         with atomic_path(job.report) as partial:  # last: a shard with a report is finished
             partial.write_text(json.dumps(report))
     except OSError as error:
-        raise OSError(
-            f"{job.directory}/{job.number:06d}.tar cannot be written ({error.strerror or error}); "
-            "make room and run the same command again"
-        ) from error
+        raise disk_error(job.directory / f"{job.number:06d}.tar", error) from error
 
 
 def _examples(job: Job, report: dict[str, Any]) -> Iterator[Example]:
@@ -335,13 +309,3 @@ def _examples(job: Job, report: dict[str, Any]) -> Iterator[Example]:
         report["packed"] += 1
         report["notes"] += [f"{source.name}: {note}" for note in notes]
         yield Example(key, layers, sources=(source.name,), **source.texts)
-
-
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    """One line each, whatever is in a file's name; no file for no lines."""
-    if not lines:
-        path.unlink(missing_ok=True)
-        return
-    text = "".join(" ".join(line.split()) + "\n" for line in lines)
-    with atomic_path(path) as partial:
-        partial.write_bytes(text.encode(errors="backslashreplace"))

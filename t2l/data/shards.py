@@ -45,18 +45,29 @@ def shard_is_finished(directory: Path, number: int) -> bool:
 
 
 def write_shard(directory: Path, number: int, examples: Iterable[Example]) -> None:
-    """Write one shard and its index. The same examples give the same bytes. Keys must not hold a dot or a slash."""
+    """Write one shard and its index. The same examples give the same bytes. Keys must not hold a dot or a slash.
+
+    Whatever is raised, also on the way of an example: no half of a file stays.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{number:06d}.tar"
-    partial = path.with_suffix(".tar.partial")
-    with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
-        rows = [_add(tar, example) for example in examples]
-    head = {"shard": path.name, "bytes": partial.stat().st_size, "count": len(rows)}
-    partial.replace(path)
-    index = path.with_suffix(".jsonl")
-    partial = index.with_suffix(".jsonl.partial")
-    partial.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in [head, *rows]))
-    partial.replace(index)  # a reader never sees half an index
+    with _partial(path) as partial:
+        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
+            rows = [_add(tar, example) for example in examples]
+        head = {"shard": path.name, "bytes": partial.stat().st_size, "count": len(rows)}
+    with _partial(path.with_suffix(".jsonl")) as partial:  # a reader never sees half an index
+        partial.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in [head, *rows]))
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """Where a file is written until it is whole. One that a kill left is written over."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _add(tar: tarfile.TarFile, example: Example) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..io.header import PICKLES
 from ..layers import Layers
 from ..model.efficientnet import load_lite0
 from ..model.onnx import OnnxNetwork
-from ..model.saliency import Range, SaliencyModel, saliency_model
+from ..model.saliency import Preset, SaliencyModel, saliency_model
 from ..model.tokenizer import Tokenizer
 from .clip import build_clip, clip_score
 from .inception import FEATURES, INPUT_SIZE, InceptionV3, clean_input, inception_weights
@@ -81,7 +81,7 @@ def open_judges(
     features: Path | None = None,
     clip: Path | None = None,
     threads: int = 1,
-    value_range: Range = "isnet",
+    preset: Preset = "isnet",
 ) -> Judges:
     """Every network that a path was given for, and Lite0, on a device.
 
@@ -93,7 +93,7 @@ def open_judges(
         load_lite0(device),
         size,
         device,
-        None if saliency is None else saliency_model(saliency, threads, value_range, device),
+        None if saliency is None else saliency_model(saliency, threads, preset, device),
         None if features is None else open_inception(features, device, threads),
         None if clip is None else open_clip(clip, device),
     )

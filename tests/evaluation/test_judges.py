@@ -175,7 +175,7 @@ def test_any_salient_object_network_gives_masks_of_the_pictures_size(shape, tmp_
 
 def test_logits_become_probabilities(tmp_path):
     pytest.importorskip("onnxruntime")
-    mask = saliency_model(mask_file(tmp_path / "s.onnx", (1, 3, 8, 8)), value_range="imagenet")(grey(1.0))
+    mask = saliency_model(mask_file(tmp_path / "s.onnx", (1, 3, 8, 8)), preset="imagenet")(grey(1.0))
     torch.testing.assert_close(mask, torch.full((2, 1, 20, 30), (1 - 0.485) / 0.229).sigmoid())
 
 

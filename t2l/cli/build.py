@@ -1,0 +1,206 @@
+"""The command that takes flat pictures apart, a data set at a time: `t2l build`, and the models it opens in every worker."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import MODELS, Command, add_device, add_overrides, check_out, config_of, note, say, whole
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..data.build import Models
+
+SHIPPED = "default"
+OFF = "off"
+NAMES = ("fill", "patchmatch")  # of inpainters without weights
+FILTERS = ("mask", "inpainting")
+SALIENT = MODELS / "salient.safetensors"
+
+
+def add_commands(command: Command) -> None:
+    """Put this file's command and its options into the command line."""
+    add = command(build, "build")
+    add(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="a folder with captions beside the pictures, a .csv, .jsonl or .parquet that names pictures, or img2dataset's .tar",
+    )
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for train and validation, the ledger, what was dropped",
+    )
+    add(
+        "--saliency",
+        default=SHIPPED,
+        metavar="FILE",
+        help="an .onnx file that finds the subject (default: the shipped network)",
+    )
+    add(
+        "--preset",
+        default="auto",
+        metavar="NAME",
+        help="what that file is: isnet, u2net, birefnet, inspyrenet, icon, imagenet",
+    )
+    add(
+        "--inpainting",
+        default="fill",
+        metavar="NAME",
+        help="fill, patchmatch, a Stable Diffusion 2 inpainting checkpoint or a LaMa .onnx (default: %(default)s)",
+    )
+    add(
+        "--filters",
+        default=SHIPPED,
+        metavar="DIR",
+        help="folder with mask-filter.safetensors and inpainting-filter.safetensors; off (default: the shipped ones)",
+    )
+    add("--unfiltered", action="store_true", help="keep what the filters would drop, with its scores")
+    add("--licences", metavar="A,B", help="the only licences that are taken, * for any letters, e.g. 'CC0*,CC-BY-4.0'")
+    add(
+        "--validation",
+        type=whole("validation", 0, 10**9),
+        metavar="N",
+        help="source pictures to keep back (default: 0)",
+    )
+    add("--follow-links", action="store_true", help="read also pictures outside of SOURCE's folder")
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="processes here, or a Ray cluster (default: %(default)s)",
+    )
+    add(
+        "--workers",
+        type=whole("workers", 1, 10_000),
+        metavar="N",
+        help="at once, each with its own models (default: one a processor, or one on a card)",
+    )
+    add_device(add)
+    add_overrides(add)
+
+
+def build(args: argparse.Namespace) -> None:
+    """Take captioned pictures apart into layers, filter them and write shards to train on; the same command goes on."""
+    check_out(args.out)
+    from ..data.ahead import processors
+    from ..data.build import BuildConfig
+    from ..data.build import build as run
+    from ..model.device import pick_device
+
+    device = pick_device(args.device)
+    licences = args.licences and json.dumps([name.strip() for name in args.licences.split(",") if name.strip()])
+    unfiltered = "true" if args.unfiltered else None
+    config = config_of(BuildConfig, args, validation=args.validation, licences=licences, unfiltered=unfiltered)
+    models = ModelFiles(
+        _saliency(args.saliency), args.preset, args.inpainting, _filters(args.filters), str(device), args.dtype
+    )
+    workers = args.workers or (processors() if device.type == "cpu" else 1)
+    cards = float(device.type == "cuda")
+    built = run(config, args.source, args.out, models, workers, args.engine, cards, args.follow_links, say)
+    say(str(built))
+    if built.dropped:
+        note(f"{args.out / 'dropped.csv'} says why; dropped.jpg and kept.jpg beside it show some")
+    print(args.out)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Opens the models of a build, in whichever process needs them."""
+
+    saliency: Path | None  # None = the shipped one
+    preset: str
+    inpainting: str
+    filters: tuple[Path, ...]  # of FILTERS
+    device: str
+    dtype: str
+
+    def __call__(self) -> Models:
+        import torch
+
+        from ..data.build import Models
+        from ..model.inpainting import inpainter
+
+        device = torch.device(self.device)
+        judges = self._judges(device)
+        thresholds = {name: judge.config.threshold for name, judge in judges.items()}
+        return Models(
+            self._saliency(device), inpainter(self.inpainting, device, self.dtype), judges, thresholds, device
+        )
+
+    def _saliency(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        if self.saliency is None:
+            from ..model.salient import load_salient
+
+            return load_salient(device=device)
+        from ..model.saliency import saliency_model
+
+        preset: Any = self.preset
+        return saliency_model(self.saliency, preset=preset, device=device)
+
+    def _judges(self, device: torch.device) -> dict[str, Any]:
+        if not self.filters:
+            return {}
+        from ..model.filters import load_filter
+
+        return {name: load_filter(path, device) for name, path in zip(FILTERS, self.filters, strict=True)}
+
+    def identity(self) -> dict[str, Any]:
+        """The files by their content, so that one that was moved is the same."""
+        files = {"saliency": self.saliency or SALIENT, **dict(zip(FILTERS, self.filters, strict=False))}
+        known: dict[str, Any] = {name: _digest(path) for name, path in files.items()}
+        known["inpainter"] = self.inpainting if self.inpainting in NAMES else _digest(Path(self.inpainting))
+        return known | {"preset": self.preset if self.saliency else "", "dtype": self.dtype}
+
+
+def _saliency(name: str) -> Path | None:
+    if name == SHIPPED:
+        if not SALIENT.is_file():
+            raise FileNotFoundError(
+                "no saliency network ships with this installation; name an .onnx file with --saliency"
+            )
+        return None
+    from ..model.saliency import find_saliency
+
+    return find_saliency(name)
+
+
+def _filters(name: str) -> tuple[Path, ...]:
+    """The files of both filters, or none. Raises FileNotFoundError for a folder without them."""
+    if name == OFF:
+        return ()
+    folder = MODELS if name == SHIPPED else Path(name)
+    files = tuple(folder / f"{kind}-filter.safetensors" for kind in FILTERS)
+    if missing := [file.name for file in files if not file.is_file()]:
+        if name != SHIPPED:
+            raise FileNotFoundError(
+                f"there is no {' and no '.join(missing)} in {folder}; `t2l train-filter` writes them"
+            )
+        note("no quality filters ship with this installation: nothing is judged")
+        return ()
+    return files
+
+
+def _digest(path: Path) -> str:
+    """What tells a model's file, or the files of a folder, from another one: sizes, first and last megabyte."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no model {path}")
+    digest = hashlib.sha256()
+    for file in sorted(x for x in path.rglob("*") if x.is_file()) if path.is_dir() else [path]:
+        size = file.stat().st_size
+        digest.update(f"{file.name if path.is_dir() else ''} {size} ".encode())
+        with file.open("rb") as content:
+            digest.update(content.read(1 << 20))
+            content.seek(max(0, size - (1 << 20)))
+            digest.update(content.read(1 << 20))
+    return digest.hexdigest()

@@ -1,0 +1,116 @@
+"""Flat pictures with captions -> layered shards to train on.
+
+    OUT/train, OUT/validation       shards, and beside each NUMBER.report.json: what was kept and what was dropped
+    OUT/config.json                 what the folder was begun with; other options, models or pictures are refused
+    OUT/ledger.csv                  every picture that was kept, with its source and licence
+    OUT/dropped.csv                 every picture that was not, with the reason
+    OUT/dataset.json                how many of each
+    OUT/kept.jpg, OUT/dropped.jpg   some of each, to be looked at
+    OUT/plan.jsonl, OUT/hashes      which pictures go where, and what they look like
+
+The bytes of the shards depend neither on the engine nor on the number of workers. The same command goes on after the last finished shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ...config import config_to_dict
+from ...io.atomic import atomic_path, remove_partials
+from ..claim import claim, other_pictures
+from ..pack_plan import SPLITS
+from .config import BuildConfig
+from .engines import Engine, run_shards
+from .hashes import find_duplicates
+from .ledger import write_sheets, write_summary
+from .models import ModelFactory
+from .opening import open_source
+from .plan import Job, Plan, write_plan
+from .worker import Recipe, build_shard, hash_shard, is_stale
+
+
+@dataclass(frozen=True)
+class Built:
+    """How many pictures ended where, and the dropped by what dropped them."""
+
+    train: int
+    validation: int
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        kept = f"kept {self.train:,} pictures to train on" + f" and {self.validation:,} for validation" * bool(
+            self.validation
+        )
+        reasons = ", ".join(f"{stage} {count:,}" for stage, count in sorted(self.dropped.items(), key=lambda x: -x[1]))
+        return f"{kept}, dropped {sum(self.dropped.values()):,}" + f": {reasons}" * bool(reasons)
+
+
+def build(
+    config: BuildConfig,
+    source: Path,
+    out: Path,
+    factory: ModelFactory,
+    workers: int = 1,
+    engine: Engine = "local",
+    cards: float = 0,
+    follow_links: bool = False,
+    progress: Callable[[str], None] = print,
+) -> Built:
+    """Build the data set of a source under `out`, or what is missing of it.
+
+    cards: that Ray lends to each worker. follow_links: also pictures outside of the source's folder. progress: gets lines for people. Raises ValueError when nothing can be used and when
+    `out` was begun with something else, OSError with a sentence for a full disk, and what `open_source` and `run_shards` raise.
+    """
+    recipe = Recipe(out, config, open_source(source, follow_links, out), factory)
+    plan = _claimed_plan(recipe)
+    unfinished = [job for job in plan.jobs if not recipe.is_finished(job)]
+    if any(recipe.is_finished(job) and is_stale(recipe, job) for job in plan.jobs):
+        raise other_pictures(out, ["digest"])
+    if unfinished:
+        run = partial(run_shards, engine, workers=workers, cards=cards, told=progress)
+        _find_duplicates(recipe, plan, run, progress)
+        for folder in (out, recipe.duplicates.parent, *(out / split for split in SPLITS)):
+            remove_partials(folder)
+        run(work=partial(build_shard, recipe), jobs=unfinished, report=_teller(progress, "is built", len(unfinished)))
+    built = Built(*write_summary(recipe, plan))
+    if unfinished:
+        write_sheets(recipe, plan)
+    if not built.train:
+        raise ValueError(f"no picture of {source} can be trained on; {out / 'dropped.csv'} says why of each")
+    return built
+
+
+def _claimed_plan(recipe: Recipe) -> Plan:
+    """The plan, when `out` is free or was begun with the same one."""
+    models = recipe.factory.identity()  # a model that is not there is told of before anything is written
+    with atomic_path(recipe.plan) as partial_path:
+        plan = write_plan(partial_path, recipe.source, recipe.config)
+        if not plan.pictures:
+            raise ValueError(
+                "the source holds no pictures; a folder, a table that names some or WebDataset shards are taken"
+            )
+        wanted = config_to_dict(recipe.config) | {"source": recipe.source.identity(), "models": models}
+        claim(recipe.out, wanted | {"pictures": plan.pictures, "digest": plan.digest})
+    return plan
+
+
+def _teller(progress: Callable[[str], None], what: str, count: int) -> Callable[[Job, int], None]:
+    return lambda job, done: progress(f"{job.name} {what} ({done} of {count})")
+
+
+def _find_duplicates(recipe: Recipe, plan: Plan, run: Callable[..., None], progress: Callable[[str], None]) -> None:
+    """Look at every picture once, then decide: that no shard waits for another when it is built."""
+    if not recipe.config.deduplicate or recipe.duplicates.is_file():
+        return
+    jobs = [job for job in plan.jobs if not recipe.hashes(job).is_file()]
+    run(work=partial(hash_shard, recipe), jobs=jobs, cards=0, report=_teller(progress, "is looked through", len(jobs)))
+    found = np.concatenate([np.load(recipe.hashes(job), allow_pickle=False) for job in plan.jobs])
+    found = found[np.argsort(found[:, 0])]
+    pairs = find_duplicates(found[:, 0], np.ascontiguousarray(found[:, 1]), recipe.config.hash_distance)
+    with atomic_path(recipe.duplicates) as partial_path, partial_path.open("wb") as file:
+        np.save(file, pairs, allow_pickle=False)

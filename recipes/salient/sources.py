@@ -289,7 +289,7 @@ def scenery(extra: Path) -> Iterator[tuple[str, bool, np.ndarray]]:
 
 
 def real(extra: Path, first: Path) -> Iterator[tuple[str, bool, np.ndarray]]:
-    """Photographs with a subject, (H, W, 4): colours and the mask that a first network found and a person accepted."""
+    """Photographs with a subject, (H, W, 4): colours and the mask that a first network found, where it looked right on a sheet."""
     predict = load_salient(first)
     for name, picture in gcompris(extra):
         if name not in REAL:

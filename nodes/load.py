@@ -16,6 +16,7 @@ from .types import AUTOENCODER, known
 
 FOLDER = "text2layer"
 SHIPPED = Path(__file__).resolve().parent.parent / "models"  # of the pack: the demo checkpoint
+PARTS = {"salient.safetensors", "mask-filter.safetensors", "inpainting-filter.safetensors"}  # shipped, no checkpoints
 AUTOENCODER_OUTPUT = AUTOENCODER.Output(display_name="autoencoder", tooltip="For Encode Layers and Decode Layers.")
 VAE_OUTPUT = io.Vae.Output(
     display_name="vae", tooltip="An ordinary VAE: decodes the composite, encodes a flat picture without layers."
@@ -31,7 +32,7 @@ def register_folders() -> None:
 
 def listed_files() -> list[str]:
     """The names a loader offers, in ComfyUI's order."""
-    return [name for name in folder_paths.get_filename_list(FOLDER) if is_offered(name)]
+    return [name for name in folder_paths.get_filename_list(FOLDER) if is_offered(name) and name not in PARTS]
 
 
 def path_of(name: Any, source: str) -> str:

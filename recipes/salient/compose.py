@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 from sources import Store
 
+REAL = 0.1  # share of real photographs, and of cut-outs from such
+TEXTURES, MOST = {"ufoai", "skimage"}, 3.0  # surfaces, and how much they weigh at most: a photograph group has 2
 SUBJECTS = ((0, 0.09), (1, 0.71), (2, 0.13), (3, 0.07))  # how many a picture has, and how often
 
 
@@ -21,11 +23,17 @@ class Composer:
 
     def __init__(self, folder: Path, held_out: bool = False) -> None:
         self.cutouts = _Part(folder, "cutouts", held_out)
+        self.real_cutouts, self.real = (
+            _Part(folder, name, held_out) if (folder / f"{name}.json").is_file() else None
+            for name in ("real-cutouts", "real")
+        )
         self.plates = _Part(folder, "plates", held_out)
         self.photos = _Part(folder, "photos", held_out)
 
     def sample(self, rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """A picture and its mask. size: height, width."""
+        if self.real and rng.random() < REAL:
+            return self._real(rng, size)
         picture, plain = self.background(rng, size)
         counts, shares = zip(*SUBJECTS, strict=True)
         count = int(rng.choice(counts, p=shares))
@@ -43,6 +51,11 @@ class Composer:
             picture = picture * (1 - alpha[..., None]) + colours * alpha[..., None]
             mask = 1 - (1 - mask) * (1 - alpha)
         return photographed(rng, picture), mask
+
+    def _real(self, rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """A photograph of a subject, mirrored, cut and toned at random."""
+        part = crop(rng, self.real.draw(rng), size, least=0.7)
+        return photographed(rng, jittered(rng, part[..., :3], 0.25)), part[..., 3]
 
     def background(self, rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, bool]:
         """A picture without a subject, and whether it is plain."""
@@ -70,10 +83,12 @@ class Composer:
 
     def _posed(self, rng: np.random.Generator, size: tuple[int, int], shrink: float) -> np.ndarray:
         """A cut-out somewhere in the frame: mostly near the middle, sometimes tiny, huge, or cut by the border."""
-        cut = Image.frombytes("CMYK", *_image_arguments(self.cutouts.draw(rng)))  # four channels, nothing more
+        cut = Image.frombytes("CMYK", *_image_arguments(self._cutout(rng)))  # four channels, nothing more
         if rng.random() < 0.5:
             cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        extent = shrink * float(rng.choice([rng.uniform(0.35, 0.95), rng.uniform(0.1, 0.35), rng.uniform(0.95, 1.5)], p=[0.74, 0.13, 0.13]))
+        extent = shrink * float(
+            rng.choice([rng.uniform(0.35, 0.95), rng.uniform(0.1, 0.35), rng.uniform(0.95, 1.5)], p=[0.74, 0.13, 0.13])
+        )
         scale = extent * min(size) / max(cut.size)
         stretch = math.exp(rng.normal(0, 0.12))
         new = [max(4, round(n * scale * f)) for n, f in zip(cut.size, (stretch, 1 / stretch), strict=True)]
@@ -85,6 +100,9 @@ class Composer:
         frame = Image.new("CMYK", size[::-1])
         frame.paste(cut, (x, y))
         return np.asarray(frame, np.float32) / 255
+
+    def _cutout(self, rng: np.random.Generator) -> np.ndarray:
+        return (self.real_cutouts if self.real_cutouts and rng.random() < REAL else self.cutouts).draw(rng)
 
     def _lit(self, rng: np.random.Generator, cut: np.ndarray, picture: np.ndarray) -> np.ndarray:
         """The thing's straight colours in the light of the picture, sometimes with a photograph's surface."""
@@ -128,7 +146,9 @@ class _Part:
         for source, indices in by_source.items():
             groups.setdefault(source.split("/")[0], []).append(indices)
         self.groups = list(groups.values())
-        self.weights = np.array([len(group) ** 0.5 for group in self.groups])
+        self.weights = np.array(
+            [min(len(group) ** 0.5, MOST if name in TEXTURES else 99) for name, group in groups.items()]
+        )
         self.weights /= self.weights.sum()
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
@@ -137,14 +157,17 @@ class _Part:
         return self.store[indices[rng.integers(len(indices))]]
 
 
-def crop(rng: np.random.Generator, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def crop(rng: np.random.Generator, picture: np.ndarray, size: tuple[int, int], least: float = 0.35) -> np.ndarray:
     """A random part of a picture in another size, mirrored half of the time."""
     height, width = picture.shape[:2]
     largest = min(height / size[0], width / size[1])
-    scale = largest * rng.uniform(0.35, 1) ** 0.7
+    scale = largest * rng.uniform(least, 1) ** 0.7
     h, w = size[0] * scale, size[1] * scale
     x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
-    image = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR, (x, y, x + w, y + h), 1.5)
+    mode = "RGB" if picture.shape[2] == 3 else "CMYK"  # four channels, nothing more
+    image = Image.frombytes(mode, (width, height), picture.tobytes()).resize(
+        size[::-1], Image.Resampling.BILINEAR, (x, y, x + w, y + h), 1.5
+    )
     part = np.asarray(image, np.float32) / 255
     return part[:, ::-1] if rng.random() < 0.5 else part
 

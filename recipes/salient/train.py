@@ -1,7 +1,7 @@
-"""Train SalientNet on composites whose mask is known, and write it as models/salient.safetensors.
+"""Train SalientNet on composites whose mask is known, and write it as salient.safetensors into the run's folder.
 
-One core: 256 pixels, batches of 12, bfloat16 autocast. The encoder starts from ImageNet and keeps its BatchNorm statistics; its
-first stages stay as they are. The same command resumes a run that was cut off.
+One core and bfloat16 autocast. The encoder starts from ImageNet, its BatchNorm is folded and its first blocks stay as they are.
+What is written is the running average of the weights. `--initial` goes on from an earlier run's weights.
 """
 
 from __future__ import annotations
@@ -163,7 +163,10 @@ def train(config: TrainConfig, composer: Composer, run: Path, initial: Path | No
         losses.append(loss.item())
         if (step + 1) % 20 == 0:
             spent = time.time() - begun
-            print(f"{step + 1} loss {np.mean(losses[-20:]):.4f} {spent / (step + 1):.2f} s/step data {waited / spent:.0%}", flush=True)
+            print(
+                f"{step + 1} loss {np.mean(losses[-20:]):.4f} {spent / (step + 1):.2f} s/step data {waited / spent:.0%}",
+                flush=True,
+            )
         if (step + 1) % 100 == 0:
             _save(run, net, ema.module)
     _save(run, net, ema.module)

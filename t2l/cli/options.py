@@ -68,7 +68,7 @@ def size(text: str) -> tuple[int, int]:
 
 def default_checkpoint() -> Path:
     """The checkpoint that ships in models/. Raises FileNotFoundError when the package was installed without it."""
-    found = sorted(MODELS.glob("*.safetensors"))
+    found = sorted(MODELS.glob("text2layer*.safetensors"))
     if not found:
         raise FileNotFoundError(
             "no checkpoint ships with this installation; name one with --checkpoint FILE.safetensors "

@@ -40,26 +40,26 @@ class Contract:
     """What a network wants to be shown and how its answer is read. The file's own input size comes before this one."""
 
     size: int = INPUT_SIZE  # pixels of each side, of a file that takes any
-    mean: tuple[float, float, float]  # of 255; the input is (255 x - mean) / std
-    std: tuple[float, float, float]
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # ImageNet's; the input is (255 x - mean) / std
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     bgr: bool = False  # the channels come as blue, green, red
     brightest: bool = False  # each picture is divided by its largest value first
     output: int = 0  # of a file with several outputs, -1 = the last
     sigmoid: bool = False  # the output is logits; else they are known by values outside of [0, 1]
 
 
-IMAGENET: dict[str, tuple[float, float, float]] = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 Preset = Literal["auto", "isnet", "u2net", "birefnet", "inspyrenet", "icon", "imagenet"]
 CONTRACTS: dict[Preset, Contract] = {
     "isnet": Contract(mean=(128, 128, 128), std=(256, 256, 256)),  # xuebinqin/DIS Inference.py, @imgly's form of it
-    "u2net": Contract(size=320, brightest=True, **IMAGENET),  # xuebinqin/U-2-Net data_loader.py, ToTensorLab
-    "birefnet": Contract(output=-1, sigmoid=True, **IMAGENET),  # ZhengPeng7/BiRefNet inference.py
-    "inspyrenet": Contract(**IMAGENET),  # plemeri/transparent-background Remover.py; 384 for its "fast" files
+    "u2net": Contract(size=320, brightest=True),  # xuebinqin/U-2-Net data_loader.py, ToTensorLab
+    "birefnet": Contract(output=-1, sigmoid=True),  # ZhengPeng7/BiRefNet inference.py
+    "inspyrenet": Contract(),  # plemeri/transparent-background Remover.py; 384 for its "fast" files
     "icon": Contract(  # mczhuge/ICON dataset.py reads with OpenCV: blue first, under the mean of red
         size=384, mean=(124.55, 118.90, 102.94), std=(56.77, 55.97, 57.50), bgr=True, output=3, sigmoid=True
     ),
-    "imagenet": Contract(**IMAGENET),  # most others
+    "imagenet": Contract(),  # most others
 }
+NAMED: tuple[Preset, ...] = ("isnet", "u2net", "birefnet", "inspyrenet")  # what files are called
 BY_OUTPUTS: dict[int, Preset] = {12: "isnet", 7: "u2net", 5: "icon"}  # as the authors' code returns them
 
 
@@ -92,7 +92,7 @@ def saliency_model(
 def guess_preset(network: OnnxNetwork) -> Preset:
     """The preset of a file by its name or by how many outputs it has. Raises ValueError where both say nothing."""
     name = network.file.name.lower()
-    named = [preset for preset in ("isnet", "u2net", "birefnet", "inspyrenet") if preset in name.replace("-", "")]
+    named = [preset for preset in NAMED if preset in name.replace("-", "")]
     if len(named) == 1:
         return named[0]
     if len(network.outputs) in BY_OUTPUTS:

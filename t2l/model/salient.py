@@ -32,7 +32,7 @@ class SalientConfig:
     """What a SalientNet is built from."""
 
     widths: tuple[int, ...] = (16, 32, 64, 96, 96)  # of the decoder at 1/2, 1/4, 1/8, 1/16 and 1/32
-    size: int = 320  # the network works on pictures of about size x size pixels
+    sizes: tuple[int, ...] = (256, 480)  # it looks at about size x size pixels: the whole, then the edges
 
 
 class SalientNet(nn.Module):
@@ -81,22 +81,32 @@ def load_salient(path: str | Path | None = None, device: torch.device | None = N
     path: a file of `save_salient`, the shipped one if None. The masks come back on the pictures' device.
     Raises FileNotFoundError, or ValueError for a file that holds no such network.
     """
-    net = load_salient_net(path or FILE).to(device, memory_format=torch.channels_last)
+    net = load_salient_net(path or FILE).to(device).to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def predict(pixels: Tensor) -> Tensor:
-        masks = [mask_of(net, picture, device) for picture in pixels.float().split(1)]
-        return torch.cat(masks).to(pixels.device) if masks else pixels.new_zeros(0, 1, *pixels.shape[-2:])
+        masks = [mask_of(net, pixels[i : i + 1].float(), device) for i in range(len(pixels))]
+        return torch.cat(masks) if masks else pixels.new_zeros(0, 1, *pixels.shape[-2:])
 
     return predict
 
 
 def mask_of(net: SalientNet, picture: Tensor, device: torch.device | None) -> Tensor:
-    """The mask (1, 1, H, W) of one picture (1, 3, H, W)."""
-    size = working_size(*picture.shape[-2:], net.config.size)
-    x = F.interpolate(picture, size, mode="bilinear", antialias=True).to(device, memory_format=torch.channels_last)
-    mask = net(x)[0].float().sigmoid().to(picture.device)
-    return F.interpolate(mask, picture.shape[-2:], mode="bilinear", antialias=True).clamp(0, 1)
+    """The mask (1, 1, H, W) of one picture (1, 3, H, W): the mean of what is seen at every size, straight and mirrored."""
+    height, width = picture.shape[-2:]
+    largest = working_size(height, width, max(net.config.sizes))
+    seen = [_logits(net, picture, working_size(height, width, size), device) for size in net.config.sizes]
+    logits = torch.stack([F.interpolate(x, largest, mode="bilinear") for x in seen]).mean(dim=0)
+    mask = logits.sigmoid().to(picture.device)
+    return F.interpolate(mask, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def _logits(net: SalientNet, picture: Tensor, size: tuple[int, int], device: torch.device | None) -> Tensor:
+    """Logits of one picture at a size, (1, 1, h / 2, w / 2), on the device."""
+    x = F.interpolate(picture, size, mode="bilinear", antialias=True)
+    both = torch.cat([x, x.flip(-1)]).to(device).contiguous(memory_format=torch.channels_last)
+    straight, mirrored = net(both)[0].float().split(1)
+    return (straight + mirrored.flip(-1)) / 2
 
 
 def working_size(height: int, width: int, size: int) -> tuple[int, int]:

@@ -56,7 +56,9 @@ def test_the_output_that_the_authors_read_becomes_the_mask(preset, kinds, value,
     torch.testing.assert_close(mask, torch.full((1, 1, 20, 30), value).sigmoid())
 
 
-@pytest.mark.parametrize(("name", "count", "preset"), [("a", 12, "isnet"), ("a", 7, "u2net"), ("BiRefNet-lite", 1, "birefnet")])
+@pytest.mark.parametrize(
+    ("name", "count", "preset"), [("a", 12, "isnet"), ("a", 7, "u2net"), ("BiRefNet-lite", 1, "birefnet")]
+)
 def test_a_file_says_by_its_name_or_its_outputs_which_network_it_is(name, count, preset, tmp_path):
     pytest.importorskip("onnxruntime")
     file = file_of(tmp_path / f"{name}.onnx", *["Identity"] * count)

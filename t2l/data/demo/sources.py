@@ -126,7 +126,7 @@ def read_source(downloads: Path, source: str) -> bytes:
 def write_ledger(path: Path, downloads: Path, sources: Iterable[str]) -> None:
     """Write a CSV with one row per source file: where it comes from, its licence, its author, its sha256."""
     by_name = {package.name: package for package in packages()}
-    creators = _furniture_creators(downloads)
+    creators = furniture_creators(downloads)
     with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["file", "package", "version", "licence", "author", "sha256"])
@@ -146,7 +146,7 @@ def licence_of(source: str) -> tuple[str, str]:
     return licence, author
 
 
-def _furniture_creators(downloads: Path) -> dict[str, str]:
+def furniture_creators(downloads: Path) -> dict[str, str]:
     """Source id -> creator, as the furniture catalogs name them."""
     package, folder = _table()["folders"]["furniture"]
     creators = {}

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 from workflow_blueprints import BLUEPRINTS, Subgraph
 from workflow_drawing import ROOT, Drawing
 from workflow_pages import WORKFLOWS
+from workflow_photographs import PHOTOGRAPHS
 
 FRAME = (
     400,
@@ -120,9 +121,15 @@ def main(url: str, names: list[str]) -> None:
     server = Server(url)
     known = json.loads(server.get("/object_info"))
     write_blueprints(known)
-    for workflow in (w for w in WORKFLOWS if w.name in names or not names):
+    for workflow in (w for w in [*WORKFLOWS, *PHOTOGRAPHS] if w.name in names or not names):
+        if missing := {node.kind for node in workflow.nodes()} - known.keys():
+            sys.stderr.write(f"{workflow.name} stays as it is: this ComfyUI has no {', '.join(sorted(missing))}\n")
+            continue
         drawing = Drawing(workflow, known)
         write(drawing)
+        if workflow.picture_of:
+            shutil.copy(ROOT / "workflows" / f"{workflow.picture_of}.jpg", ROOT / "workflows" / f"{workflow.file}.jpg")
+            continue
         shown = server.pictures(drawing.prompt())
         pictures = [picture for name in workflow.thumbnail for picture in shown[str(drawing.ids[name])]]
         thumbnail(pictures).save(ROOT / "workflows" / f"{workflow.file}.jpg", quality=80)

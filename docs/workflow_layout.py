@@ -45,6 +45,12 @@ SIZES = {
     "PreviewAny": (230, 150),
     "SetLatentNoiseMask": (230, 60),
     "GrowMask": (230, 110),
+    "T2L_PictureToLayers": (230, 170),
+    "LoadBackgroundRemovalModel": (230, 90),
+    "RemoveBackground": (230, 80),
+    "CheckpointLoaderSimple": (230, 130),
+    "InpaintModelConditioning": (230, 160),
+    "VAEDecode": (230, 60),
 }
 
 
@@ -83,6 +89,7 @@ class Workflow:
     thumbnail: list[str]  # nodes whose pictures stand for it: four pictures, or a large one and a small one
     note_height: int = 130
     under_note: int = 1
+    picture_of: str = ""  # the workflow whose picture stands for it, where its own models are not at hand to run it
     number: int = 0  # before the file's name, where a list in order of names should begin with it
 
     @property

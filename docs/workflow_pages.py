@@ -91,8 +91,8 @@ def read(name: str, file: str = "strawberry.psd [example]", label: str = "") -> 
     return Node(name, "T2L_LoadLayers", {"file": file, "layer": "top"}, label)
 
 
-def split(name: str, source: str) -> Node:
-    return Node(name, "T2L_SplitLayers", {"layers": [source, 0], "layer": "top", "compositing": "srgb"})
+def split(name: str, source: str, output: int = 0) -> Node:
+    return Node(name, "T2L_SplitLayers", {"layers": [source, output], "layer": "top", "compositing": "srgb"})
 
 
 def fitted(source: str) -> Node:

@@ -9,6 +9,7 @@ from .images import ImagesToLayers
 from .latent import DecodeLayers, DecodeLayersTiled, EncodeLayers, EncodeLayersTiled
 from .layers import CompositeLayers, JoinLayers, SplitLayers
 from .load import LoadAutoencoder, LoadCheckpoint, register_folders
+from .pictures import PictureToLayers
 from .preview import register_route
 
 NODES: list[type[io.ComfyNode]] = [
@@ -29,6 +30,7 @@ NODES: list[type[io.ComfyNode]] = [
     UpscaleLayers,
     BestLayers,
     ImagesToLayers,
+    PictureToLayers,
 ]
 
 register_folders()

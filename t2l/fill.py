@@ -89,7 +89,7 @@ def _completed(picture: Tensor, hole: Tensor) -> tuple[Tensor, Tensor] | None:
     levels = [_Level(*_reduced(picture, hole, size)) for size in sizes]
     if not len(levels[0].sources):
         return None
-    offsets = None
+    offsets: Tensor | None = None
     for level in reversed([level for level in levels if len(level.sources)]):
         start = None if offsets is None else level.sources_at(offsets)
         painted = level.noisy(generator) if start is None else level.mean_of(start, torch.zeros_like(start).float())
@@ -100,7 +100,9 @@ def _completed(picture: Tensor, hole: Tensor) -> tuple[Tensor, Tensor] | None:
             else:
                 start, distance = level.searched(painted, start, generator)
             painted = level.mean_of(start, distance)
+        assert start is not None, "every level has its rounds"
         offsets = level.offsets(start)
+    assert start is not None and offsets is not None, "the last level has sources"
     return level.blended(start, distance), offsets
 
 

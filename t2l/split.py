@@ -18,6 +18,7 @@ from .fill import Inpainter, fill
 from .layers import Layers
 
 REFERENCE_SIDE = 512  # pixels of the shorter side that a config's pixels are meant for
+FREED_SIDE = 768  # pixels of the longer side at which the colours at an edge are told apart, at most; they are smooth
 HOLE_SIDE = 1024  # pixels of the longer side at which a mask is dilated, at most: the radius grows with the picture
 
 
@@ -73,7 +74,25 @@ def hole_of(mask: Tensor, config: SplitConfig | None = None) -> Tensor:
 
 def _foreground(picture: Tensor, mask: Tensor, config: SplitConfig) -> Tensor:
     """The colours in front, which go on where the mask is at most the threshold."""
-    colours = foreground_colours(picture, mask) if config.free_colours else picture
+    colours = _freed(picture, mask) if config.free_colours else picture
     own = (mask > config.threshold).to(mask)
     shows = own.amax(dim=(1, 2, 3), keepdim=True) > 0
     return torch.where(shows, push_pull(colours, own), picture)
+
+
+def _freed(picture: Tensor, mask: Tensor) -> Tensor:
+    """The foreground's colours without the background's, (N, 3, H, W).
+
+    Of a large picture both are found at a smaller size, and the last step of blur fusion is taken at the full one:
+    F = F^ + m (C - m F^ - (1 - m) B^), as in edges.py.
+    """
+    height, width = mask.shape[-2:]
+    scale = FREED_SIDE / max(height, width)
+    if scale >= 1:
+        return foreground_colours(picture, mask)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    small, small_mask = (F.interpolate(x, size, mode="area") for x in (picture, mask))
+    pair = foreground_colours(small, small_mask), foreground_colours(small, 1 - small_mask)
+    foreground, background = (F.interpolate(x, (height, width), mode="bilinear") for x in pair)
+    seen = torch.lerp(background, foreground, mask)
+    return torch.where(mask == 1, picture, (foreground + mask * (picture - seen)).clamp(0, 1))

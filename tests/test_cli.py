@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from t2l import cli
 from t2l.cli import options, pictures
+from t2l.io.layer_file import open_layer_file
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [
@@ -28,6 +30,7 @@ COMMANDS = [
     "convert-model",
     "evaluate",
     "recompose",
+    "split",
     "info",
 ]
 
@@ -81,6 +84,7 @@ def test_an_unknown_option_is_named(command, capsys):
         "recompose": ["x", "y"],
         "build": ["s"],
         "pack": ["f"],
+        "split": ["x"],
         "train-autoencoder": ["c"],
         "train-unet": ["c"],
     }.get(command, [])
@@ -88,6 +92,7 @@ def test_an_unknown_option_is_named(command, capsys):
         "build": ["--out", "x"],
         "build-demo": ["--out", "x"],
         "pack": ["--out", "x"],
+        "split": ["--out", "x"],
         "train-autoencoder": ["--data", "x", "--run", "x"],
         "cache-latents": ["--checkpoint", "x", "--data", "x", "--out", "x"],
         "train-unet": ["--latents", "x", "--run", "x"],
@@ -262,6 +267,48 @@ def test_convert_says_what_it_cannot_do(tmp_path, capsys):
     assert run(capsys, "convert", tmp_path / "a.psd", tmp_path / "a.psd")[1].endswith("give another name")
     assert "a.psd cannot be read as a PSD" in run(capsys, "convert", tmp_path / "a.psd", tmp_path / "b.ora")[1]
     assert "b.psd does not exist" in run(capsys, "convert", tmp_path / "b.psd", tmp_path / "b.ora")[1]
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    """A red square on grey, and its mask at half the size."""
+    for name, size, colours in (("square.png", 64, ("grey", "red")), ("mask.png", 32, ("black", "white"))):
+        picture = Image.new("RGB", (size, size), colours[0])
+        picture.paste(colours[1], (size // 4, size // 4, size * 3 // 4, size * 3 // 4))
+        picture.save(tmp_path / name)
+    return tmp_path / "square.png"
+
+
+@pytest.mark.parametrize("ending", ["psd", "ora"])
+def test_split_takes_a_picture_apart_with_a_given_mask(photograph, ending, capsys):
+    out = photograph.parent / "out"
+    mask = photograph.with_name("mask.png")
+    assert run(capsys, "split", photograph, "--out", out, "--mask", mask, "--format", ending)[0] == 0
+    layers = open_layer_file(out / f"square.{ending}").stack.to_layers()
+    grey = torch.full((3,), 128 / 255)
+    assert torch.allclose(layers.background[0, :, 32, 32], grey, atol=0.02), "the hole is painted in"
+    assert torch.allclose(layers.foreground[0, :, 5, 5], torch.tensor([1.0, 0, 0]), atol=0.05), (
+        "red goes on beyond the square"
+    )
+    assert layers.mask[0, 0, 32, 32] == 1 and layers.mask[0, 0, 5, 5] == 0
+
+
+def test_one_bad_picture_is_named_and_does_not_stop_the_others(photograph, capsys, monkeypatch):
+    from t2l.model import salient
+
+    monkeypatch.setattr(salient, "load_salient", lambda *_: lambda x: (x[:, :1] > 0.9).float())
+    (photograph.parent / "notes.png").write_text("no picture")
+    files = [photograph.with_name(name) for name in ("notes.png", "square.png", "missing.png")]
+    code = cli.main(["split", *map(str, files), "--out", str(photograph.parent / "out"), "--format", "png"])
+    lines = capsys.readouterr().err
+    assert code == 2 and "2 of 3 pictures could not be taken apart" in lines
+    assert "notes.png is no picture that can be read" in lines and "missing.png" in lines
+    assert (photograph.parent / "out" / "square_foreground.png").is_file()
+
+
+def test_split_takes_one_mask_for_one_picture(photograph, capsys):
+    code, line = run(capsys, "split", photograph, photograph, "--out", "x", "--mask", photograph)
+    assert code == 2 and "--mask and --background are of one picture" in line
 
 
 def test_pack_says_what_it_packed_and_why_not_the_rest(tmp_path, capsys):

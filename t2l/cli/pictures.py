@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..layers import Layers
     from ..model.text2layer import Text2Layer
 
+SHOWS = 0.1  # a mask that nowhere shows more is empty
 LONGEST_PROMPT = 1000  # characters; the text encoder reads 77 tokens, about 300 characters
 
 
@@ -41,6 +42,17 @@ def add_commands(command: Command) -> None:
     add("--bits", type=int, choices=(8, 16), default=8, help="per channel of a .psd (default: %(default)s)")
     mask_as = {"choices": ("layer mask", "transparency"), "default": "layer mask", "dest": "mask_as"}
     add("--mask-as", **mask_as, help="how a .psd holds the masks (default: %(default)s)")
+
+    add = command(split, "split")
+    add("pictures", type=Path, nargs="+", metavar="PICTURE", help="photographs, drawings, any flat pictures")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add("--format", choices=("psd", "ora", "png"), default="psd", help="of the layers (default: %(default)s)")
+    add("--mask", type=Path, metavar="FILE", help="white = foreground; default: the subject that stands out")
+    add("--background", type=Path, metavar="FILE", help="what lies behind; default: painted in")
+    add("--saliency", type=Path, metavar="FILE", help="a salient-object .onnx file (default: the network in models/)")
+    inpainting = "what paints the background: fill, patchmatch, or the path of a network (default: %(default)s)"
+    add("--inpainting", default="fill", metavar="NAME|PATH", help=inpainting)
+    add_device(add)
 
     add = command(recompose, "recompose")
     add("layers", type=Path, metavar="LAYERS", help="a .psd or .ora file; of a PNG, its one layer over white")
@@ -93,6 +105,70 @@ def convert(args: argparse.Namespace) -> None:
     check_out(args.out)
     for path in save_png_set(opened.stack, args.out, clean_stem(args.source.stem)):
         print(path)
+
+
+def split(args: argparse.Namespace) -> None:
+    """Flat pictures -> layers: the subject of each with clean edges, and a background painted in behind it."""
+    check_out(args.out)
+    if len(args.pictures) > 1 and (args.mask or args.background):
+        raise ValueError("--mask and --background are of one picture; take one at a time, or leave them out")
+
+    from ..io.layer_file import save_layer_file, save_png_set
+    from ..stack import Stack
+
+    take_apart, failed = _splitter(args), 0
+    for path, stem in zip(args.pictures, _stems([path.stem for path in args.pictures]), strict=True):
+        try:
+            stack = Stack.from_layers(take_apart(path))
+            if args.format == "png":
+                written = save_png_set(stack, args.out, stem)[-1]
+            else:
+                written = args.out / f"{stem}.{args.format}"
+                save_layer_file(stack, written)
+        except (ValueError, FileNotFoundError) as error:
+            failed += 1
+            note(f"{path}: {error}")
+            continue
+        print(written)
+    if failed:
+        raise ValueError(f"{failed} of {len(args.pictures)} pictures could not be taken apart; the notes above say why")
+
+
+def _splitter(args: argparse.Namespace) -> Callable[[Path], Layers]:
+    """What takes a picture apart as the options say; networks are opened once, and only those that are needed."""
+    import torch
+    import torch.nn.functional as F
+
+    from ..io.image import to_pixels
+    from ..io.picture_file import read_colours, read_mask
+    from ..model.device import pick_device
+    from ..model.inpainting import inpainter
+    from ..model.saliency import saliency_model
+    from ..model.salient import load_salient
+    from ..split import split as run
+
+    device = pick_device(args.device)
+    inpaint = inpainter(args.inpainting, device, args.dtype)
+    if args.mask is None:
+        salient = saliency_model(args.saliency, device=device) if args.saliency else load_salient(None, device)
+
+    def take_apart(path: Path) -> Layers:
+        picture = to_pixels(read_colours(path)[0])
+        size = picture.shape[-2:]
+        mask = salient(picture) if args.mask is None else to_pixels(read_mask(args.mask))
+        mask = F.interpolate(mask, size, mode="bilinear", antialias=True).clamp(0, 1)
+        if mask.max() <= SHOWS:
+            note(f"{path}: nothing stands out, all of it is background; give --mask")
+        behind = None if args.background is None else to_pixels(read_colours(args.background)[0])
+        if behind is not None and behind.shape[-2:] != size:
+            raise ValueError(
+                f"{args.background} must be as large as the picture, {size[1]} x {size[0]}, got "
+                f"{behind.shape[-1]} x {behind.shape[-2]}"
+            )
+        with torch.inference_mode():
+            return run(picture, mask, behind, inpaint)
+
+    return take_apart
 
 
 def recompose(args: argparse.Namespace) -> None:

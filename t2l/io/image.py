@@ -85,6 +85,11 @@ def read_image(path: str | Path, mode: Literal["RGB", "RGBA", "L"] = "RGB") -> T
             image = ImageOps.exif_transpose(file).convert(mode)
     except Unreadable as error:
         raise ValueError(f"{shown_path(path)} {error}") from error
+    return to_pixels(image)
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """An 8-bit picture as pixels (1, C, H, W) in [0, 1]."""
     values = np.array(image).reshape(image.height, image.width, -1)
     return torch.from_numpy(values).movedim(-1, 0).unsqueeze(0).float().div_(255)
 

@@ -163,13 +163,19 @@ def _pipeline(path: Path, dtype: torch.dtype) -> Any:
     try:
         unet = UNet2DConditionModel.from_pretrained(path / "unet", torch_dtype=dtype, **local)
         vae = AutoencoderKL.from_pretrained(path / "vae", torch_dtype=dtype, **local)
-        text_encoder = CLIPTextModel.from_pretrained(path / "text_encoder", **local).to(dtype)
+        text_encoder: Any = CLIPTextModel.from_pretrained(path / "text_encoder", **local)
     except OSError as error:
         raise ValueError(f"{path} cannot be read as .safetensors: {' '.join(str(error).split())}") from error
     if unet.config.in_channels != 2 * vae.config.latent_channels + 1:
         raise ValueError(f"{path} is no inpainting model: its UNet takes {unet.config.in_channels} channels, not 9")
     scheduler = DDIMScheduler.from_pretrained(path / "scheduler", local_files_only=True)
-    parts = {"vae": vae, "text_encoder": text_encoder, "unet": unet, "scheduler": scheduler, "tokenizer": None}
+    parts = {
+        "vae": vae,
+        "text_encoder": text_encoder.to(dtype),
+        "unet": unet,
+        "scheduler": scheduler,
+        "tokenizer": None,
+    }
     return StableDiffusionInpaintPipeline(**parts, **nobody)
 
 

@@ -85,13 +85,13 @@ def load_salient(path: str | Path | None = None, device: torch.device | None = N
 
     @torch.no_grad()
     def predict(pixels: Tensor) -> Tensor:
-        masks = [_mask_of(net, pixels[i : i + 1].float(), device) for i in range(len(pixels))]
+        masks = [mask_of(net, pixels[i : i + 1].float(), device) for i in range(len(pixels))]
         return torch.cat(masks) if masks else pixels.new_zeros(0, 1, *pixels.shape[-2:])
 
     return predict
 
 
-def _mask_of(net: SalientNet, picture: Tensor, device: torch.device | None) -> Tensor:
+def mask_of(net: SalientNet, picture: Tensor, device: torch.device | None) -> Tensor:
     """The mask (1, 1, H, W) of one picture (1, 3, H, W): the mean of what is seen at every size, straight and mirrored."""
     height, width = picture.shape[-2:]
     largest = working_size(height, width, max(net.config.sizes))

@@ -81,7 +81,9 @@ def page(server):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_workflow_opens_whole_and_is_its_twin(page, path):
+def test_a_workflow_opens_whole_and_is_its_twin(page, server, path):
+    if missing := nodes_missing(server, path):
+        pytest.skip(f"this ComfyUI has no {', '.join(missing)}")
     page.evaluate("graph => app.loadGraphData(graph)", json.loads(path.read_text()))
     assert page.evaluate(MISSING_NODES) == []
     assert page.evaluate(RED_WIRES) == []
@@ -93,8 +95,14 @@ def test_a_workflow_opens_whole_and_is_its_twin(page, path):
     assert prompt == json.loads((Path(__file__).parent / "workflows" / path.name.removeprefix("1-")).read_text())
 
 
-def test_every_node_of_a_workflow_has_the_room_it_needs(canvas):
-    for path in WORKFLOWS:
+def nodes_missing(server, path):
+    """Core's nodes that a workflow needs and an older ComfyUI does not have."""
+    kinds = {node["type"] for node in json.loads(path.read_text())["nodes"]} - {"MarkdownNote"}
+    return sorted(kinds - json.loads(server.get("/object_info")).keys())
+
+
+def test_every_node_of_a_workflow_has_the_room_it_needs(canvas, server):
+    for path in (path for path in WORKFLOWS if not nodes_missing(server, path)):
         canvas.evaluate("graph => app.loadGraphData(graph)", json.loads(path.read_text()))
         canvas.wait_for_timeout(700)
         assert canvas.evaluate(VUE_BOXES if canvas.vue else GROWN) == [], path.stem

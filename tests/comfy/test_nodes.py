@@ -22,6 +22,7 @@ NODES = {
     "T2L_UpscaleLayers",
     "T2L_BestLayers",
     "T2L_ImagesToLayers",
+    "T2L_PictureToLayers",
     "T2L_SaveLayers",
     "T2L_LoadLayers",
     "T2L_FitLayers",

@@ -1,0 +1,160 @@
+"""Picture to Layers: a flat picture taken apart into what it shows and what lies behind."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ..t2l.layers import Layers
+from ..t2l.model.salient import FILE, load_salient_net, mask_of
+from ..t2l.split import SplitConfig, split
+from .documents import to_documents
+from .edges import checked
+from .hints import hint
+from .inputs import validated
+from .limits import check_pictures
+from .pairing import paired
+from .types import LAYERS, POLARITY, image_to_pixels, known, mask_to_pixels, pixels_to_image, pixels_to_mask, resized
+
+NODE = "Picture to Layers"
+SALIENT_BYTES = 256 << 20  # of one picture in the saliency network, at its own size
+SHOWS, COVERS = 0.1, 0.9  # masks that nowhere show more than SHOWS are empty; that nowhere show less than COVERS, full
+
+
+class PictureToLayers(io.ComfyNode):
+    """Picture to Layers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="T2L_PictureToLayers",
+            display_name="Picture to Layers",
+            category="text2layer/layers",
+            **known(
+                search_aliases=["remove background", "segment", "inpaint background", "photo to psd", "cutout", "matte"]
+            ),
+            description="Takes a flat picture apart: its subject with clean edges, and a background painted in behind it.",
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("image", tooltip="Any picture of any size, or a batch; its transparency is left out."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip=f"From any segmentation node. {POLARITY}. Stretched to the image. Without it the subject is found.",
+                ),
+                io.Image.Input(
+                    "background",
+                    optional=True,
+                    tooltip="From any inpainting workflow; scaled to cover the image and cropped in the middle. Without it the "
+                    "background is painted in.",
+                ),
+                io.Float.Input(
+                    "dilation",
+                    default=8,
+                    min=0,
+                    max=256,
+                    step=1,
+                    optional=True,
+                    tooltip="How far beyond the mask the background is painted in: pixels of a picture of 512. More takes a "
+                    "shadow along.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="foreground",
+                    is_output_list=True,
+                    tooltip="The subject, freed of the background at its edge; its colours go on beyond.",
+                ),
+                io.Image.Output(
+                    display_name="background", is_output_list=True, tooltip="What lies behind: given, or painted in."
+                ),
+                io.Mask.Output(display_name="mask", is_output_list=True, tooltip=POLARITY),
+                LAYERS.Output(display_name="layers", is_output_list=True, tooltip="One document for each picture."),
+            ],
+        )
+
+    @classmethod
+    @validated
+    @paired(NODE)
+    def execute(cls, image: Any, mask: Any = None, background: Any = None, dilation: float = 8) -> io.NodeOutput:
+        config = checked(NODE, SplitConfig, dilation=dilation)
+        pictures, masks, backgrounds = together(image, mask, background)
+        salient = salient_network() if masks is None else None
+        parts, bar = [], comfy.utils.ProgressBar(len(pictures))
+        for i, picture in enumerate(pictures.split(1)):
+            mm.throw_exception_if_processing_interrupted()
+            shows = masks[i : i + 1] if salient is None else salient.mask(picture)
+            mind_mask(shows, i, salient is None)
+            behind = None if backgrounds is None else backgrounds[i : i + 1]
+            parts.append(checked(NODE, split, picture, shows, behind, config=config))
+            bar.update(1)
+        layers = Layers.cat(parts)
+        images = pixels_to_image(layers.foreground), pixels_to_image(layers.background)
+        return io.NodeOutput(*images, pixels_to_mask(layers.mask), to_documents(layers))
+
+
+class ManagedSaliency:
+    """The saliency network that ships, under ComfyUI's memory management."""
+
+    def __init__(self) -> None:
+        if not FILE.is_file():
+            raise FileNotFoundError(
+                f"{NODE}: {FILE.name} is missing in {FILE.parent}; connect a mask, or install the pack again"
+            )
+        self.net = load_salient_net(FILE)
+        self.device = mm.get_torch_device()
+        self.patcher = ModelPatcher(self.net, load_device=self.device, offload_device=mm.unet_offload_device())
+
+    def mask(self, picture: Tensor) -> Tensor:
+        """The soft mask (1, 1, H, W) of a picture (1, 3, H, W), 1 = salient, on the picture's device."""
+        mm.load_models_gpu([self.patcher], memory_required=SALIENT_BYTES)
+        with torch.no_grad():
+            return mask_of(self.net, picture, self.device)
+
+
+@cache
+def salient_network() -> ManagedSaliency:
+    """Opened at the first picture without a mask; one for all nodes."""
+    return ManagedSaliency()
+
+
+def together(image: Any, mask: Any, background: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Three sockets -> pictures, masks and backgrounds of one size, equally many; one serves a whole batch of the others."""
+    pictures = image_to_pixels(image, f"{NODE}: image")
+    size = (pictures.shape[-2], pictures.shape[-1])
+    found: dict[str, Tensor] = {"image": pictures}
+    if mask is not None:
+        found["mask"] = mask_to_pixels(mask, size, f"{NODE}: mask")
+    if background is not None:
+        behind = image_to_pixels(background, f"{NODE}: background")
+        check_pictures(size, len(behind), f"{NODE}: background")
+        found["background"] = behind if behind.shape[-2:] == size else resized(behind, size, crop="center")
+    count = max(map(len, found.values()))
+    check_pictures(size, count, f"{NODE}: image")
+    if wrong := {name: len(x) for name, x in found.items() if len(x) not in (1, count)}:
+        raise ValueError(f"{NODE}: batches must hold {count} pictures, as the largest does, or one, got {wrong}")
+    found = {name: x.to(pictures.device).expand(count, -1, -1, -1) for name, x in found.items()}
+    return found["image"], found.get("mask"), found.get("background")
+
+
+def mind_mask(mask: Tensor, number: int, given: bool) -> None:
+    """Hint at a mask that leaves nothing to take apart; the picture goes on as background or foreground alone."""
+    whose = f"{NODE}: the mask of picture {number + 1}" if given else f"{NODE}: picture {number + 1}"
+    if mask.max() <= SHOWS:
+        found = (
+            "is empty, all of it is background"
+            if given
+            else "shows no subject that stands out, all of it is background"
+        )
+        advice = "Load Image gives an empty one for a picture without transparency" if given else "connect a mask"
+        hint(f"{whose} {found}; {advice}", (NODE, "empty", given))
+    elif mask.min() >= COVERS:
+        found = "covers the whole picture" if given else "is all subject"
+        hint(f"{whose} {found}, nothing of the background is seen; Invert Mask turns one around", (NODE, "full", given))

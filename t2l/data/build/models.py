@@ -39,5 +39,7 @@ class ModelFactory(Protocol):
 
     def __call__(self) -> Models: ...
 
+    def __hash__(self) -> int: ...
+
     def identity(self) -> dict[str, Any]:
         """What config.json says of the models, JSON values: another run with others is refused."""

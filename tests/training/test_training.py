@@ -122,7 +122,7 @@ def test_captions_are_dropped_and_words_unlearnt_at_the_rates_asked_for(unet_con
     config = replace(unet_config, batch_size=400, caption_drop=0.25, unknown_word=0.1)
     batches = LatentBatches(Latents(latents), config.batches, 0.18215, Tokenizer())
     tokens = torch.cat([batches[step].text for step in range(5)])
-    dropped = (tokens == batches.tokenizer([""])).all(dim=1)
+    dropped = (tokens == batches.tokenize([""])).all(dim=1)
     assert dropped.float().mean() == pytest.approx(0.25, abs=0.04)
     kept = tokens[~dropped]
     words = (kept < 49406).float().sum()

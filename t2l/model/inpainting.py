@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..fill import Inpainter, fill
 from .device import DTYPES
-from .onnx import CPU, KINDS, open_session
+from .onnx import CPU, KINDS, open_session, run_session
 
 SIDE = 512  # pixels of the shorter side at which a network paints: what Stable Diffusion 2 inpainting and LaMa's export take
 STEP = 8  # pixels along a side per latent, and per pixel of LaMa's coarsest map
@@ -104,7 +104,7 @@ def _lama(path: Path, device: torch.device, side: int) -> Inpainter:
     def run(picture: Tensor, hole: Tensor) -> Tensor:
         parts = {3: picture, 1: hole, 4: torch.cat([picture * (1 - hole), hole], dim=1)}
         fed = {x.name: parts[x.shape[1]].to("cpu", KINDS[x.type]).numpy() for x in inputs}
-        output = torch.from_numpy(session.run(None, fed)[0]).float()
+        output = torch.from_numpy(run_session(session, None, fed, path)[0]).float()
         if output.shape != picture.shape or not output.isfinite().all():
             raise ValueError(f"{path} must give finite pictures of {tuple(picture.shape)}, got {tuple(output.shape)}")
         return output

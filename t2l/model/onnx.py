@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,19 @@ class OnnxNetwork:
     def __call__(self, pictures: Tensor, output: int = 0) -> Tensor:
         parts = pictures.to("cpu", self._dtype).split(self._batch or len(pictures))
         name = self.outputs[output]
-        outputs = [self._session.run([name], {self._input: part.numpy()})[0] for part in parts]
+        outputs = [run_session(self._session, [name], {self._input: part.numpy()}, self.file)[0] for part in parts]
         return torch.cat([torch.from_numpy(output).float() for output in outputs])
 
 
 KINDS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+
+
+def run_session(session: Any, outputs: Sequence[str] | None, inputs: Mapping[str, Any], file: Path) -> list[Any]:
+    """What a session gives; its failures, which derive from nothing but Exception, as RuntimeError."""
+    try:
+        return session.run(outputs, inputs)
+    except Exception as error:
+        raise RuntimeError(f"{file} failed: {' '.join(str(error).split())[:300]}") from error
 
 
 def open_session(file: Path, threads: int, device: torch.device) -> Any:

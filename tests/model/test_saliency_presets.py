@@ -77,3 +77,10 @@ def test_a_preset_that_does_not_fit_is_a_sentence(preset, sentence, tmp_path):
     pytest.importorskip("onnxruntime")
     with pytest.raises(ValueError, match=sentence):
         saliency_model(file_of(tmp_path / "s.onnx", "Identity", "Identity"), preset=preset)
+
+
+def test_a_network_that_fails_while_it_computes_is_a_runtime_error_with_its_name(tmp_path):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(network([node("Reshape", ["x", "shape"], "y")], (1, 3, 8, 8), tensors={"shape": [7, 7]}))
+    with pytest.raises(RuntimeError, match="net.onnx failed: .*reshape"):
+        saliency_model(path, preset="isnet")(torch.zeros(1, 3, 8, 8))

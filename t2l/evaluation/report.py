@@ -408,6 +408,7 @@ class _Enough(Exception):
 def _write(task: Task, figures: Figures, path: Path) -> None:
     if task.share.is_main:
         write_json(path, figures)
+    task.share.wait()  # who returns may read the file
 
 
 def _at_trained_size(model: Text2Layer, config: GenerateConfig) -> GenerateConfig:

@@ -40,6 +40,11 @@ class Share:
         torch.distributed.all_gather_object(found, parts)
         return [found[i % self.count][i // self.count] for i in range(sum(len(part) for part in found))]
 
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
     def card(self, device: torch.device) -> torch.device:
         """A card of its own for every process of a machine, unless one was named."""
         if self.count == 1 or device.type != "cuda" or device.index is not None:

@@ -2,15 +2,12 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 
 from t2l.config import DiffusionConfig
 from t2l.diffusion import scaled_linear_schedule
 from t2l.model.grow import attends_more, grow, grown_config, halved_noise_time, with_attention
-from t2l.model.text2layer import Text2Layer
 from t2l.model.unet import UNetConfig, build_unet, config_of_unet
-from t2l.training.train_unet import train_unet
 
 SMALL = UNetConfig(
     in_channels=8,
@@ -74,16 +71,6 @@ def test_a_grown_unet_takes_its_noise_for_half_as_strong():
     unchanged = small.time_embedding(small.time_proj(times))
     got = large.time_embedding(large.time_proj(times))
     assert (got - wanted).square().mean() < 0.2 * (unchanged - wanted).square().mean()
-
-
-def test_training_goes_on_with_one_level_more_and_refuses_any_other_shape(unet_config, latents, tmp_path):
-    first = train_unet(unet_config, latents, tmp_path / "first")
-    larger = replace(unet_config, unet=grown_config(unet_config.unet), steps=2)
-    second = train_unet(larger, latents, tmp_path / "second", init=first)
-    assert config_of_unet(Text2Layer.load(second).unet) == larger.unet
-    other = replace(unet_config, unet=replace(unet_config.unet, base_channels=64))
-    with pytest.raises(ValueError, match="base_channels 32.*the config asks for base_channels 64.*one level more"):
-        train_unet(other, latents, tmp_path / "other", init=first)
 
 
 @torch.no_grad()

@@ -63,7 +63,8 @@ def normalize_a_share(folder):
 
     processes = Processes()
     norm, x, factor = batchnorm_and_batch()
-    norm, share = processes.synchronized(torch.nn.Sequential(norm)), list(processes.share(len(x), 1))
+    norm, share = torch.nn.Sequential(norm), list(processes.share(len(x), 1))
+    processes.synchronized(norm)
     x = x[share].requires_grad_()
     y = norm(x)
     (y * factor[share]).sum().mul(processes.count).backward()  # the loss is the mean over processes of what each has

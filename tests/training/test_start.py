@@ -10,11 +10,12 @@ import torch
 from t2l.io.checkpoint import read_metadata, read_tensors
 from t2l.model.autoencoder import AutoencoderConfig
 from t2l.model.from_sd import autoencoder_from_sd
+from t2l.model.grow import grown_config
 from t2l.model.low_rank import LowRank, add_low_rank, lora_state, merged, save_lora
 from t2l.model.systems import build_autoencoder
 from t2l.model.text2layer import Text2Layer, load_autoencoder, save_autoencoder
 from t2l.model.text_encoder import TextEncoder, TextEncoderConfig
-from t2l.model.unet import Conditioned, build_unet
+from t2l.model.unet import Conditioned, build_unet, config_of_unet
 from t2l.training.losses import LossWeights
 from t2l.training.start import freeze, starting_autoencoder, starting_networks
 from t2l.training.train_autoencoder import train_autoencoder
@@ -224,3 +225,13 @@ def test_an_ordinary_autoencoder_learns_by_the_same_command(
     rows = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert rows[-1][f"{picture}_l1"] < 0.8 * rows[0][f"{picture}_l1"]
     assert rows[-1]["discriminator"] > 0 and ("mask_l1" in rows[0]) == (layout == "separate")
+
+
+def test_training_goes_on_with_one_level_more_and_refuses_any_other_shape(unet_config, latents, tmp_path):
+    first = train_unet(unet_config, latents, tmp_path / "first")
+    larger = replace(unet_config, unet=grown_config(unet_config.unet), steps=2)
+    second = train_unet(larger, latents, tmp_path / "second", init=first)
+    assert config_of_unet(Text2Layer.load(second).unet) == larger.unet
+    other = replace(unet_config, unet=replace(unet_config.unet, base_channels=64))
+    with pytest.raises(ValueError, match="base_channels 32.*the config asks for base_channels 64.*one level more"):
+        train_unet(other, latents, tmp_path / "other", init=first)

@@ -100,8 +100,8 @@ PHOTOGRAPHS = [
                 [
                     [
                         apart(mask=["subject", 0], background=["painted", 0]),
-                        split("split", "apart", 3),
                         picture("background", "apart", 1),
+                        split("split", "apart", 3),  # last: newer frontends draw it higher
                     ]
                 ],
             ),

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -30,38 +30,31 @@ def read_ahead(batches: Iterable[Item], depth: int, pin: bool = False) -> Iterat
     pin: tensors, also in tuples, in page-locked memory, from which a card reads while it computes. An error comes out in the
     place of its item. The thread ends with the iterator: when that is used up, closed or forgotten.
     """
-    ready: SimpleQueue[_Answer] = SimpleQueue()  # no lock in Python: the other thread could hold it for 5 ms
-    room: SimpleQueue[bool] = SimpleQueue()  # one for each item that may be made; False: no more are wanted
-    for _ in range(depth):
-        room.put(True)
+    ready: Queue[_Answer] = Queue(depth)
+    stopped = threading.Event()
     card = torch.cuda.current_device() if pin else None
-    thread = threading.Thread(target=_fill, args=(batches, ready, room, card), daemon=True)
+    thread = threading.Thread(target=_fill, args=(batches, ready, stopped, card), daemon=True)
     thread.start()
     try:
         while not (answer := ready.get()).is_last:
             if answer.error is not None:
                 raise answer.error
-            room.put(True)
             yield answer.item
     finally:
-        with suppress(Empty):
-            while True:
-                room.get_nowait()
-        room.put(False)
-        thread.join()
+        stopped.set()
+        while thread.is_alive():  # it may be waiting for room
+            with suppress(Empty):
+                ready.get(timeout=0.01)
 
 
-def _fill(batches: Iterable[Any], ready: SimpleQueue[_Answer], room: SimpleQueue[bool], card: int | None) -> None:
+def _fill(batches: Iterable[Any], ready: Queue[_Answer], stopped: threading.Event, card: int | None) -> None:
     try:
         if card is not None:
             torch.cuda.set_device(card)  # a new thread is on the first one
-        items = iter(batches)
-        while room.get():
-            try:
-                item = next(items)
-            except StopIteration:
-                break
+        for item in batches:
             ready.put(_Answer(item if card is None else _pinned(item)))
+            if stopped.is_set():
+                return
         ready.put(_Answer(is_last=True))
     except BaseException as error:  # noqa: BLE001 - it is raised where the items are used
         ready.put(_Answer(error=error))

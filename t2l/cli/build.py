@@ -5,24 +5,33 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import MODELS, Command, add_device, add_overrides, check_out, config_of, note, say, whole
+from .options import (
+    KINDS,
+    MODELS,
+    Command,
+    add_device,
+    add_models,
+    add_overrides,
+    check_out,
+    config_of,
+    note,
+    open_saliency,
+    say,
+    whole,
+)
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from ..data.build import Models
 
 SHIPPED = "default"
 OFF = "off"
 NAMES = ("fill", "patchmatch")  # of inpainters without weights
-FILTERS = ("mask", "inpainting")
-SALIENT = MODELS / "salient.safetensors"
 
 
 def add_commands(command: Command) -> None:
@@ -41,24 +50,7 @@ def add_commands(command: Command) -> None:
         metavar="DIR",
         help="folder for train and validation, the ledger, what was dropped",
     )
-    add(
-        "--saliency",
-        default=SHIPPED,
-        metavar="FILE",
-        help="an .onnx file that finds the subject (default: the shipped network)",
-    )
-    add(
-        "--preset",
-        default="auto",
-        metavar="NAME",
-        help="what that file is: isnet, u2net, birefnet, inspyrenet, icon, imagenet",
-    )
-    add(
-        "--inpainting",
-        default="fill",
-        metavar="NAME",
-        help="fill, patchmatch, a Stable Diffusion 2 inpainting checkpoint or a LaMa .onnx (default: %(default)s)",
-    )
+    add_models(add)
     add(
         "--filters",
         default=SHIPPED,
@@ -97,13 +89,19 @@ def build(args: argparse.Namespace) -> None:
     from ..data.build import BuildConfig
     from ..data.build import build as run
     from ..model.device import pick_device
+    from ..model.saliency import find_saliency
 
     device = pick_device(args.device)
     licences = args.licences and json.dumps([name.strip() for name in args.licences.split(",") if name.strip()])
     unfiltered = "true" if args.unfiltered else None
     config = config_of(BuildConfig, args, validation=args.validation, licences=licences, unfiltered=unfiltered)
     models = ModelFiles(
-        _saliency(args.saliency), args.preset, args.inpainting, _filters(args.filters), str(device), args.dtype
+        args.saliency and find_saliency(args.saliency),
+        args.preset,
+        args.inpainting,
+        _filters(args.filters),
+        str(device),
+        args.dtype,
     )
     workers = args.workers or (processors() if device.type == "cpu" else 1)
     cards = float(device.type == "cuda")
@@ -121,7 +119,7 @@ class ModelFiles:
     saliency: Path | None  # None = the shipped one
     preset: str
     inpainting: str
-    filters: tuple[Path, ...]  # of FILTERS
+    filters: tuple[Path, ...]  # of KINDS
     device: str
     dtype: str
 
@@ -135,44 +133,28 @@ class ModelFiles:
         judges = self._judges(device)
         thresholds = {name: judge.config.threshold for name, judge in judges.items()}
         return Models(
-            self._saliency(device), inpainter(self.inpainting, device, self.dtype), judges, thresholds, device
+            open_saliency(self.saliency, self.preset, device),
+            inpainter(self.inpainting, device, self.dtype),
+            judges,
+            thresholds,
+            device,
         )
-
-    def _saliency(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-        if self.saliency is None:
-            from ..model.salient import load_salient
-
-            return load_salient(device=device)
-        from ..model.saliency import saliency_model
-
-        preset: Any = self.preset
-        return saliency_model(self.saliency, preset=preset, device=device)
 
     def _judges(self, device: torch.device) -> dict[str, Any]:
         if not self.filters:
             return {}
         from ..model.filters import load_filter
 
-        return {name: load_filter(path, device) for name, path in zip(FILTERS, self.filters, strict=True)}
+        return {name: load_filter(path, device) for name, path in zip(KINDS, self.filters, strict=True)}
 
     def identity(self) -> dict[str, Any]:
         """The files by their content, so that one that was moved is the same."""
-        files = {"saliency": self.saliency or SALIENT, **dict(zip(FILTERS, self.filters, strict=False))}
+        from ..model.salient import FILE
+
+        files = {"saliency": self.saliency or FILE, **dict(zip(KINDS, self.filters, strict=False))}
         known: dict[str, Any] = {name: _digest(path) for name, path in files.items()}
         known["inpainter"] = self.inpainting if self.inpainting in NAMES else _digest(Path(self.inpainting))
         return known | {"preset": self.preset if self.saliency else "", "dtype": self.dtype}
-
-
-def _saliency(name: str) -> Path | None:
-    if name == SHIPPED:
-        if not SALIENT.is_file():
-            raise FileNotFoundError(
-                "no saliency network ships with this installation; name an .onnx file with --saliency"
-            )
-        return None
-    from ..model.saliency import find_saliency
-
-    return find_saliency(name)
 
 
 def _filters(name: str) -> tuple[Path, ...]:
@@ -180,7 +162,7 @@ def _filters(name: str) -> tuple[Path, ...]:
     if name == OFF:
         return ()
     folder = MODELS if name == SHIPPED else Path(name)
-    files = tuple(folder / f"{kind}-filter.safetensors" for kind in FILTERS)
+    files = tuple(folder / f"{kind}-filter.safetensors" for kind in KINDS)
     if missing := [file.name for file in files if not file.is_file()]:
         if name != SHIPPED:
             raise FileNotFoundError(
@@ -192,15 +174,12 @@ def _filters(name: str) -> tuple[Path, ...]:
 
 
 def _digest(path: Path) -> str:
-    """What tells a model's file, or the files of a folder, from another one: sizes, first and last megabyte."""
+    """What tells a model's file, or the files of a folder, from another one."""
     if not path.exists():
         raise FileNotFoundError(f"there is no model {path}")
-    digest = hashlib.sha256()
-    for file in sorted(x for x in path.rglob("*") if x.is_file()) if path.is_dir() else [path]:
-        size = file.stat().st_size
-        digest.update(f"{file.name if path.is_dir() else ''} {size} ".encode())
-        with file.open("rb") as content:
-            digest.update(content.read(1 << 20))
-            content.seek(max(0, size - (1 << 20)))
-            digest.update(content.read(1 << 20))
-    return digest.hexdigest()
+    from ..training.identity import mark_of
+
+    if path.is_file():
+        return mark_of(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return hashlib.sha256("".join(f"{file.name} {mark_of(file)} " for file in files).encode()).hexdigest()

@@ -6,9 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .options import LARGEST, SMALLEST, Command, add_overrides, check_out, config_of, note, say, whole
-
-KINDS = ("mask", "inpainting")
+from .options import KINDS, LARGEST, SMALLEST, Command, add_overrides, check_out, config_of, note, say, whole
 
 
 def add_commands(command: Command) -> None:
@@ -16,7 +14,21 @@ def add_commands(command: Command) -> None:
     add = command(build_demo, "build-demo")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for shards, captions and the licence ledger")
     add_overrides(add)
+    _add_pack(command)
 
+    add = command(stats, "stats")
+    add("folder", type=Path, metavar="DIR", help="data set from pack, build or build-demo, or folder of shards")
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page, its numbers go beside it as .json (default: DIR/report.html)",
+    )
+    add("--workers", type=whole("workers", 0, 1024), default=0, metavar="N", help="processes that read (default: 0)")
+    _add_labelling(command)
+
+
+def _add_pack(command: Command) -> None:
     add = command(pack, "pack")
     add(
         "folder",
@@ -42,15 +54,8 @@ def add_commands(command: Command) -> None:
     add("--layer", metavar="NAME", help="which layer or group of a .psd or .ora is the foreground, as in Load Layers")
     add_overrides(add)
 
-    add = command(stats, "stats")
-    add("folder", type=Path, metavar="DIR", help="data set from pack, build or build-demo, or folder of shards")
-    add(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="the page, its numbers go beside it as .json (default: DIR/report.html)",
-    )
-    add("--workers", type=whole("workers", 0, 1024), default=0, metavar="N", help="processes that read (default: 0)")
+
+def _add_labelling(command: Command) -> None:
     add = command(label, "label")
     add("data", type=Path, metavar="DIR", help="shards, as t2l build and t2l pack write them")
     add("--kind", choices=KINDS, default="mask", help="what is judged (default: %(default)s)")

@@ -8,13 +8,19 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.saliency import SaliencyModel
 
 Command = Callable[[Callable[[argparse.Namespace], None], str], Any]  # (function, name) -> the parser's add_argument
 
 MODELS = Path(__file__).resolve().parent.parent.parent / "models"  # the shipped checkpoint, beside the package
 SMALLEST, LARGEST = 64, 4096  # pixels along a side
 DTYPES = ("fp32", "fp16", "bf16")
+KINDS = ("mask", "inpainting")  # of quality filters
 
 
 def add_overrides(add: Any) -> None:
@@ -45,6 +51,28 @@ def data_set(text: str) -> Any:
         return Repeated.parsed(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_models(add: Any) -> None:
+    """What takes flat pictures apart."""
+    add(
+        "--saliency",
+        type=Path,
+        metavar="FILE",
+        help="an .onnx file that finds the subject (default: the shipped network)",
+    )
+    presets = "what that file is: isnet, u2net, birefnet, inspyrenet, icon, imagenet (default: as the file tells)"
+    add("--preset", default="auto", metavar="NAME", help=presets)
+    inpainting = "what paints the background: fill, patchmatch, or the path of a network (default: %(default)s)"
+    add("--inpainting", default="fill", metavar="NAME|PATH", help=inpainting)
+
+
+def open_saliency(file: Path | None, preset: Any, device: torch.device) -> SaliencyModel:
+    """What finds subjects: a user's .onnx file, or the network that ships."""
+    from ..model.saliency import saliency_model
+    from ..model.salient import load_salient
+
+    return load_salient(None, device) if file is None else saliency_model(file, preset=preset, device=device)
 
 
 def whole(name: str, low: int, high: int) -> Any:

@@ -9,7 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import Command, add_device, check_out, default_checkpoint, note, number, size, whole
+from .options import (
+    Command,
+    add_device,
+    add_models,
+    check_out,
+    default_checkpoint,
+    note,
+    number,
+    open_saliency,
+    size,
+    whole,
+)
 
 if TYPE_CHECKING:
     from ..generate import GenerateConfig
@@ -49,9 +60,7 @@ def add_commands(command: Command) -> None:
     add("--format", choices=("psd", "ora", "png"), default="psd", help="of the layers (default: %(default)s)")
     add("--mask", type=Path, metavar="FILE", help="white = foreground; default: the subject that stands out")
     add("--background", type=Path, metavar="FILE", help="what lies behind; default: painted in")
-    add("--saliency", type=Path, metavar="FILE", help="a salient-object .onnx file (default: the network in models/)")
-    inpainting = "what paints the background: fill, patchmatch, or the path of a network (default: %(default)s)"
-    add("--inpainting", default="fill", metavar="NAME|PATH", help=inpainting)
+    add_models(add)
     add_device(add)
 
     add = command(recompose, "recompose")
@@ -143,14 +152,12 @@ def _splitter(args: argparse.Namespace) -> Callable[[Path], Layers]:
     from ..io.picture_file import read_colours, read_mask
     from ..model.device import pick_device
     from ..model.inpainting import inpainter
-    from ..model.saliency import saliency_model
-    from ..model.salient import load_salient
     from ..split import split as run
 
     device = pick_device(args.device)
     inpaint = inpainter(args.inpainting, device, args.dtype)
     if args.mask is None:
-        salient = saliency_model(args.saliency, device=device) if args.saliency else load_salient(None, device)
+        salient = open_saliency(args.saliency, args.preset, device)
 
     def take_apart(path: Path) -> Layers:
         picture = to_pixels(read_colours(path)[0])

@@ -85,7 +85,7 @@ bench: $(FULL) ## run every script of benchmarks/
 train-demo: AE := $(RUNS)/demo-autoencoder
 train-demo: UNET := $(RUNS)/demo-unet
 train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, UNet at 128 and 256, export, figures
-	$(BIN)/t2l build-demo --out $(DATA)
+	$(BIN)/python -m recipes.demo --out $(DATA)
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json --data $(DATA)/train --run $(AE)
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-folded.json --data $(DATA)/train --run $(AE)-folded \
 	    --init $(AE)/snapshot.safetensors
@@ -131,8 +131,8 @@ LATENTS := $(SYSTEMS)/latents
 CACHE = $(BIN)/t2l cache-latents
 TRAIN = $(BIN)/t2l train-unet
 train-systems: $(FULL) ## every system of the paper in a small world, and a table of their figures
-	$(BIN)/t2l build-demo --out $(SYSTEMS)/data $(SYSTEM_WORLD)
-	$(BIN)/t2l build-demo --out $(SYSTEMS)/data-unfiltered $(SYSTEM_WORLD) faulty=0.5 test=0 held_out=0
+	$(BIN)/python -m recipes.demo --out $(SYSTEMS)/data $(SYSTEM_WORLD)
+	$(BIN)/python -m recipes.demo --out $(SYSTEMS)/data-unfiltered $(SYSTEM_WORLD) faulty=0.5 test=0 held_out=0
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-no-sup.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)-no-sup
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-separate.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)-separate

@@ -33,10 +33,10 @@ import psutil
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from t2l.bleed import push_pull
+from t2l.compositing.bleed import push_pull
+from t2l.compositing.split import SplitConfig
 from t2l.config import override
 from t2l.data.build import BuildConfig, Models, build
-from t2l.split import SplitConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

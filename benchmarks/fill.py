@@ -21,11 +21,11 @@ from PIL import Image, ImageOps
 from t2l.training.perceptual import Perceptual
 from torch import Tensor
 
-from t2l.bleed import push_pull
-from t2l.fill import Inpainter, fill
+from t2l.compositing.bleed import push_pull
+from t2l.compositing.fill import Inpainter, fill
+from t2l.compositing.split import SplitConfig, hole_of, split
 from t2l.io.image import save_png, to_image, to_pixels
 from t2l.model.inpainting import inpainter
-from t2l.split import SplitConfig, hole_of, split
 
 SIDE, SHARE = 512, 0.6  # pixels of a picture, and of it the side of the thing
 

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from PIL import Image
 from psd_tools import PSDImage
 
+from t2l.compositing.stack import Stack
 from t2l.io.image import layer_images
 from t2l.io.psd import open_psd, save_psd
 from t2l.layers import Layers
-from t2l.stack import Stack
 
 SIDE, ROUNDS = 1024, 7
 

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from PIL import Image
 from psd_tools import PSDImage
 
+from t2l.compositing.stack import Layer, Stack
 from t2l.io.layer_file import open_layer_file, save_layer_file
-from t2l.stack import Layer, Stack
 
 ROUNDS, SIDE = 9, 2048
 MEMORY = {  # canvas, size and number of layers

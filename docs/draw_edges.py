@@ -1,6 +1,6 @@
 """Draws docs/images/clean-edges.jpg and prints how true the colours of soft edges are: python docs/draw_edges.py DATA.
 
-DATA is a folder of `t2l build-demo`: its test pictures have known foregrounds. Each is laid over nine solid colours and over its
+DATA is a folder of `python -m recipes.demo`: its test pictures have known foregrounds. Each is laid over nine solid colours and over its
 own place, cut out again with its own mask, and compared with the foreground where the mask is between 0.05 and 0.95.
 """
 
@@ -13,13 +13,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from t2l.bleed import bled
+from t2l.compositing.bleed import bled
+from t2l.compositing.edges import FUSION_RADII, foreground_colours
+from t2l.compositing.placement import gaussian_blur
 from t2l.data.shards import Shards
-from t2l.edges import FUSION_RADII, foreground_colours
 from t2l.evaluation.metrics import spread
 from t2l.io.image import to_image
 from t2l.layers import Layers
-from t2l.placement import gaussian_blur
 
 PICTURES = 8  # of the test split, evenly spread
 SHOWN = (0, 4)  # which of them are drawn: one from a bright place, one from a dark one

@@ -21,7 +21,7 @@ from comfy.model_base import ModelType
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..t2l.config import DiffusionConfig
+from ..t2l.diffusion import DiffusionConfig
 from ..t2l.io.checkpoint import check_fits
 from ..t2l.model.autoencoder import AutoencoderConfig
 from ..t2l.model.text2layer import CheckpointParts

@@ -13,12 +13,12 @@ import comfy.model_management as mm
 import torch
 from torch import Tensor
 
-from ..t2l.blend import BlendMode
 from ..t2l.budget import NAME_LENGTH
-from ..t2l.comfyui_blend import NAMES, WITHOUT_NAME
-from ..t2l.comfyui_compositor import placed_bounds
+from ..t2l.compositing.blend import BlendMode
+from ..t2l.compositing.comfyui_blend import NAMES, WITHOUT_NAME
+from ..t2l.compositing.comfyui_compositor import placed_bounds
+from ..t2l.compositing.stack import Layer, Stack
 from ..t2l.layers import Layers
-from ..t2l.stack import Layer, Stack
 from .inputs import shown
 from .limits import MAX_SIDE, check_canvas, most_together, shown_sizes
 from .types import image_to_alpha, image_to_pixels, mask_to_pixels, pixels_to_image, shape_of

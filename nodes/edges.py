@@ -11,11 +11,11 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
-from ..t2l.edges import EdgeConfig, clean_layer
+from ..t2l.compositing.edges import EdgeConfig, clean_layer
+from ..t2l.compositing.recompose import Agreement, agreement, difference_picture, made_to_agree
+from ..t2l.compositing.stack import TOP, Stack
+from ..t2l.compositing.upscale import Enlarge, Method, upscaled
 from ..t2l.layers import Layers
-from ..t2l.recompose import Agreement, agreement, difference_picture, made_to_agree
-from ..t2l.stack import TOP, Stack
-from ..t2l.upscale import Enlarge, Method, upscaled
 from .documents import document_to_stack, stack_to_document, stack_to_layers
 from .inputs import kind_of, validated
 from .limits import MAX_SIDE, check_resized
@@ -322,7 +322,7 @@ def checked(node: str, call: Callable[..., Any], *arguments: Any, **named: Any) 
 
 def compared(before: Tensor, after: Tensor) -> Tensor:
     """Two pictures (4, h, w) beside one another, (3, H, W)."""
-    from ..t2l.compare import before_and_after
+    from ..t2l.compositing.compare import before_and_after
 
     return before_and_after(before, after)
 

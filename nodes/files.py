@@ -11,10 +11,10 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.v0_0_2 import io, ui
 
+from ..t2l.compositing.stack import TOP, Stack
 from ..t2l.io.file_name import clean_prefix
 from ..t2l.io.layer_file import READ, check_format, open_layer_file, save_layer_file, save_png_set
 from ..t2l.io.layer_nodes import LayerFile, MaskAs
-from ..t2l.stack import TOP, Stack
 from .documents import MAX_FRAMES, composited, document_to_stack, stack_to_document, stack_to_layers, unknown_to_core
 from .file_names import LONGEST, check_inside, files_below, path_below, shortened
 from .inputs import refusal, validated

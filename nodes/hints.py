@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_execution.utils import get_executing_context
 
-from ..t2l.fit import paints_well
+from ..t2l.compositing.fit import paints_well
 
 if TYPE_CHECKING:
     from .autoencoder import ManagedAutoencoder

@@ -8,8 +8,8 @@ from typing import Any, get_args
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..t2l.blend import BlendMode
-from ..t2l.stack import Layer, Stack
+from ..t2l.compositing.blend import BlendMode
+from ..t2l.compositing.stack import Layer, Stack
 from .documents import MAX_FRAMES, stack_to_document
 from .edges import checked, for_each, preview, stacks_of
 from .inputs import validated

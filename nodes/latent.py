@@ -9,7 +9,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..t2l.layers import Layers
-from ..t2l.window import Window, followed
+from ..t2l.model.window import Window, followed
 from .documents import to_documents
 from .hints import mind_size
 from .inputs import kind_of, validated

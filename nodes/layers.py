@@ -10,11 +10,11 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..t2l.blend import BlendMode
-from ..t2l.comfyui_compositor import composite_as_comfyui
+from ..t2l.compositing.blend import BlendMode
+from ..t2l.compositing.comfyui_compositor import composite_as_comfyui
+from ..t2l.compositing.placement import ColourSpace, Placement, compose, place
+from ..t2l.compositing.stack import TOP, Stack
 from ..t2l.layers import Layers
-from ..t2l.placement import ColourSpace, Placement, compose, place
-from ..t2l.stack import TOP, Stack
 from .documents import composited, document_to_stack, stack_to_layers, to_documents
 from .inputs import validated
 from .limits import check_pictures
@@ -204,7 +204,7 @@ class CompositeLayers(io.ComfyNode):
         shadow_softness: float = 1.0,
         **placement: Any,
     ) -> io.NodeOutput:
-        from ..t2l.shadow import Shadow
+        from ..t2l.compositing.shadow import Shadow
 
         node = "Composite Layers"
         try:
@@ -226,7 +226,7 @@ class CompositeLayers(io.ComfyNode):
 
 def composed(layers: Layers, behind: Tensor, where: Placement, cast: Any) -> tuple[Tensor, Tensor]:
     """The foreground over a background (N, 3, H, W), and its mask there, (N, 1, H, W). cast: a Shadow."""
-    from ..t2l.shadow import shadowed
+    from ..t2l.compositing.shadow import shadowed
 
     seen = place(layers, where, behind).mask
     behind = shadowed(behind, seen, cast, where.colour_space)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..t2l.budget import CANVAS_PIXELS
-from ..t2l.stack import Layer, Stack
+from ..t2l.compositing.stack import Layer, Stack
 
 MAX_SIDE = 16384  # pixels, ComfyUI's own largest picture
 MAX_PICTURES = 4096  # of a batch, as in ComfyUI itself

@@ -12,9 +12,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
+from ..t2l.compositing.split import SplitConfig, split
 from ..t2l.layers import Layers
 from ..t2l.model.salient import FILE, load_salient_net, mask_of
-from ..t2l.split import SplitConfig, split
 from .documents import to_documents
 from .edges import checked
 from .hints import hint

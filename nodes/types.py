@@ -15,9 +15,9 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..t2l.bleed import bled
+from ..t2l.compositing.bleed import bled
+from ..t2l.compositing.stack import TOP
 from ..t2l.layers import Layers
-from ..t2l.stack import TOP
 from .inputs import kind_of
 from .limits import check_pictures
 

@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import DiffusionConfig as DiffusionConfig
+    from .compositing.stack import Stack as Stack
     from .data.shards import Shards as Shards
+    from .diffusion import DiffusionConfig as DiffusionConfig
     from .generate import GenerateConfig as GenerateConfig
     from .generate import generate as text_to_layers
     from .io.layer_file import open_layer_file as open_layer_file
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .model.autoencoder import AutoencoderConfig as AutoencoderConfig
     from .model.autoencoder import LayeredAutoencoder as LayeredAutoencoder
     from .model.text2layer import Text2Layer as Text2Layer
-    from .stack import Stack as Stack
 
 __all__ = [
     "AutoencoderConfig",
@@ -37,12 +37,12 @@ __all__ = [
 
 _HOMES = {
     "AutoencoderConfig": "model.autoencoder",
-    "DiffusionConfig": "config",
+    "DiffusionConfig": "diffusion",
     "GenerateConfig": "generate",
     "LayeredAutoencoder": "model.autoencoder",
     "Layers": "layers",
     "Shards": "data.shards",
-    "Stack": "stack",
+    "Stack": "compositing.stack",
     "Text2Layer": "model.text2layer",
     "open_layer_file": "io.layer_file",
     "save_layer_file": "io.layer_file",

@@ -1,7 +1,8 @@
 """Dataclass configs <-> JSON, and `name=value` overrides for the command line.
 
 A config is a frozen dataclass beside the class it builds. Nested dataclasses become nested objects. Unknown names and
-values of the wrong kind are refused, with the names that exist.
+values of the wrong kind are refused, with the names that exist. A class variable OLD_NAMES says what fields were called
+in earlier versions, old -> new: those names go on working, in files and on the command line.
 """
 
 from __future__ import annotations
@@ -10,49 +11,14 @@ import json
 import math
 import types
 import typing
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from .budget import read_object, shown
 
 Config = TypeVar("Config")
 MOST_NAMES = 12  # in one message
-PREDICTION_TYPES = {"eps": "epsilon", "v": "v_prediction"}  # ours -> diffusers'
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiffusionConfig:
-    """The noise schedule a UNet was trained with, and what it predicts. Every checkpoint carries it.
-
-    It stands here because diffusion computes with it and model writes it into files, and neither knows the other.
-    """
-
-    num_train_steps: int = 1000
-    beta_start: float = 0.00085  # Stable Diffusion's scaled-linear schedule
-    beta_end: float = 0.012
-    prediction: Literal["eps", "v"] = "eps"
-    zero_terminal_snr: bool = (
-        False  # rescaled so that the last step is noise alone (Lin et al. 2023); v prediction only
-    )
-
-    def __post_init__(self) -> None:
-        check_ranges(self, num_train_steps=(2, 100_000), beta_start=(1e-8, 0.9), beta_end=(1e-8, 0.9))
-        if self.zero_terminal_snr and self.prediction == "eps":
-            raise ValueError(
-                "zero_terminal_snr needs prediction 'v': where nothing but noise is seen, eps says nothing about the picture"
-            )
-
-    def for_diffusers(self) -> dict[str, Any]:
-        """The same in the words of diffusers' schedulers."""
-        return {
-            "num_train_timesteps": self.num_train_steps,
-            "beta_start": self.beta_start,
-            "beta_end": self.beta_end,
-            "beta_schedule": "scaled_linear",
-            "prediction_type": PREDICTION_TYPES[self.prediction],
-            "rescale_betas_zero_snr": self.zero_terminal_snr,
-        }
 
 
 def check_ranges(config: Any, **ranges: tuple[float, float]) -> None:
@@ -74,6 +40,12 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 def config_from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
     """Build a config dataclass from JSON values. Raises ValueError for a name or a value the class does not have."""
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    old = getattr(cls, "OLD_NAMES", {})
+    if twice := sorted(name for name in values if old.get(name) in values):
+        raise ValueError(
+            f"{cls.__name__} has {twice[0]} and {old[twice[0]]}, which are one thing: leave {twice[0]} out"
+        )
+    values = {old.get(name, name): value for name, value in values.items()}
     if unknown := sorted(values.keys() - known):
         names = ", ".join(shown(name)[1:-1] for name in unknown[:MOST_NAMES])
         raise ValueError(f"{cls.__name__} has no {names}; it has {', '.join(sorted(known))}")
@@ -104,7 +76,7 @@ def override(config: Config, assignments: list[str]) -> Config:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"an override is written name=value, got {assignment!r}")
-        *outer, last = name.split(".")
+        *outer, last = present_name(type(config), name).split(".")
         node = values
         for part in outer:
             if not isinstance(node.get(part), dict):
@@ -112,6 +84,23 @@ def override(config: Config, assignments: list[str]) -> Config:
             node = node[part]
         node[last] = _parse(text)
     return config_from_dict(type(config), values)
+
+
+def present_name(cls: Any, name: str) -> str:
+    """What `outer.inner`, as an earlier version may have called it, is called now; unknown names as they are."""
+    first, dot, rest = name.partition(".")
+    first = getattr(cls, "OLD_NAMES", {}).get(first, first)
+    inner = typing.get_type_hints(cls).get(first)
+    return first + dot + (present_name(inner, rest) if is_dataclass(inner) else rest)
+
+
+def dotted_names(values: dict[str, Any]) -> list[str]:
+    """Every name of nested objects, as `outer.inner`."""
+    inner = (
+        [name] + [f"{name}.{n}" for n in dotted_names(v)] if isinstance(v, dict) else [name]
+        for name, v in values.items()
+    )
+    return [name for names in inner for name in names]
 
 
 def _parse(text: str) -> Any:

@@ -6,10 +6,46 @@ it, `denoised` the clean estimate. x are scaled latents, (N, C, H, W), unit vari
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, Literal
+
 import torch
 from torch import Tensor
 
-from .config import DiffusionConfig
+from .config import check_ranges
+
+PREDICTION_TYPES = {"eps": "epsilon", "v": "v_prediction"}  # ours -> diffusers'
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """The noise schedule a UNet was trained with, and what it predicts. Every checkpoint carries it."""
+
+    num_train_steps: int = 1000
+    beta_start: float = 0.00085  # Stable Diffusion's scaled-linear schedule
+    beta_end: float = 0.012
+    prediction: Literal["eps", "v"] = "eps"
+    zero_terminal_snr: bool = (
+        False  # rescaled so that the last step is noise alone (Lin et al. 2023); v prediction only
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self, num_train_steps=(2, 100_000), beta_start=(1e-8, 0.9), beta_end=(1e-8, 0.9))
+        if self.zero_terminal_snr and self.prediction == "eps":
+            raise ValueError(
+                "zero_terminal_snr needs prediction 'v': where nothing but noise is seen, eps says nothing about the picture"
+            )
+
+    def for_diffusers(self) -> dict[str, Any]:
+        """The same in the words of diffusers' schedulers."""
+        return {
+            "num_train_timesteps": self.num_train_steps,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "beta_schedule": "scaled_linear",
+            "prediction_type": PREDICTION_TYPES[self.prediction],
+            "rescale_betas_zero_snr": self.zero_terminal_snr,
+        }
 
 
 def scaled_linear_schedule(config: DiffusionConfig | None = None) -> Tensor:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from .config import DiffusionConfig
-from .diffusion import guided
+from .diffusion import DiffusionConfig, guided
 from .layers import Layers
 from .model.autoencoder import Decoded, latent_size
 from .model.device import device_of

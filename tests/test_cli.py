@@ -247,9 +247,9 @@ def test_errors_of_the_system_become_sentences():
 
 
 def test_convert_takes_layers_from_one_editor_to_another(tmp_path, capsys):
+    from t2l.compositing.stack import Stack
     from t2l.io.layer_file import open_layer_file, save_layer_file
     from t2l.layers import Layers
-    from t2l.stack import Stack
 
     pixels = torch.rand(1, 7, 8, 9, generator=torch.Generator().manual_seed(0))
     stack = Stack.from_layers(Layers.from_stacked((pixels * 255).round() / 255))

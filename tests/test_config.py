@@ -1,10 +1,11 @@
 import json
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
-from t2l.config import DiffusionConfig, config_from_dict, config_to_dict, load_config, override
+from t2l.config import config_from_dict, config_to_dict, load_config, override
+from t2l.diffusion import DiffusionConfig
 from t2l.model.autoencoder import AutoencoderConfig
 
 
@@ -100,3 +101,30 @@ def test_a_config_file_is_read_and_its_faults_name_it(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=f"config.json.*{message}"):
             load_config(DiffusionConfig, path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    OLD_NAMES: ClassVar[dict[str, str]] = {"accumulate": "gradient_accumulation_steps"}
+    gradient_accumulation_steps: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renamed:
+    OLD_NAMES: ClassVar[dict[str, str]] = {"guidance": "guidance_scale", "loop": "inner"}
+    guidance_scale: float = 4.0
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_names_of_earlier_versions_go_on_working():
+    wanted = Renamed(guidance_scale=2.0, inner=Inner(gradient_accumulation_steps=3))
+    assert config_from_dict(Renamed, {"guidance": 2, "loop": {"accumulate": 3}}) == wanted
+    assert override(Renamed(), ["guidance=2", "loop.accumulate=3"]) == wanted
+    assert "OLD_NAMES" not in config_to_dict(wanted)
+
+
+def test_an_old_and_a_new_name_together_are_refused():
+    with pytest.raises(
+        ValueError, match="Renamed has guidance and guidance_scale, which are one thing: leave guidance out"
+    ):
+        config_from_dict(Renamed, {"guidance": 2, "guidance_scale": 2})

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from t2l.config import DiffusionConfig
 from t2l.diffusion import (
+    DiffusionConfig,
     add_noise,
     denoised_from_eps,
     denoised_from_v,

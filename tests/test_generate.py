@@ -3,8 +3,15 @@
 import pytest
 import torch
 
-from t2l.config import DiffusionConfig
-from t2l.diffusion import add_noise, denoised_from_eps, denoised_from_v, eps_from_v, guided, scaled_linear_schedule
+from t2l.diffusion import (
+    DiffusionConfig,
+    add_noise,
+    denoised_from_eps,
+    denoised_from_v,
+    eps_from_v,
+    guided,
+    scaled_linear_schedule,
+)
 from t2l.generate import (
     GenerateConfig,
     build_scheduler,

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from recipes.demo.captions import load_things
+from recipes.demo.cutouts import COLOURS
 from t2l.cli.options import MODELS, default_checkpoint
 from t2l.cli.pictures import _check_words
-from t2l.data.demo.captions import load_things
-from t2l.data.demo.cutouts import COLOURS
 from t2l.generate import GenerateConfig, generate
 from t2l.io.checkpoint import read_metadata
 from t2l.model.text2layer import Text2Layer, load_autoencoder, read_trained_size

@@ -1,25 +1,22 @@
 """Write the composites that tests/model/test_shipped_filters.py plants its faults into: held-out sources only, their truth, their licences.
 
-python recipes/filters/freeze.py --downloads demo-data/downloads --out tests/model/held_out_composites
+python -m recipes.filters.freeze --downloads demo-data/downloads --out tests/model/held_out_composites
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from composites import Draughtsman, demo_material
-
-from t2l.data.demo.sources import fetch_sources, licence_of
 from t2l.data.example import Example
 from t2l.data.shards import write_shard
 from t2l.layers import Layers
+
+from ..demo.sources import fetch_sources, licence_of
+from .composites import Draughtsman, demo_material
 
 COUNT, SIZE, FIRST = 20, 192, 10_000  # samples; pixels; numbers that train.py does not use
 

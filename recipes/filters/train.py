@@ -1,6 +1,6 @@
 """Draw composites, plant faults, train both shipped filters, and tell how good they are on sources that they never saw.
 
-    python recipes/filters/train.py --out out/filters [--downloads demo-data/downloads] [--photos FOLDER]
+    python -m recipes.filters.train --out out/filters [--downloads demo-data/downloads] [--photos FOLDER]
 
     OUT/KIND                shards of both parts, labels.jsonl, and what t2l train-filter writes
     OUT/KIND-photos         with --photos: photographed cut-outs before photographs, to test on alone
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,11 +22,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from composites import KINDS, Draughtsman, Material, demo_material, photo_material
-
-from t2l.data.demo.sources import fetch_sources
 from t2l.data.example import Example
 from t2l.data.labels import Label
 from t2l.data.shards import Shards, shard_is_finished, write_shard
@@ -35,6 +29,9 @@ from t2l.data.workers import run_jobs
 from t2l.evaluation.metrics import area_under_curve, kept_at
 from t2l.labelling.train_filter import TrainFilterConfig, sample_features, train_filter
 from t2l.model.filters import SHIPPED, load_filter
+
+from ..demo.sources import fetch_sources
+from .composites import KINDS, Draughtsman, Material, demo_material, photo_material
 
 SHARD = 400  # samples
 PLANTED = 0.3  # share of faulty samples in the set that the filters clean

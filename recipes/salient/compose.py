@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
-from sources import Store
+
+from .sources import Store
 
 REAL = 0.1  # share of real photographs, and of cut-outs from such
 TEXTURES, MOST = {"ufoai", "skimage"}, 3.0  # surfaces, and how much they weigh at most: a photograph group has 2

@@ -18,14 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from compose import Composer, blurred, cast_shadow, crop, jittered, photographed
 from PIL import Image
-from sources import read_cutout
 from torch import Tensor
 
 from t2l.evaluation.metrics import mask_iou
 from t2l.model.saliency import SaliencyModel, saliency_model
 from t2l.model.salient import load_salient
+
+from .compose import Composer, blurred, cast_shadow, crop, jittered, photographed
+from .sources import read_cutout
 
 SIZE = (384, 384)
 WALLPAPERS = (

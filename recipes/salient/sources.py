@@ -22,13 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rcc import read_rcc
 from scipy import ndimage
 
-from t2l.data.demo.places import Place, PlaceArtist, load_places
-from t2l.data.demo.sources import furniture_creators, licence_of, packages, read_source
-from t2l.edges import refined_mask
+from t2l.compositing.edges import refined_mask
 from t2l.model.salient import load_salient
+
+from ..demo.places import Place, PlaceArtist, load_places
+from ..demo.sources import furniture_creators, licence_of, packages, read_source
+from .rcc import read_rcc
 
 CUTOUT, PLATE, PHOTO = 320, 400, 1200  # pixels of the longer side
 CLIPART = (
@@ -87,7 +88,7 @@ def is_held_out(source: str) -> bool:
 
 
 def cutout_sources(downloads: Path) -> Iterator[str]:
-    """The id of every cut-out, as t2l/data/demo/sources.py reads them."""
+    """The id of every cut-out, as recipes/demo/sources.py reads them."""
     root = downloads / "unpacked"
     for file in sorted((root / UNPACKED["fluent"]).glob("*.webp")):
         if not PEOPLE_OF_OTHER_SKIN.search(file.stem) and not FLAG.search(file.stem):
@@ -243,7 +244,7 @@ def write_ledger(path: Path, downloads: Path, extra: Path, used: set[str]) -> No
                 "scikit-image", "0.26.0", "CC0-1.0" if name != "hubble_deep_field.jpg" else "public domain", SKIMAGE
             )
         elif short == "drawn":
-            right = Right("t2l/data/demo/scenes.py", "", "Apache-2.0", "this project")
+            right = Right("recipes/demo/scenes.py", "", "Apache-2.0", "this project")
         else:
             licence, author = licence_of(source)
             right = Right(folders[short], by_package[folders[short]], licence, creators.get(source, author))
@@ -327,7 +328,9 @@ def photo_bytes(downloads: Path, extra: Path, source: str) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--downloads", type=Path, required=True, help="folder that `t2l build-demo` fetches into")
+    parser.add_argument(
+        "--downloads", type=Path, required=True, help="folder that `python -m recipes.demo` fetches into"
+    )
     parser.add_argument("--extra", type=Path, required=True, help="folder with the npm and pip packages of README.md")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--first", type=Path, help="a first network: adds the real photographs that it masked right")

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from compose import Composer
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from t2l.compositing.edges import box_mean
 from t2l.config import override
-from t2l.edges import box_mean
 from t2l.model.efficientnet import load_lite0
 from t2l.model.salient import SalientNet, save_salient, working_size
+
+from .compose import Composer
 
 NORM_OF = {"_conv_stem": "_bn0", "_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
 ASPECTS = ((1, 1), (7, 9), (9, 7))  # of the batches: height, width

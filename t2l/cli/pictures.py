@@ -122,8 +122,8 @@ def split(args: argparse.Namespace) -> None:
     if len(args.pictures) > 1 and (args.mask or args.background):
         raise ValueError("--mask and --background are of one picture; take one at a time, or leave them out")
 
+    from ..compositing.stack import Stack
     from ..io.layer_file import save_layer_file, save_png_set
-    from ..stack import Stack
 
     take_apart, failed = _splitter(args), 0
     for path, stem in zip(args.pictures, _stems([path.stem for path in args.pictures]), strict=True):
@@ -148,11 +148,11 @@ def _splitter(args: argparse.Namespace) -> Callable[[Path], Layers]:
     import torch
     import torch.nn.functional as F
 
+    from ..compositing.split import split as run
     from ..io.image import to_pixels
     from ..io.picture_file import read_colours, read_mask
     from ..model.device import pick_device
     from ..model.inpainting import inpainter
-    from ..split import split as run
 
     device = pick_device(args.device)
     inpaint = inpainter(args.inpainting, device, args.dtype)
@@ -180,9 +180,9 @@ def _splitter(args: argparse.Namespace) -> Callable[[Path], Layers]:
 
 def recompose(args: argparse.Namespace) -> None:
     """How far the stacked layers of a .psd or .ora file are from the picture they should make, in 1/255."""
+    from ..compositing.recompose import agreement
     from ..io.image import read_image
     from ..io.layer_file import open_layer_file
-    from ..recompose import agreement
 
     opened, picture = open_layer_file(args.layers), read_image(args.picture)[0]
     for sentence in opened.notes:
@@ -227,9 +227,9 @@ def _generate_config(args: argparse.Namespace, trained_size: int) -> GenerateCon
 
 def _save(layers: Layers, folder: Path, stem: str, format: str, parts: Sequence[str]) -> list[Path]:
     """A prompt's pictures as PNG files, or each as a layered file."""
+    from ..compositing.stack import Stack
     from ..io.image import save_layers
     from ..io.layer_file import save_layer_file
-    from ..stack import Stack
 
     if format == "png":
         return save_layers(layers, folder, stem, parts)

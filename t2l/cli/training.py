@@ -34,7 +34,7 @@ def add_commands(command: Command) -> None:
     add = command(train_autoencoder, "train-autoencoder")
     add("config", type=Path, metavar="CONFIG.json", help="see configs/")
     more = "; several are one data set, DIR:3 comes three times"
-    add_data(add, "--data", True, f"folder of shards, e.g. from build-demo{more}")
+    add_data(add, "--data", True, f"folder of shards, e.g. from pack or build{more}")
     add_data(add, "--validation", False, f"shards to log a loss on that are not trained on{more}")
     _add_run(add)
 
@@ -80,7 +80,7 @@ def add_commands(command: Command) -> None:
     add_overrides(add)
 
     add = command(evaluate, "evaluate")
-    add("--data", type=Path, required=True, metavar="DIR", help="data set from pack or build-demo, or folder of shards")
+    add("--data", type=Path, required=True, metavar="DIR", help="data set from pack or build, or folder of shards")
     add("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
     add("--checkpoint", type=Path, metavar="FILE", help="default: the one in models/")
     add("--split", choices=("test", "validation"), help="which pictures to measure (default: test where there is one)")

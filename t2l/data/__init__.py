@@ -1,1 +1,1 @@
-"""Examples in, batches out: shards, crops, the latent cache and the demo data set."""
+"""Pictures in, batches out: folders, packing, shards, crops, captions, the latent cache."""

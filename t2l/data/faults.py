@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageChops
 from torch import Tensor
 
-from ..bleed import push_pull
+from ..compositing.bleed import push_pull
 
 DARK_MASK = "its mask never exceeds 1/255; it was perhaps saved as 0 and 1, multiply it by 255"
 INVERTED = (

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..bleed import bled
+from ..compositing.bleed import bled
+from ..compositing.stack import TOP, Stack
 from ..io.image import to_image
 from ..io.layer_file import open_layer_file
 from ..io.picture_file import read_colours, read_mask
 from ..layers import Layers
-from ..stack import TOP, Stack
 from .faults import faults_in
 from .part_names import NAMES
 

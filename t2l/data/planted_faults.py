@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bleed import push_pull
+from ..compositing.bleed import push_pull
+from ..compositing.placement import gaussian_blur
 from ..layers import Layers
-from ..placement import gaussian_blur
 
 MASK_FAULTS = {  # fault -> the paper's reason
     "cut": "incomplete",

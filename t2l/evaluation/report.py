@@ -365,7 +365,7 @@ def open_data(data: Path, split: str | None) -> tuple[str | None, Shards, Path |
     if name is None:
         raise FileNotFoundError(
             f"{data} has no split to measure, neither {' nor '.join(SPLITS)}, and no shards of its own; give a folder that `t2l "
-            f"pack --validation N` or `t2l build-demo` made, or a folder of shards"
+            f"pack --validation N` or `python -m recipes.demo` made, or a folder of shards"
         )
     return name, open_split(data, name), data / "train"
 

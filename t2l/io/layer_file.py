@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..bleed import bled
-from ..stack import Layer, Stack, placed
+from ..compositing.bleed import bled
+from ..compositing.stack import Layer, Stack, placed
 from .image import clean_stem, layer_images, read_image, save_png, to_image
 from .layer_nodes import Account, Depth, LayerFile, MaskAs, Whole
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..blend import BlendMode
 from ..budget import LAYER_PIXELS, PIXELS
-from ..stack import Layer, Stack, cropped
+from ..compositing.blend import BlendMode
+from ..compositing.stack import Layer, Stack, cropped
 
 Depth = Literal[8, 16]  # bits per channel
 MaskAs = Literal["layer mask", "transparency"]  # how a PSD holds a layer's mask

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..blend import blend
-from ..stack import Layer, blended, cropped, over, paint, pieces, placed
+from ..compositing.blend import blend
+from ..compositing.stack import Layer, blended, cropped, over, paint, pieces, placed
 from .layer_nodes import Account, Clipped, Depth, Group, Knockout, LayerFile, Mask, MaskAs, Node, Special
 
 __all__ = ["Account", "Clipped", "Depth", "Group", "LayerFile", "Mask", "MaskAs", "Node", "Special", "plain_layers"]

@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..blend import BlendMode
 from ..budget import GROUP_DEPTH, LAYERS, NAME_LENGTH, as_text, shown
-from ..stack import Layer, Stack, cropped
+from ..compositing.blend import BlendMode
+from ..compositing.stack import Layer, Stack, cropped
 from .archive import Archive, open_archive
 from .atomic import atomic_path
 from .image import to_image

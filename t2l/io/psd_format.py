@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from ..blend import BlendMode
+from ..compositing.blend import BlendMode
 
 MODES: dict[str, BlendMode] = {  # by the names of psd_tools.constants.BlendMode
     "NORMAL": "normal",

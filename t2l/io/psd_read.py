@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..blend import BlendMode
 from ..budget import FILE_BYTES, GROUP_DEPTH, LAYERS, check_regular
-from ..placement import linear_to_srgb
-from ..stack import Layer, Stack, pieces
+from ..compositing.blend import BlendMode
+from ..compositing.placement import linear_to_srgb
+from ..compositing.stack import Layer, Stack, pieces
 from .layer_name import decoded
 from .layer_nodes import (
     Account,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..stack import Layer, Stack
+from ..compositing.stack import Layer, Stack
 from .atomic import atomic_path
 from .layer_nodes import Depth, MaskAs
 from .psd_format import MODES, check_installed

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ..config import DiffusionConfig, override
+from ..config import override
+from ..diffusion import DiffusionConfig
 from ..io.checkpoint import load_exactly, read_metadata, read_tensors, write_tensors
 from ..io.header import read_header
 from .autoencoder import AutoencoderConfig

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..budget import parse_json, shown_path
+from ..compositing.edges import box_mean, square_max
 from ..config import check_ranges, config_from_dict, config_to_dict
-from ..edges import box_mean, square_max
 from ..io.checkpoint import fill_exactly, read_tensors, write_tensors
 from .efficientnet import FEATURES, INPUT_SIZE, STAGES, EfficientNetLite0, load_lite0
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..fill import Inpainter, fill
+from ..compositing.fill import Inpainter, fill
 from .device import DTYPES
 from .onnx import CPU, KINDS, open_session, run_session
 

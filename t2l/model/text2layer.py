@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..budget import parse_json, shown_path
-from ..config import DiffusionConfig, config_from_dict, config_to_dict
+from ..config import config_from_dict, config_to_dict
+from ..diffusion import DiffusionConfig
 from ..io.checkpoint import check_finite, fill_exactly, read_tensors, write_tensors
 from ..io.header import Entry, Header, check_fits, read_header
 from .about import AUTOENCODER, FORMAT, TEXT_ENCODER, UNET, VERSION

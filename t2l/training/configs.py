@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from ..config import DiffusionConfig
 from ..data.batches import BatchConfig
 from ..data.crops import CropConfig
+from ..diffusion import DiffusionConfig
 from ..model.autoencoder import AutoencoderConfig
 from ..model.discriminator import DiscriminatorConfig
 from ..model.precision import Precision

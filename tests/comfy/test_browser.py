@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from t2l.compositing.stack import Layer, Stack
 from t2l.io.layer_file import save_layer_file
-from t2l.stack import Layer, Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))

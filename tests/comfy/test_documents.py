@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from t2l.comfyui_blend import NAMES, WITHOUT_NAME
+from t2l.compositing.comfyui_blend import NAMES, WITHOUT_NAME
 from t2l.io.layer_file import open_layer_file
 from tests.comfy.test_files import node, split
 

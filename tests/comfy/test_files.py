@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from t2l.compositing.stack import Layer, Stack
 from t2l.io.layer_file import save_layer_file
-from t2l.stack import Layer, Stack
 
 
 def node(kind, **inputs):

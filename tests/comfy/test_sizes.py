@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from t2l.compositing.stack import Layer, Stack
 from t2l.io.layer_file import save_layer_file
-from t2l.stack import Layer, Stack
 
 DEMO = "text2layer-demo.safetensors"
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms, PngImagePlugin
 
+from t2l.compositing.stack import Layer, Stack
 from t2l.data import pack as room
 from t2l.data.folder import find_sources, read_layers
 from t2l.data.pack import PackConfig, pack
@@ -22,7 +23,6 @@ from t2l.io.image import save_layers
 from t2l.io.layer_file import save_layer_file, save_png_set
 from t2l.io.picture_file import read_colours, read_mask
 from t2l.layers import Layers
-from t2l.stack import Layer, Stack
 
 ONE = PackConfig(processes=1)
 

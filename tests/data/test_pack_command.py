@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from t2l import cli
+from t2l.compositing.stack import Stack
 from t2l.data.shards import Shards
 from t2l.io.layer_file import save_layer_file
-from t2l.stack import Stack
 from tests.data.test_pack import picture
 from tests.data.test_pack_layers import CUP, SIGN, SKY, layer
 from tests.data.test_pack_names import write_files

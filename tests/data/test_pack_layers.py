@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from t2l.compositing.stack import Layer, Stack
 from t2l.data.faults import DARK_MASK, DARK_RIM, INVERTED, WHITE_RIM, faults_in
 from t2l.data.folder import find_sources, read_layers
 from t2l.data.pack import PackConfig, pack
 from t2l.data.shards import Shards
 from t2l.io.layer_file import save_layer_file
 from t2l.io.picture_file import HAS_AVIF, read_mask
-from t2l.stack import Layer, Stack
 from tests.data.test_pack import ONE, as_bytes, layers, packed, picture, read, reason, same, write_set
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from t2l.compositing.split import split
 from t2l.model.salient import load_salient
-from t2l.split import split
 
 from .second_device import SUPPORTED, WHY_NOT
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from t2l.budget import LAYER_PIXELS
+from t2l.compositing.stack import Layer, Stack
 from t2l.data.example import Example
 from t2l.data.pack import PackConfig, pack
 from t2l.data.shards import Shards, write_shard
@@ -27,7 +28,6 @@ from t2l.io.layer_tree import plain_layers
 from t2l.layers import Layers
 from t2l.model.about import about
 from t2l.model.text2layer import load_autoencoder, read_parts
-from t2l.stack import Layer, Stack
 from tests.fuzz import files
 from tests.fuzz.trial import run
 from tests.io.conftest import varied_stack

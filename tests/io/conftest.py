@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from t2l.stack import Layer, Stack
+from t2l.compositing.stack import Layer, Stack
 
 
 def noise(*shape: int, levels: int = 255, seed: int = 0) -> torch.Tensor:

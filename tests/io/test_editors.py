@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from t2l.blend import BlendMode
+from t2l.compositing.blend import BlendMode
+from t2l.compositing.stack import Layer, Stack
 from t2l.io.layer_file import open_layer_file, save_layer_file
 from t2l.layers import Layers
-from t2l.stack import Layer, Stack
 
 SIDE = 1024
 # The name and mask (-1: none) of every layer, its pixels without the mask, and the flattened picture.

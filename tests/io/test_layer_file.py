@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from t2l.compositing.stack import Stack
 from t2l.io.file_name import clean_prefix
 from t2l.io.layer_file import open_layer_file, save_layer_file, save_png_set
 from t2l.layers import Layers
-from t2l.stack import Stack
 from tests.io.conftest import noise, varied_stack
 
 ROOT = Path(__file__).resolve().parents[2]

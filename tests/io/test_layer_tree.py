@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from t2l.budget import PIXELS
+from t2l.compositing.stack import Layer, Stack
 from t2l.io.layer_tree import Account, Clipped, Group, Mask, Special, plain_layers
-from t2l.stack import Layer, Stack
 from tests.io.conftest import noise
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from t2l.blend import BlendMode
+from t2l.compositing.blend import BlendMode
+from t2l.compositing.stack import Stack
 from t2l.io.ora import open_ora, save_ora
-from t2l.stack import Stack
 from tests.io.conftest import assert_same
 
 XML = '<image w="60" h="40"><stack>{}</stack></image>'

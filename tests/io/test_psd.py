@@ -10,9 +10,9 @@ from psd_tools import PSDImage
 from psd_tools.constants import BlendMode as PsdMode
 from psd_tools.constants import Resource, Tag
 
-from t2l.blend import BlendMode
+from t2l.compositing.blend import BlendMode
+from t2l.compositing.stack import Layer, Stack
 from t2l.io.psd import open_psd, save_psd
-from t2l.stack import Layer, Stack
 from tests.io.conftest import assert_same, noise, varied_stack
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2l import cli
-from t2l.config import DiffusionConfig
+from t2l.diffusion import DiffusionConfig
 from t2l.io.checkpoint import read_metadata, read_tensors, write_tensors
 from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
 from t2l.model.text2layer import Text2Layer, load_autoencoder, read_parts

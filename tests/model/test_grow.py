@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from t2l.config import DiffusionConfig
-from t2l.diffusion import scaled_linear_schedule
+from t2l.diffusion import DiffusionConfig, scaled_linear_schedule
 from t2l.model.grow import attends_more, grow, grown_config, halved_noise_time, with_attention
 from t2l.model.unet import UNetConfig, build_unet, config_of_unet
 

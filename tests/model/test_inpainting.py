@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from t2l.fill import fill
+from t2l.compositing.fill import fill
 from t2l.model.inpainting import inpainter
 from tests.evaluation.onnx_file import node, two_inputs
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from t2l.config import DiffusionConfig
+from t2l.diffusion import DiffusionConfig
 from t2l.generate import GenerateConfig, generate
 from t2l.io.checkpoint import read_metadata, read_names
 from t2l.layers import Layers

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from t2l.config import DiffusionConfig
+from t2l.diffusion import DiffusionConfig
 from t2l.io.checkpoint import read_metadata, read_names, read_tensors, write_tensors
 from t2l.layers import Layers
 from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder

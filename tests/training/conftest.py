@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from t2l.config import DiffusionConfig
 from t2l.data.crops import CropConfig
 from t2l.data.example import Example
 from t2l.data.latents import cache_latents
 from t2l.data.shards import write_shard
+from t2l.diffusion import DiffusionConfig
 from t2l.layers import Layers
 from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
 from t2l.model.text2layer import save_autoencoder

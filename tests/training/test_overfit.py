@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2l.config import DiffusionConfig
 from t2l.data.crops import CropConfig
 from t2l.data.example import Example
 from t2l.data.latents import cache_latents
 from t2l.data.shards import Shards, write_shard
+from t2l.diffusion import DiffusionConfig
 from t2l.evaluation.metrics import evaluate_autoencoder, mask_iou
 from t2l.generate import GenerateConfig, generate
 from t2l.layers import Layers

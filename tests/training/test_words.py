@@ -22,7 +22,7 @@ NEW = [*KNOWN, "a quokka on a table", "a wombat and a quokka"]
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """A checkpoint of ours that knows the words of KNOWN, in the geometry of unet_config."""
-    from t2l.config import DiffusionConfig
+    from t2l.diffusion import DiffusionConfig
     from t2l.model.text_encoder import TextEncoderConfig
     from t2l.model.unet import UNetConfig
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ...compositing.split import SplitConfig
 from ...config import check_ranges
-from ...split import SplitConfig
 from ..layers_found import LONGEST, SMALLEST
 
 

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...compositing.split import hole_of, split
 from ...io.picture_file import Unreadable, decode_colours
 from ...layers import Layers
-from ...split import hole_of, split
 from ..layers_found import SMALLEST
 from .config import BuildConfig
 from .halving import Halving

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from t2l.bleed import push_pull
+from t2l.compositing.bleed import push_pull
 from t2l.data.build import Models
 
 COLOURS = ((200, 40, 40), (220, 140, 20), (200, 200, 60), (230, 90, 160), (250, 120, 90))

@@ -15,8 +15,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from ..layers import Layers
 from .blend import BlendMode, blend
-from .layers import Layers
 from .placement import Placement, place, resized
 
 BACKGROUND, FOREGROUND = "background", "foreground"  # the names of the two layers that `Layers` becomes

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from t2l.bleed import push_pull
-from t2l.fill import fill
+from t2l.compositing.bleed import push_pull
+from t2l.compositing.fill import fill
 
 
 def stripes(height: int, width: int) -> torch.Tensor:

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from t2l import cli
+from t2l.compositing.recompose import agreement, difference_picture, made_to_agree
+from t2l.compositing.stack import Stack
 from t2l.io.image import save_png, to_image
 from t2l.io.layer_file import save_layer_file
 from t2l.layers import Layers
-from t2l.recompose import agreement, difference_picture, made_to_agree
-from t2l.stack import Stack
 
 
 def random_layers(n=2, size=(24, 17), seed=0):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from t2l.window import Window, followed
+from t2l.model.window import Window, followed
 
 SIZE = (90, 97)  # on a grid of 12 x 13 cells of 8 pixels
 

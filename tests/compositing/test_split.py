@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from t2l.bleed import push_pull
-from t2l.fill import fill
-from t2l.placement import gaussian_blur
-from t2l.split import SplitConfig, hole_of, split
+from t2l.compositing.bleed import push_pull
+from t2l.compositing.fill import fill
+from t2l.compositing.placement import gaussian_blur
+from t2l.compositing.split import SplitConfig, hole_of, split
 
 
 def composite(size: int = 96) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

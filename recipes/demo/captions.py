@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...config import config_from_dict
+from t2l.config import config_from_dict
+
 from .places import Place
 
 WORDINGS = [  # share, wording; {bare} has no article

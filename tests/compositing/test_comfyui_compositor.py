@@ -11,12 +11,12 @@ from typing import get_args
 import pytest
 import torch
 
-from t2l.blend import BlendMode
-from t2l.comfyui_blend import NAMES, WITHOUT_NAME, to_light, to_srgb
-from t2l.comfyui_compositor import composite_as_comfyui
+from t2l.compositing.blend import BlendMode
+from t2l.compositing.comfyui_blend import NAMES, WITHOUT_NAME, to_light, to_srgb
+from t2l.compositing.comfyui_compositor import composite_as_comfyui
+from t2l.compositing.placement import Placement, compose
+from t2l.compositing.stack import Layer, Stack
 from t2l.layers import Layers
-from t2l.placement import Placement, compose
-from t2l.stack import Layer, Stack
 
 CORE = json.loads((Path(__file__).parent / "comfyui_compositor.json").read_text())
 VALUES = [0, 40, 128, 200, 255]

@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2l.blend import BlendMode, blend
+from t2l.compositing.blend import BlendMode, blend
+from t2l.compositing.stack import Box, Layer, Stack, pieces, transformed
 from t2l.layers import Layers
-from t2l.stack import Box, Layer, Stack, pieces, transformed
 
 
 def random_layers(n: int = 1, height: int = 6, width: int = 8) -> Layers:
@@ -178,12 +178,12 @@ def test_a_picture_stacked_in_pieces_is_the_same(monkeypatch, piece, blend_mode)
     ]
     stack = Stack(7, 9, tuple(layers))
     whole = stack.composite(), stack.to_layers().stacked()
-    monkeypatch.setattr("t2l.stack.PIECE", piece)
+    monkeypatch.setattr("t2l.compositing.stack.PIECE", piece)
     torch.testing.assert_close((stack.composite(), stack.to_layers().stacked()), whole)
 
 
 def test_pieces_cover_every_pixel_once(monkeypatch):
-    monkeypatch.setattr("t2l.stack.PIECE", 6)
+    monkeypatch.setattr("t2l.compositing.stack.PIECE", 6)
     for size in ((1, 1), (4, 5), (2, 20), (20, 2)):
         seen = torch.zeros(1, *size)
         for piece in pieces(*size):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .layers import Layers
+from ..layers import Layers
 
 LEVELS = 255  # a picture file of 8 bits has as many steps from black to white
 

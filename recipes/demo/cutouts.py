@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ...bleed import push_pull
-from ...io.picture_file import FORMATS
+from t2l.compositing.bleed import push_pull
+from t2l.io.picture_file import FORMATS
 
 COLOURS = {  # hue in degrees, saturation, value of a fully lit surface
     "red": (2, 0.90, 0.90),

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layers import Layers
 from .bleed import push_pull
 from .edges import foreground_colours, shrunk
 from .fill import Inpainter, fill
-from .layers import Layers
 
 REFERENCE_SIDE = 512  # pixels of the shorter side that a config's pixels are meant for
 FREED_SIDE = 768  # pixels of the longer side at which the colours at an edge are told apart, at most; they are smooth

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from t2l.data.demo import DemoConfig, build_demo, sources
-from t2l.data.demo.build import pairs_for_test, plan
-from t2l.data.demo.sources import Package, fetch_sources, read_source
+from recipes.demo import DemoConfig, build_demo, sources
+from recipes.demo.build import pairs_for_test, plan
+from recipes.demo.sources import Package, fetch_sources, read_source
 from t2l.data.shards import Shards
 
 TINY = DemoConfig(size=32, train=5, test=2, held_out=2, shard_size=3, processes=1)

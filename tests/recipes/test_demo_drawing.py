@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from t2l.data.demo.captions import describe, load_things
-from t2l.data.demo.cutouts import (
+from recipes.demo.captions import describe, load_things
+from recipes.demo.cutouts import (
     COLOURS,
     Pose,
     can_recolour,
@@ -20,8 +20,8 @@ from t2l.data.demo.cutouts import (
     read_cutout,
     recolour,
 )
-from t2l.data.demo.places import PlaceArtist, decode_panorama, load_places, out_of_focus
-from t2l.data.demo.sources import HERE, licence_of
+from recipes.demo.places import PlaceArtist, decode_panorama, load_places, out_of_focus
+from recipes.demo.sources import HERE, licence_of
 
 FREE = {"MIT", "CC0-1.0", "CC-BY-3.0", "CC-BY-3.0-US", "CC-BY-4.0", "public domain"}
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from t2l.compositing.fit import fitted, near_size, paints_well
+from t2l.compositing.stack import Layer, Stack
+from t2l.compositing.upscale import upscaled
 from t2l.evaluation.metrics import mask_iou
-from t2l.fit import fitted, near_size, paints_well
-from t2l.stack import Layer, Stack
-from t2l.upscale import upscaled
 
 SIZES = [(576, 768), (768, 576), (100, 80), (1080, 1920), (256, 256), (257, 513)]
 

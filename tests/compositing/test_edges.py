@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from t2l.edges import (
+from t2l.compositing.edges import (
     EdgeConfig,
     box_mean,
     clean_edges,
@@ -15,9 +15,9 @@ from t2l.edges import (
     refined_mask,
     shrunk,
 )
+from t2l.compositing.placement import gaussian_blur
+from t2l.compositing.stack import Layer, Stack
 from t2l.layers import Layers
-from t2l.placement import gaussian_blur
-from t2l.stack import Layer, Stack
 
 NINE_BACKGROUNDS = {
     "black": (0, 0, 0),

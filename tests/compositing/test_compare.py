@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from t2l.compare import GAP, SIDE, before_and_after, changed_window
+from t2l.compositing.compare import GAP, SIDE, before_and_after, changed_window
 
 
 def cutout(size=(60, 90), seed=0):

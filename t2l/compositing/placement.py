@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layers import Layers
 from .bleed import bled
 from .blend import BlendMode, blend
 from .comfyui_blend import blend_over, to_light, to_srgb
-from .layers import Layers
 
 ColourSpace = Literal["srgb", "linear", "comfyui"]
 UNSEEN = 1e-4  # of a resampled mask: below it there is no colour to be told

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from t2l.data.demo.captions import load_things
-from t2l.data.demo.places import load_places
-from t2l.data.demo.sources import packages
+from recipes.demo.captions import load_things
+from recipes.demo.places import load_places
+from recipes.demo.sources import packages
 
 
 def png(size: int = 40) -> bytes:

@@ -2,8 +2,8 @@
 
 import torch
 
-from t2l.bleed import bled, push_pull
-from t2l.placement import gaussian_blur
+from t2l.compositing.bleed import bled, push_pull
+from t2l.compositing.placement import gaussian_blur
 
 
 def random(*shape, seed=0):

@@ -3,9 +3,9 @@ from typing import get_args
 import pytest
 import torch
 
-from t2l.blend import BlendMode
+from t2l.compositing.blend import BlendMode
+from t2l.compositing.placement import Placement, compose, gaussian_blur, linear_to_srgb, place, srgb_to_linear
 from t2l.layers import Layers
-from t2l.placement import Placement, compose, gaussian_blur, linear_to_srgb, place, srgb_to_linear
 
 OFF_THE_GRID = Placement(x=1.3, y=-0.6, scale=0.8, rotation=25, opacity=0.7, feather=0.8)
 

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ...config import config_from_dict
-from ...io.picture_file import FORMATS
-from ...placement import gaussian_blur
+from t2l.compositing.placement import gaussian_blur
+from t2l.config import config_from_dict
+from t2l.io.picture_file import FORMATS
+
 from .scenes import SCENES
 
 Read = Callable[[str], bytes]  # a source file's id -> its bytes

@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...config import config_to_dict
-from ...layers import Layers
-from ..example import Example
-from ..shards import Shards, shard_is_finished, write_shard
-from ..workers import run_jobs
+from t2l.config import config_to_dict
+from t2l.data.example import Example
+from t2l.data.shards import Shards, shard_is_finished, write_shard
+from t2l.data.workers import run_jobs
+from t2l.layers import Layers
+
 from .captions import Thing, describe, load_things
 from .cutouts import COLOURS, can_recolour, place_cutout, random_pose, read_cutout, recolour
 from .places import Place, PlaceArtist, load_places

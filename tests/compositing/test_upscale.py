@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from t2l.compositing.stack import Layer, Stack
+from t2l.compositing.upscale import Method, resized, upscaled
 from t2l.layers import Layers
-from t2l.stack import Layer, Stack
-from t2l.upscale import Method, resized, upscaled
 
 METHODS = get_args(Method)
 

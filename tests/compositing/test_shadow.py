@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from t2l.compositing.placement import Placement, compose, place
+from t2l.compositing.shadow import MOST, Shadow, ground_shadow, shadowed, things
 from t2l.layers import Layers
-from t2l.placement import Placement, compose, place
-from t2l.shadow import MOST, Shadow, ground_shadow, shadowed, things
 
 CAST = Shadow(strength=0.8)
 

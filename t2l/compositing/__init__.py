@@ -1,0 +1,1 @@
+"""All that happens to layers without a network: blending, placing, stacking, edges, filling, splitting, sizes."""

@@ -217,7 +217,8 @@ class Artist:
         if split == "train" and faults.random() < config.faulty:
             layers = with_fault(layers, faults)
         key = f"{split}-{index:06d}"
-        return Example(key, layers, thing=thing.name, place=place.name, colour=colour, sources=sources, **texts)
+        labels = {"thing": thing.name, "place": place.name} | ({"colour": colour} if colour else {})
+        return Example(key, layers, labels=labels, sources=sources, **texts)
 
     def _choose(self, thing: Thing, rng: np.random.Generator) -> str:
         """One of a thing's pictures: the emoji most often, clip art least."""

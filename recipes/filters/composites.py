@@ -21,13 +21,13 @@ from torch import Tensor
 from t2l.compositing.edges import square_max
 from t2l.data.example import Example
 from t2l.data.labels import is_held_out
-from t2l.data.planted_faults import FILL_FAULTS, MASK_FAULTS, SMALLEST, bad_fill, bad_mask, good_fill, good_mask
 from t2l.layers import Layers
 
 from ..demo.captions import load_things
 from ..demo.cutouts import Pose, place_cutout, read_cutout
 from ..demo.places import Place, PlaceArtist, decode_photo, load_places, photo_crop
 from ..demo.sources import read_source
+from .planted_faults import FILL_FAULTS, MASK_FAULTS, SMALLEST, bad_fill, bad_mask, good_fill, good_mask
 
 SIZE = 256
 WALLPAPERS = (  # photographs without a subject, in plasma-workspace-wallpapers and mate-backgrounds

@@ -55,7 +55,7 @@ from .cache_folder import (
     write_files,
 )
 from .captions import Captions, packed
-from .example import stacked_bytes, ways_to_say
+from .example import stacked_bytes, training_captions
 from .several import Data, SeveralShards, open_shards
 from .shards import Shards
 from .texts import TextEmbeddings
@@ -255,7 +255,7 @@ class _Covered(Dataset):
     def __getitem__(self, number: int) -> _Picture:
         pictures = self.shards.pictures(number)
         size = nearest_bucket(pictures[0].size[::-1], self.sizes)
-        captions = ways_to_say(self.shards.metadata(number))
+        captions = training_captions(self.shards.metadata(number))
         return _Picture(size, cover_stacked(stacked_bytes(pictures), size), captions)
 
 

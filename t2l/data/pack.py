@@ -27,7 +27,7 @@ from ..config import config_to_dict
 from ..io.atomic import atomic_path
 from ..io.picture_file import BROKEN
 from .claim import digest_files, disk_error, file_times, other_pictures, write_lines
-from .example import TEXTS, Example, ways_to_say
+from .example import Example, training_captions, words_of
 from .faults import IN_SHORT, LONG_CAPTION, in_short
 from .folder import Source, find_sources, read_layers
 from .layers_found import SMALLEST
@@ -247,7 +247,9 @@ def _too_long(jobs: Sequence[Job], count_tokens: CountTokens | None) -> list[str
         return []
     lines = []
     for job in jobs:
-        said = [(source.name, text) for source in job.packed() for text in dict.fromkeys(ways_to_say(source.texts))]
+        said = [
+            (source.name, text) for source in job.packed() for text in dict.fromkeys(training_captions(source.texts))
+        ]
         long = [
             (name, text) for name, text in said if len(text.encode(errors="replace")) > MOST_TOKENS - 2
         ]  # one a byte at most
@@ -308,4 +310,4 @@ def _examples(job: Job, report: dict[str, Any]) -> Iterator[Example]:
             continue
         report["packed"] += 1
         report["notes"] += [f"{source.name}: {note}" for note in notes]
-        yield Example(key, layers, sources=(source.name,), **source.texts)
+        yield Example(key, layers, sources=(source.name,), **words_of(source.texts))

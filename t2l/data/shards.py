@@ -121,7 +121,7 @@ class Shards:
             return decode_mask(files)
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """The captions, thing, place, colour and sources of one example, without reading its pictures."""
+        """The captions, labels and sources of one example, without reading its pictures."""
         return self._row(index)[1]["metadata"]
 
     def key(self, index: int) -> str:

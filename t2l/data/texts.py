@@ -37,7 +37,7 @@ from .cache_folder import (
     spread,
     write_files,
 )
-from .example import ways_to_say
+from .example import training_captions
 from .several import Data, open_shards
 
 EncodeText = Callable[[Sequence[str]], Tensor]  # captions -> (N, tokens, width)
@@ -59,7 +59,9 @@ def cache_texts(
     `out` holds the embeddings of another encoder or data set.
     """
     shards = open_shards(data)
-    captions = list(dict.fromkeys(["", *(way for i in range(len(shards)) for way in ways_to_say(shards.metadata(i)))]))
+    captions = list(
+        dict.fromkeys(["", *(way for i in range(len(shards)) for way in training_captions(shards.metadata(i)))])
+    )
     begun = read_about(out).get("text", {}).get("files")
     chunks = [captions[rows.start : rows.stop] for rows in divide(len(captions), begun)]
     about = {"encoder": encoder, "captions": len(captions), "files": len(chunks)}

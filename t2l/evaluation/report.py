@@ -471,7 +471,7 @@ def _fid_notes(drawn: Drawn, others: int, are_rest: bool) -> list[str]:
 
 
 def _labels(shards: Shards, indices: Sequence[int], layer: str) -> list[str]:
-    return [shards.metadata(i)[WORDS[layer]] for i in indices]
+    return [shards.metadata(i).get(WORDS[layer], "") for i in indices]
 
 
 def _quiet(line: str) -> None:

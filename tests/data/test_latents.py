@@ -16,7 +16,7 @@ from t2l.data import captions as captions_room
 from t2l.data.buckets import aspect_buckets, cover, nearest_bucket
 from t2l.data.cache_folder import compare, divide, spread
 from t2l.data.captions import Captions, packed
-from t2l.data.example import Example
+from t2l.data.example import CAPTIONS, Example
 from t2l.data.latents import Latents, cache_latents, check_latents, std_from_bytes, std_to_bytes
 from t2l.data.shards import Shards, write_shard
 from t2l.data.texts import cache_texts, check_texts
@@ -33,9 +33,7 @@ def encode(layers):
 
 def example(number, size=(16, 16)):
     pixels = torch.rand(1, 7, *size, generator=torch.Generator().manual_seed(number))
-    texts = {
-        name: f"{name} {number}" for name in ("caption", "foreground_caption", "background_caption", "thing", "place")
-    }
+    texts = {name: f"{name} {number}" for name in CAPTIONS}
     return Example(f"k{number}", Layers.from_stacked(pixels), **texts)
 
 

@@ -108,7 +108,7 @@ def test_shards_keep_masks_exactly_colours_closely_and_every_word(tmp_path):
     shards = packed(tmp_path / "in", tmp_path)
     for number in range(3):
         found = shards[number]
-        assert (found.caption, found.thing, found.place) == (f"a cup {number}", "cup", "")
+        assert (found.caption, found.labels) == (f"a cup {number}", {"thing": "cup"})
         assert found.sources == (f"deep/a{number}",) and torch.equal(found.layers.mask, layers(number).mask)
     assert not (tmp_path / "out" / "skipped.txt").exists()
 

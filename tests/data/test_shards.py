@@ -25,7 +25,7 @@ def example(number: int, size: int = 16) -> Example:
     pixels = torch.rand(1, 7, size, size, generator=generator)
     layers = Layers.from_stacked((pixels * 255).round() / 255)
     texts = {"caption": f"cup {number}", "foreground_caption": "a cup", "background_caption": "on a table"}
-    return Example(f"train-{number:06d}", layers, thing="cup", place="table", **texts)
+    return Example(f"train-{number:06d}", layers, labels={"thing": "cup", "place": "table"}, **texts)
 
 
 @pytest.fixture

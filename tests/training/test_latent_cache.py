@@ -35,8 +35,8 @@ SCALE = 0.2
 def example(number):
     generator = torch.Generator().manual_seed(number)
     pixels = F.interpolate(torch.rand(1, 7, 6, 6, generator=generator), size=SIZES[number % 4], mode="bilinear")
-    texts = {"foreground_caption": f"a cup {number % 3}", "background_caption": "on a table", "thing": "cup"}
-    return Example(f"k{number:02d}", Layers.from_stacked(pixels), caption="a cup on a table", place="table", **texts)
+    texts = {"foreground_caption": f"a cup {number % 3}", "background_caption": "on a table"}
+    return Example(f"k{number:02d}", Layers.from_stacked(pixels), caption="a cup on a table", **texts)
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..compositing.bleed import push_pull
-from ..compositing.placement import gaussian_blur
-from ..layers import Layers
+from t2l.compositing.bleed import push_pull
+from t2l.compositing.placement import gaussian_blur
+from t2l.layers import Layers
 
 MASK_FAULTS = {  # fault -> the paper's reason
     "cut": "incomplete",
@@ -44,10 +44,8 @@ FILL_FAULTS = {
     "displaced": "cohesion",
     "blurred": "cohesion",
 }
-WORST_IOU, SMALLEST = (
-    0.75,
-    0.005,
-)  # of a bad mask with the true one, at most; share of the picture, at most, that is too small
+WORST_IOU = 0.75  # of a bad mask with the true one, at most
+SMALLEST = 0.005  # share of the picture, at most, that is too small
 SEEN, UNSEEN = 0.045, 0.02  # mean difference of the coarse colours in the hole: a bad fill has more, a decent one less
 CONTRAST, ALIKE = 2.0, 1.35  # or of fine contrast, as a factor either way: a bad fill has more, a decent one less
 TRIES = 12  # until a fault is seen

@@ -20,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from t2l.data.claim import hash_file
+
 HERE = Path(__file__).parent
 
 
@@ -81,11 +83,7 @@ def _download(package: Package, downloads: Path) -> None:
 
 
 def _verify(package: Package, archive: Path) -> None:
-    digest = hashlib.sha256()
-    with archive.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    found = digest.hexdigest()
+    found = hash_file(archive)
     if found != package.sha256:
         raise ValueError(f"{archive} should have sha256 {package.sha256} and has {found}; delete it and run again")
 

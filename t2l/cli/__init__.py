@@ -51,8 +51,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(run: Any, name: str) -> Any:
-        added = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+    def command(run: Any, name: str, is_hidden: bool = False) -> Any:
+        help = {} if is_hidden else {"help": run.__doc__}
+        added = commands.add_parser(name, description=run.__doc__, **help)
         added.set_defaults(command=run)
         return added.add_argument
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .options import (
-    KINDS,
+    FILTERS,
     MODELS,
     Command,
     add_device,
@@ -119,7 +119,7 @@ class ModelFiles:
     saliency: Path | None  # None = the shipped one
     preset: str
     inpainting: str
-    filters: tuple[Path, ...]  # of KINDS
+    filters: tuple[Path, ...]  # of FILTERS
     device: str
     dtype: str
 
@@ -145,13 +145,13 @@ class ModelFiles:
             return {}
         from ..model.filters import load_filter
 
-        return {name: load_filter(path, device) for name, path in zip(KINDS, self.filters, strict=True)}
+        return {name: load_filter(path, device) for name, path in zip(FILTERS, self.filters, strict=True)}
 
     def identity(self) -> dict[str, Any]:
         """The files by their content, so that one that was moved is the same."""
         from ..model.salient import FILE
 
-        files = {"saliency": self.saliency or FILE, **dict(zip(KINDS, self.filters, strict=False))}
+        files = {"saliency": self.saliency or FILE, **dict(zip(FILTERS, self.filters, strict=False))}
         known: dict[str, Any] = {name: _digest(path) for name, path in files.items()}
         known["inpainter"] = self.inpainting if self.inpainting in NAMES else _digest(Path(self.inpainting))
         return known | {"preset": self.preset if self.saliency else "", "dtype": self.dtype}
@@ -162,7 +162,7 @@ def _filters(name: str) -> tuple[Path, ...]:
     if name == OFF:
         return ()
     folder = MODELS if name == SHIPPED else Path(name)
-    files = tuple(folder / f"{kind}-filter.safetensors" for kind in KINDS)
+    files = tuple(folder / f"{kind}-filter.safetensors" for kind in FILTERS)
     if missing := [file.name for file in files if not file.is_file()]:
         if name != SHIPPED:
             raise FileNotFoundError(

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .options import KINDS, LARGEST, SMALLEST, Command, add_overrides, check_out, config_of, note, say, whole
+from .options import FILTERS, LARGEST, SMALLEST, Command, add_overrides, check_out, config_of, note, say, whole
 
 
 def add_commands(command: Command) -> None:
     """Put this file's commands and their options into the command line."""
-    add = command(build_demo, "build-demo")
+    add = command(build_demo, "build-demo", is_hidden=True)
     add("--out", type=Path, required=True, metavar="DIR", help="folder for shards, captions and the licence ledger")
     add_overrides(add)
     _add_pack(command)
@@ -60,7 +60,7 @@ def _add_pack(command: Command) -> None:
 def _add_labelling(command: Command) -> None:
     add = command(label, "label")
     add("data", type=Path, metavar="DIR", help="shards, as t2l build and t2l pack write them")
-    add("--kind", choices=KINDS, default="mask", help="what is judged (default: %(default)s)")
+    add("--kind", choices=FILTERS, default="mask", help="what is judged (default: %(default)s)")
     add("--out", type=Path, metavar="FILE", help="where labels are appended (default: labels.jsonl in DIR)")
     add(
         "--port",
@@ -86,7 +86,7 @@ def _add_labelling(command: Command) -> None:
         metavar="FILE",
         help="what t2l label wrote; may be given several times (default: labels.jsonl in DIR)",
     )
-    add("--kind", choices=KINDS, default="mask", help="which filter (default: %(default)s)")
+    add("--kind", choices=FILTERS, default="mask", help="which filter (default: %(default)s)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for filter.safetensors, its figures and curves")
     add_overrides(add)
 

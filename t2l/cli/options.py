@@ -15,27 +15,24 @@ if TYPE_CHECKING:
 
     from ..model.saliency import SaliencyModel
 
-Command = Callable[[Callable[[argparse.Namespace], None], str], Any]  # (function, name) -> the parser's add_argument
+Command = Callable[..., Any]  # (function, name, is_hidden) -> the parser's add_argument
 
 MODELS = Path(__file__).resolve().parent.parent.parent / "models"  # the shipped checkpoint, beside the package
 SMALLEST, LARGEST = 64, 4096  # pixels along a side
 DTYPES = ("fp32", "fp16", "bf16")
-KINDS = ("mask", "inpainting")  # of quality filters
+FILTERS = ("mask", "inpainting")  # kinds of quality filters
 
 
 def add_overrides(add: Any) -> None:
     add("overrides", nargs="*", metavar="name=value", help="replaces one value of the config, e.g. seed=1")
 
 
-def add_device(add: Any) -> None:
+def add_device(add: Any, with_dtype: bool = True) -> None:
     """Where a command's networks run, and how precise their weights are there."""
-    add(
-        "--device",
-        default="auto",
-        metavar="NAME",
-        help="auto, cpu, cuda, cuda:N or mps (default: auto, the card where there is one)",
-    )
-    add("--dtype", choices=DTYPES, default="fp32", help="precision of the networks (default: %(default)s)")
+    cards = "auto, cpu, cuda, cuda:N or mps (default: auto, the card where there is one)"
+    add("--device", default="auto", metavar="NAME", help=cards)
+    if with_dtype:
+        add("--dtype", choices=DTYPES, default="fp32", help="precision of the networks (default: %(default)s)")
 
 
 def add_data(add: Any, option: str, required: bool, help: str) -> None:

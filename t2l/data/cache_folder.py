@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..budget import parse_json, read_object, shown
-from ..io.atomic import atomic_path
+from ..io.atomic import write_whole
 from ..io.checkpoint import write_tensors
 from ..io.header import Entry, Header, read_header
 from .shards import read_places
@@ -79,8 +79,8 @@ def claim(folder: Path, about: Mapping[str, Any], addition: bool = False) -> Non
             f"{folder} holds a cache of something else, made with {json.dumps(there)}; take another folder for "
             f"{json.dumps(wanted)}"
         )
-    with atomic_path(folder / ABOUT) as partial:
-        partial.write_text(json.dumps(found | {name: value for name, value in about.items() if value is not None}))
+    kept = {name: value for name, value in about.items() if value is not None}
+    write_whole(folder / ABOUT, json.dumps(found | kept))
 
 
 def write_files(

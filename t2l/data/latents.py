@@ -15,7 +15,6 @@ Written file by file: the same command goes on where it stopped. `encode` is a c
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 from bisect import bisect_left, bisect_right
@@ -55,6 +54,7 @@ from .cache_folder import (
     write_files,
 )
 from .captions import Captions, packed
+from .claim import hash_file
 from .example import stacked_bytes, training_captions
 from .several import Data, SeveralShards, open_shards
 from .shards import Shards
@@ -94,7 +94,7 @@ def cache_latents(
     chunks = divide(len(shards), begun=read_about(out).get("files"))
     about = {"size": size, "pictures": len(shards), "files": len(chunks)}
     shapes = None if buckets is None else [_shape(bucket) for bucket in buckets]
-    digest = hashlib.sha256(autoencoder.read_bytes()).hexdigest()
+    digest = hash_file(autoencoder)
     kept = None if std == "fp16" else std
     claim(out, about | {"autoencoder": digest, "buckets": shapes, "std": kept, DATA: shards.digest()})
     with atomic_path(out / "autoencoder.safetensors") as partial:

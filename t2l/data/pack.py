@@ -24,14 +24,14 @@ import torch
 
 from ..budget import read_object
 from ..config import config_to_dict
-from ..io.atomic import atomic_path
+from ..io.atomic import remove_partials, write_whole
 from ..io.picture_file import BROKEN
-from .claim import digest_files, disk_error, file_times, other_pictures, write_lines
+from .claim import CONFIG, digest_files, disk_error, file_times, find_differences, other_pictures, write_lines
 from .example import Example, training_captions, words_of
 from .faults import IN_SHORT, LONG_CAPTION, in_short
 from .folder import Source, find_sources, read_layers
 from .layers_found import SMALLEST
-from .pack_plan import Place, by_shard, grown, plan_of_first_version, read_index, read_plan, write_plan
+from .pack_plan import SPLITS, Place, by_shard, grown, read_index, read_plan, write_plan
 from .shards import shard_is_finished, write_shard
 from .sheet import write_sheet
 from .workers import run_jobs, tell
@@ -98,20 +98,12 @@ class Job:
     def is_stale(self) -> bool:
         """Whether a picture was repainted since the shard was finished, also when its file kept its size, or a caption changed.
 
-        Files are read again only where their times differ. The first version wrote no digests: what it packed is taken as it is.
+        Files are read again only where their times differ.
         """
         report = read_report(self.report)
-        if report["texts"] != self.texts() if "texts" in report else self._says_other_things():
+        if report["texts"] != self.texts():
             return True
-        if "content" not in report or report.get("times") == self.digest(file_times):
-            return False
-        return report["content"] != self.digest(Path.read_bytes)
-
-    def _says_other_things(self) -> bool:
-        """The same of captions, for a report that has no digest of them: by the shard itself."""
-        packed = {row["key"]: row["metadata"] for row in read_index(self.directory, self.number)}
-        said = {key: source.texts for key, source in self.sources if key in packed}
-        return any(texts != {name: packed[key][name] for name in TEXTS} for key, texts in said.items())
+        return report["times"] != self.digest(file_times) and report["content"] != self.digest(Path.read_bytes)
 
     def texts(self) -> str:
         """A hash of all captions."""
@@ -134,7 +126,10 @@ class Job:
 def read_report(path: Path) -> dict[str, Any]:
     """What a shard's report says. Raises ValueError for a damaged one."""
     report = read_object(path, "the report of a shard")
-    if type(report.get("packed")) is not int or not all(_are_texts(report.get(name)) for name in ("skipped", "notes")):
+    lists, hashes = (
+        [report.get(name) for name in names] for names in (("skipped", "notes"), ("times", "content", "texts"))
+    )
+    if type(report.get("packed")) is not int or not all(map(_are_texts, [*lists, hashes])):
         raise ValueError(f"{path} is damaged; delete it and run the same command again")
     return report
 
@@ -161,7 +156,7 @@ def pack(
     sources, skipped = find_sources(folder, captions, follow_links, apart=out)
     if not sources:
         where = ""
-        if not (out / "config.json").is_file():  # else the lines there are those of an earlier packing
+        if not (out / CONFIG).is_file():  # else the lines there are those of an earlier packing
             write_lines(out / "skipped.txt", skipped)
             where = f"; {out / 'skipped.txt'} says why of each" if skipped else ""
         raise ValueError(f"{folder} holds no layered picture with a caption, and {len(skipped)} other pictures{where}")
@@ -172,6 +167,8 @@ def pack(
     def say(job: Job, done: int) -> None:
         progress(f"{job.name} is packed ({done} of {len(unfinished)})")
 
+    for folder in (out, *(out / split for split in SPLITS)):
+        remove_partials(folder)
     run_jobs(_pack_shard, unfinished, config.processes, say, progress)
     packed = _written(out, jobs, skipped, _too_long(jobs, count_tokens), bool(unfinished))
     if not packed.train:
@@ -182,22 +179,14 @@ def pack(
 def _jobs(config: PackConfig, out: Path, sources: Sequence[Source], skipped: Sequence[str]) -> list[Job]:
     """The shards, which are written down with the options. Raises ValueError when `out` was begun with others."""
     about = _options(config, sources)
-    path = out / "config.json"
-    found = read_object(path, "the options of the first packing") if path.is_file() else about
-    before = config_to_dict(PackConfig()) | found
-    differing = [name for name in sorted(before.keys() | about.keys()) if before.get(name) != about.get(name)]
-    if other := [name for name in differing if name not in MAY_DIFFER]:
-        raise other_pictures(out, other)
+    differing = find_differences(out, about, config_to_dict(PackConfig()))
     places = read_plan(out)
-    if not places and "digest" in differing:
-        places = plan_of_first_version(out, found, config.shard_size)
-        if not places:
-            raise other_pictures(out, ["digest"])
+    if other := [name for name in differing if name not in MAY_DIFFER or name == "digest" and not places]:
+        raise other_pictures(out, other)
     names = [source.name for source in sources]
     places = grown(places, names, config.seed, config.validation, config.shard_size)
     jobs = _with_sources(config, out, sources, places, skipped)
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(about, indent=2))
+    write_whole(out / CONFIG, json.dumps(about, indent=2))
     write_plan(out, places)
     return jobs
 
@@ -289,8 +278,7 @@ def _pack_shard(job: Job) -> None:
     report |= {"times": job.digest(file_times), "content": job.digest(Path.read_bytes), "texts": job.texts()}
     try:
         write_shard(job.directory, job.number, _examples(job, report))
-        with atomic_path(job.report) as partial:  # last: a shard with a report is finished
-            partial.write_text(json.dumps(report))
+        write_whole(job.report, json.dumps(report))  # last: a shard with a report is finished
     except OSError as error:
         raise disk_error(job.directory / f"{job.number:06d}.tar", error) from error
 

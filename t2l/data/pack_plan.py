@@ -3,7 +3,6 @@
     OUT/pictures.jsonl    a line for every picture, {"key", "name", "split", "shard"}, in the order of the keys
 
 What is in it stays: pictures that come later get keys and shards of their own, and none goes from train to validation.
-Folders of the first version have no such file; it is made from their shards.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..budget import as_text, parse_json, read_object, read_text, shown_path
-from ..io.atomic import atomic_path
+from ..budget import as_text, parse_json, read_text, shown_path
+from ..io.atomic import write_whole
 
 SPLITS = ("train", "validation")
 PLAN = "pictures.jsonl"
@@ -47,8 +46,7 @@ def _place(line: str, path: Path) -> Place:
 
 
 def write_plan(out: Path, places: Sequence[Place]) -> None:
-    with atomic_path(out / PLAN) as partial:
-        partial.write_text("".join(json.dumps(place._asdict()) + "\n" for place in places))
+    write_whole(out / PLAN, "".join(json.dumps(place._asdict()) + "\n" for place in places))
 
 
 def grown(places: Sequence[Place], names: Sequence[str], seed: int, validation: int, shard_size: int) -> list[Place]:
@@ -92,25 +90,6 @@ def _numbers(places: Sequence[Place], split: str, shard_size: int) -> Iterator[i
     while True:
         yield from [number] * shard_size
         number += 1
-
-
-def plan_of_first_version(out: Path, about: dict[str, Any], shard_size: int) -> list[Place]:
-    """The places of a folder without a list, by what its shards and reports say; nothing where they are not complete."""
-    count, validation = about.get("pictures"), about.get("validation")
-    if type(count) is not int or type(validation) is not int or not 0 <= validation < count:
-        return []
-    numbers = [str(number) for number in range(count)]
-    blank = grown([], numbers, about.get("seed", 0), validation, shard_size)
-    names: dict[str, str] = {}
-    for (split, shard), inside in by_shard(blank).items():
-        packed = {row["key"]: row["metadata"]["sources"][0] for row in read_index(out / split, shard)}
-        report = out / split / f"{shard:06d}.report.json"
-        lines = read_object(report, "the report of a shard").get("skipped", []) if report.is_file() else []
-        left_out = [place.key for place in inside if place.key not in packed]
-        if len(left_out) != len(lines):
-            return []
-        names |= packed | {key: line.partition(": ")[0] for key, line in zip(left_out, lines, strict=True)}
-    return [place._replace(name=names[place.key]) for place in blank]
 
 
 def read_index(directory: Path, shard: int) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ..budget import TEXT_BYTES, as_text, check_regular, parse_json, shown, shown_path
+from ..io.atomic import atomic_path, write_whole
 from .example import (
     PICTURES,
     Example,
@@ -49,25 +50,13 @@ def write_shard(directory: Path, number: int, examples: Iterable[Example]) -> No
 
     Whatever is raised, also on the way of an example: no half of a file stays.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{number:06d}.tar"
-    with _partial(path) as partial:
+    with atomic_path(path) as partial:
         with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
             rows = [_add(tar, example) for example in examples]
         head = {"shard": path.name, "bytes": partial.stat().st_size, "count": len(rows)}
-    with _partial(path.with_suffix(".jsonl")) as partial:  # a reader never sees half an index
-        partial.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in [head, *rows]))
-
-
-@contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """Where a file is written until it is whole. One that a kill left is written over."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in [head, *rows])
+    write_whole(path.with_suffix(".jsonl"), text)
 
 
 def _add(tar: tarfile.TarFile, example: Example) -> dict[str, Any]:

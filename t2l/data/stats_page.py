@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..io.atomic import atomic_path
+from ..io.atomic import write_whole
 from ..io.picture_file import Unreadable, decoded
 from .several import Repeated, SeveralShards
 from .sheet import QUALITY, sheet_of
@@ -53,10 +53,8 @@ def write_report(folder: Path, out: Path, count_tokens: CountTokens | None = Non
     shards = SeveralShards([Repeated(path) for path in find_splits(folder).values()])
     dropped = _sheet_of_dropped(folder / DROPPED)
     text = page(folder.resolve().name or "data set", found, sheet_of(shards, {}, columns=COLUMNS), dropped)
-    with atomic_path(out.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps(found, indent=2) + "\n")
-    with atomic_path(out) as partial:
-        partial.write_bytes(text.encode(errors="replace"))
+    write_whole(out.with_suffix(".json"), json.dumps(found, indent=2) + "\n")
+    write_whole(out, text.encode(errors="replace"))
     return found
 
 

@@ -26,7 +26,7 @@ from ..data.labels import REASONS, Label, is_held_out, read_labels
 from ..data.shards import Shards
 from ..evaluation.features import train_probe
 from ..evaluation.metrics import area_under_curve, batches, kept_at
-from ..io.atomic import atomic_path
+from ..io.atomic import atomic_path, write_whole
 from ..io.checkpoint import read_tensors, write_tensors
 from ..io.plot import write_curves
 from ..model.efficientnet import load_lite0
@@ -85,8 +85,7 @@ def train_filter(
     judge.config = replace(judge.config, threshold=report["threshold"], figures=figures)
     judge.save(out / "filter.safetensors")
     _write_curve(out, scores, good[tested])
-    with atomic_path(out / "report.json") as partial:
-        partial.write_text(json.dumps(report | {"config": config_to_dict(config)}, indent=2) + "\n")
+    write_whole(out / "report.json", json.dumps(report | {"config": config_to_dict(config)}, indent=2) + "\n")
     return report
 
 

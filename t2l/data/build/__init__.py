@@ -2,6 +2,6 @@
 
 from .build import Built, build
 from .config import BuildConfig
-from .models import Models
+from .stages import Models
 
 __all__ = ["BuildConfig", "Built", "Models", "build"]

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from ...budget import KINDS, as_text, check_regular, parse_json
-from .sample import Record
 
 Place = Any  # a JSON value that says where a picture is
 TEXT_ENDINGS = (".json", ".caption", ".txt")
@@ -34,6 +34,18 @@ COLUMNS = {  # names of a column or a key, in small letters, the first that hold
     "licence": ("licence", "license"),
     "source": ("source", "url", "original_url", "image_url"),
 }
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a source says of one picture."""
+
+    name: str  # in the source: a path or a key
+    data: bytes  # the picture's file
+    caption: str = ""
+    source: str = ""  # its address, where it is known
+    licence: str = ""
+    sha256: str = ""  # of data
 
 
 class Source(Protocol):

@@ -7,11 +7,11 @@ engine nor the number of workers changes a data set.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -19,14 +19,80 @@ from PIL import Image
 from torch import Tensor
 
 from ...compositing.split import hole_of, split
-from ...io.picture_file import Unreadable, decode_colours
+from ...io.picture_file import BROKEN, Unreadable, decode_colours
 from ...layers import Layers
 from ..layers_found import SMALLEST
 from .config import BuildConfig
-from .halving import Halving
 from .hashes import looks_of
-from .models import INPAINTING, MASK, Models
-from .sample import Item, Record, Sample
+from .sources import Record
+
+Saliency = Callable[[Tensor], Tensor]  # pictures -> soft masks (N, 1, H, W)
+Inpainter = Callable[[Tensor, Tensor], Tensor]  # pictures, holes (N, 1, H, W) with 1 = to be painted -> pictures
+Judge = Callable[[Tensor, Tensor], Tensor]  # pictures, masks -> scores (N,), 1 = surely good
+MASK, INPAINTING = "mask", "inpainting"  # the judges: of (picture, mask), and of (background, mask)
+HALF = 0.5
+IN_A_ROW = 32  # pictures that fail one after another: then it is not the pictures
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a worker computes with."""
+
+    saliency: Saliency
+    inpaint: Inpainter
+    judges: Mapping[str, Judge] = field(default_factory=dict)  # by MASK and INPAINTING; those that are there
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # of the judges: the least score that is good
+    device: torch.device = torch.device("cpu")  # where pictures wait for them
+
+    def threshold(self, name: str, wanted: float | None) -> float:
+        """The one asked for, or else the judge's own."""
+        return self.thresholds.get(name, HALF) if wanted is None else wanted
+
+
+class ModelFactory(Protocol):
+    """Opens the models, once in every worker. It travels to other processes and is compared there: a frozen dataclass."""
+
+    def __hash__(self) -> int: ...
+
+    def __call__(self) -> Models: ...
+
+    def identity(self) -> dict[str, Any]:
+        """What config.json says of the models, JSON values: another run with others is refused."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A picture that was not dropped so far."""
+
+    number: int  # in the whole source
+    record: Record
+    picture: Tensor | None = None  # (1, 3, H, W)
+    mask: Tensor | None = None  # (1, 1, H, W)
+    layers: Layers | None = None  # N = 1
+    looks: int = 0  # its perceptual hash
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return f"{self.number:08d}"
+
+    def dropped(self, stage: str, reason: str) -> Dropped:
+        """reason: a sentence without a subject, e.g. "has no caption"."""
+        return Dropped(self.number, self.record.name, stage, reason, self)
+
+
+@dataclass(frozen=True, eq=False)
+class Dropped:
+    """A picture that is not in the data set, and why."""
+
+    number: int
+    name: str
+    stage: str  # source, caption, licence, picture, duplicate, mask, model, mask filter, inpainting filter
+    reason: str
+    sample: Sample | None = None  # as it was when it was dropped
+
+
+Item = Sample | Dropped
 
 
 class Stage(Protocol):
@@ -296,3 +362,44 @@ def _mask(sample: Sample) -> Tensor:
 def _background(sample: Sample) -> Tensor:
     assert sample.layers is not None, "TakeApart comes before"
     return sample.layers.background
+
+
+class Halving:
+    """compute(batch) -> its answers; for a picture that fails also alone, a reason in words.
+
+    Raises RuntimeError when IN_A_ROW pictures fail one after another: a card that was lost must not empty a data set.
+    """
+
+    def __init__(self) -> None:
+        self.failed = 0
+
+    def __call__(self, compute: Callable[[Sequence[Sample]], list[Item]], batch: Sequence[Sample]) -> list[Item | str]:
+        try:
+            answers = compute(batch)
+            self.failed = 0
+            return [*answers]
+        except BROKEN as error:
+            reason = _reason(error)
+        _free_memory()  # out of the except: the traceback holds what did not fit
+        if len(batch) > 1:
+            half = len(batch) // 2
+            return self(compute, batch[:half]) + self(compute, batch[half:])
+        self.failed += 1
+        if self.failed == IN_A_ROW:
+            raise RuntimeError(
+                f"{IN_A_ROW} pictures in a row failed, the last one: {reason}; the shard is not written, "
+                "run the same command again when the cause is gone"
+            )
+        return [reason]
+
+
+def _reason(error: Exception) -> str:
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in text:
+        return "needs more memory than there is, also alone"
+    return f"failed: {text}"
+
+
+def _free_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from ...budget import read_object
-from ...io.atomic import atomic_path
+from ...io.atomic import atomic_path, write_whole
 from ...layers import Layers
 from ..ahead import read_ahead
 from ..claim import digest_files, disk_error, file_times, other_pictures
@@ -32,11 +32,20 @@ from ..example import Example
 from ..shards import shard_is_finished, write_shard
 from ..workers import tell
 from .config import BuildConfig
-from .models import ModelFactory
 from .plan import Job, Row, read_rows
-from .sample import Dropped, Item, Record, Sample
-from .sources import Source
-from .stages import Deduplicate, Stage, cheap_stages, in_batches, model_stages, through
+from .sources import Record, Source
+from .stages import (
+    Deduplicate,
+    Dropped,
+    Item,
+    ModelFactory,
+    Sample,
+    Stage,
+    cheap_stages,
+    in_batches,
+    model_stages,
+    through,
+)
 
 EVERY = 10.0  # seconds between two lines on one shard
 AHEAD = 2  # batches that are decoded before the models ask for them, and batches that wait to be written
@@ -112,8 +121,7 @@ def build_shard(recipe: Recipe, job: Job) -> None:
         write_shard(recipe.out / job.split, job.number, _examples(recipe, reading, stages, report, shown))
         _write_shown(recipe, job, shown)
         report.times, report.content = _times(recipe, job), reading.digest.hexdigest()
-        with atomic_path(recipe.report(job)) as partial:  # last: a shard with a report is finished
-            partial.write_text(json.dumps(vars(report)))
+        write_whole(recipe.report(job), json.dumps(vars(report)))  # last: a shard with a report is finished
     except OSError as error:
         raise disk_error(recipe.out / f"{job.name}.tar", error) from error
 

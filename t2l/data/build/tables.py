@@ -6,7 +6,6 @@ Rows are found by their offset in the file. A row that cannot be read costs one 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...budget import FILE_BYTES, as_text, parse_json, shown_path
-from .sample import Record
-from .sources import COLUMNS, Place, pick, read_inside
+from ..claim import hash_file
+from .sources import COLUMNS, Place, Record, pick, read_inside
 
 LINES = (".jsonl", ".ndjson")
-MANIFESTS = (".csv", ".tsv", *LINES, ".parquet")
+TABLES = (".csv", ".tsv", *LINES, ".parquet")
 LONGEST_ROW = 1 << 20  # bytes
 DELIMITERS = ",\t;"
 
@@ -65,7 +64,7 @@ class TableSource:
             return []
 
     def identity(self) -> dict[str, Any]:
-        return {"kind": "table", "sha256": _sha256(self.path)}
+        return {"kind": "table", "sha256": hash_file(self.path)}
 
     def _row(self, offset: int) -> dict[str, Any]:
         with self.path.open("rb") as file:
@@ -178,7 +177,7 @@ class ParquetSource:
         return [self.path.parent / name] if name else [self.path]
 
     def identity(self) -> dict[str, Any]:
-        return {"kind": "table", "sha256": _sha256(self.path)}
+        return {"kind": "table", "sha256": hash_file(self.path)}
 
     def _row(self, number: int) -> dict[str, Any]:
         import pyarrow
@@ -247,11 +246,3 @@ def _record(row: dict[str, Any], folder: Path, follow_links: bool) -> Record:
         raise ValueError("names no picture")
     texts = {what: pick(row, what) for what in ("caption", "source", "licence")}
     return Record(name, read_inside(folder / name, folder, follow_links, FILE_BYTES.most), **texts)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -85,7 +85,7 @@ def add_commands(command: Command) -> None:
 def build(args: argparse.Namespace) -> None:
     """Take captioned pictures apart into layers, filter them and write shards to train on; the same command goes on."""
     check_out(args.out)
-    from ..data.ahead import processors
+    from ..data.ahead import count_processors
     from ..data.build import BuildConfig
     from ..data.build import build as run
     from ..model.device import pick_device
@@ -103,7 +103,7 @@ def build(args: argparse.Namespace) -> None:
         str(device),
         args.dtype,
     )
-    workers = args.workers or (processors() if device.type == "cpu" else 1)
+    workers = args.workers or (count_processors() if device.type == "cpu" else 1)
     cards = float(device.type == "cuda")
     built = run(config, args.source, args.out, models, workers, args.engine, cards, args.follow_links, say)
     say(str(built))

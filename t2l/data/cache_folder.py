@@ -25,7 +25,7 @@ DATA = "data"  # in cache.json: Shards.digest
 FILE_LENGTH = 1000  # rows in a file: 118 MB of captions' embeddings at CLIP ViT-L/14's width
 MOST_READ = 1_000_000  # files that a cache.json may name
 MOST_FILES = 10_000
-KINDS = {"F16": torch.float16, "F32": torch.float32, "U8": torch.uint8, "I64": torch.int64}  # of tensors in a cache
+DTYPES = {"F16": torch.float16, "F32": torch.float32, "U8": torch.uint8, "I64": torch.int64}  # of tensors in a cache
 Content = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata of one file
 
 
@@ -51,7 +51,7 @@ def read_captions(metadata: Mapping[str, str], name: str) -> list[Any]:
     return found
 
 
-def divide(count: int, begun: int | None = None) -> list[range]:
+def divide_rows(count: int, begun: int | None = None) -> list[range]:
     """The rows of every file: FILE_LENGTH each, or the smallest multiple of it that needs at most MOST_FILES files.
 
     begun: the number of files that the folder's cache.json names. The first version knew no MOST_FILES: what it began goes
@@ -111,7 +111,7 @@ def write_files(
             writing.result()
 
 
-def alone() -> None:
+def no_barrier() -> None:
     """Waiting of a process that has no others."""
 
 
@@ -141,7 +141,7 @@ class Rows:
                 )
         self._paths: tuple[Path, ...] = paths
         self.shape: tuple[int, ...] = entries[0].shape[1:]
-        self.dtype = KINDS[entries[0].dtype]
+        self.dtype = DTYPES[entries[0].dtype]
         self._begins = np.array([entry.begin for entry in entries])
         self._ends = np.cumsum([entry.shape[0] for entry in entries])
 
@@ -168,9 +168,9 @@ class Rows:
         return int(self._ends[part - 1]) if part else 0
 
 
-def read_whole(path: Path, entry: Entry) -> np.ndarray:
+def read_tensor(path: Path, entry: Entry) -> np.ndarray:
     """A whole tensor of a file, of a dtype of KINDS that numpy has."""
-    dtype = torch.empty(0, dtype=KINDS[entry.dtype]).numpy().dtype
+    dtype = torch.empty(0, dtype=DTYPES[entry.dtype]).numpy().dtype
     size = math.prod(entry.shape) * dtype.itemsize
     return np.frombuffer(read_bytes(path, entry.begin, size), dtype).reshape(entry.shape)
 
@@ -183,7 +183,7 @@ def read_bytes(path: Path, begin: int, size: int) -> bytes:
         raise ValueError(f"{path.name} is damaged: {error}; make the cache again") from error
 
 
-def spread(length: int, count: int) -> list[int]:
+def evenly_spaced(length: int, count: int) -> list[int]:
     """`count` numbers below `length`, or all when there are fewer, from the first to the last at even distances."""
     return torch.linspace(0, length - 1, min(count, length), dtype=torch.float64).long().tolist()
 

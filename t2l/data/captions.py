@@ -19,13 +19,13 @@ from torch import Tensor
 
 from ..io.checkpoint import read_metadata
 from ..io.header import Entry, Header
-from .cache_folder import read_bytes, read_captions, read_whole
+from .cache_folder import read_bytes, read_captions, read_tensor
 
 BYTES, PLACES = "captions", "caption_places"
 OLD_FILES_KEPT = 100  # 0.4 MB each, at 1,000 pictures
 
 
-def packed(captions: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+def pack_captions(captions: Sequence[Sequence[str]]) -> dict[str, Tensor]:
     """The tensors that hold k captions of each of n pictures, n and k 1 or more."""
     texts = [[text.encode("utf-8", "surrogatepass") for text in said] for said in captions]
     ends = np.cumsum([len(text) for said in texts for text in said]).reshape(len(texts), -1)
@@ -70,7 +70,7 @@ class Captions:
 
     def __getitem__(self, pictures: Tensor) -> list[list[str]]:
         """pictures: (N,), their numbers. Returns the captions of each. Raises ValueError for a file that is damaged."""
-        return [self._of(picture) for picture in pictures.tolist()]
+        return [self._read(picture) for picture in pictures.tolist()]
 
     def __iter__(self) -> Iterator[str]:
         """Every caption of every picture, one after the other; a file's in memory at a time."""
@@ -78,15 +78,15 @@ class Captions:
             if file.data is None or file.places is None:
                 yield from (text for said in read_captions(read_metadata(file.path), file.path.name) for text in said)
                 continue
-            data, places = read_whole(file.path, file.data).tobytes(), read_whole(file.path, file.places)
+            data, places = read_tensor(file.path, file.data).tobytes(), read_tensor(file.path, file.places)
             for row in places.tolist():
-                yield from _texts(data, row, file.path)
+                yield from _decode_texts(data, row, file.path)
 
-    def _of(self, picture: int) -> list[str]:
+    def _read(self, picture: int) -> list[str]:
         number = bisect_right(self._ends, picture)
         file, place = self._files[number], picture - (self._ends[number - 1] if number else 0)
         if file.data is None or file.places is None:
-            return self._of_old(number, file.path)[place]
+            return self._read_first_version(number, file.path)[place]
         size = 8 * (self.each + 1)
         row = np.frombuffer(read_bytes(file.path, file.places.begin + place * size, size), np.int64)
         begin, end = int(row[0]), int(row[-1])
@@ -95,9 +95,9 @@ class Captions:
                 f"{file.path.name} is damaged, it has no captions at the bytes {begin} to {end}; make the cache again"
             )
         data = read_bytes(file.path, file.data.begin + begin, end - begin)
-        return _texts(data, (row - begin).tolist(), file.path)
+        return _decode_texts(data, (row - begin).tolist(), file.path)
 
-    def _of_old(self, number: int, path: Path) -> list[list[str]]:
+    def _read_first_version(self, number: int, path: Path) -> list[list[str]]:
         """The captions of a file of the first version."""
         said = self._old.get(number)
         if said is None:
@@ -107,7 +107,7 @@ class Captions:
         return said
 
 
-def _texts(data: bytes, places: Sequence[int], path: Path) -> list[str]:
+def _decode_texts(data: bytes, places: Sequence[int], path: Path) -> list[str]:
     """The texts between places that rise."""
     try:
         return [data[begin:end].decode("utf-8", "surrogatepass") for begin, end in pairwise(places)]

@@ -5,7 +5,7 @@
     DIR/000000.safetensors         mean, std (n, C, h, w) float16, captions (captions.py); 1,000 pictures a file
     DIR/text-000000.safetensors    the captions' embeddings, where a frozen text encoder was given (texts.py)
 
-Of more than ten million pictures a file holds more, so that there are at most 10,000 files (`divide` in cache_folder.py).
+Of more than ten million pictures a file holds more, so that there are at most 10,000 files (`divide_rows` in cache_folder.py).
 With aspect buckets a file holds mean.192x320, std.192x320 and pictures.192x320 for every shape that occurs, width x height
 in pixels; `pictures` (n,), rising, are their places in the file, and so in its captions.
 std may also be uint8 (`std_to_bytes`), or missing where cache.json says so: then latents are the means.
@@ -34,26 +34,26 @@ from ..io.atomic import atomic_path, remove_partials
 from ..io.header import Entry, Header
 from ..layers import Layers
 from .ahead import read_ahead, read_in_workers
-from .buckets import Size, cover, cover_stacked, nearest_bucket
+from .buckets import Size, center_crop, center_crop_stacked, nearest_bucket
 from .cache_folder import (
     ABOUT,
     DATA,
-    KINDS,
+    DTYPES,
     MOST_READ,
     Content,
     Rows,
-    alone,
     claim,
     compare,
-    divide,
+    divide_rows,
+    evenly_spaced,
+    no_barrier,
     read_about,
     read_headers,
     read_number,
-    read_whole,
-    spread,
+    read_tensor,
     write_files,
 )
-from .captions import Captions, packed
+from .captions import Captions, pack_captions
 from .claim import hash_file
 from .example import stacked_bytes, training_captions
 from .several import Data, SeveralShards, open_shards
@@ -74,7 +74,7 @@ def cache_latents(
     batch_size: int = 16,
     process: int = 0,
     processes: int = 1,
-    wait: Callable[[], None] = alone,
+    wait: Callable[[], None] = no_barrier,
     buckets: Sequence[Size] | None = None,
     std: Std = "fp16",
     workers: int = 0,
@@ -91,9 +91,9 @@ def cache_latents(
         remove_partials(out)
     wait()  # before anybody writes
     shards = open_shards(data)
-    chunks = divide(len(shards), begun=read_about(out).get("files"))
+    chunks = divide_rows(len(shards), begun=read_about(out).get("files"))
     about = {"size": size, "pictures": len(shards), "files": len(chunks)}
-    shapes = None if buckets is None else [_shape(bucket) for bucket in buckets]
+    shapes = None if buckets is None else [_format_size(bucket) for bucket in buckets]
     digest = hash_file(autoencoder)
     kept = None if std == "fp16" else std
     claim(out, about | {"autoencoder": digest, "buckets": shapes, "std": kept, DATA: shards.digest()})
@@ -101,15 +101,17 @@ def cache_latents(
         shutil.copyfile(autoencoder, partial)
 
     def make(numbers: Sequence[int]) -> Iterator[Content]:
-        covered = _Covered(shards, buckets or [(size, size)])
-        read = read_in_workers(covered, chain.from_iterable(chunks[number] for number in numbers), workers)
+        cropped = _CroppedPictures(shards, buckets or [(size, size)])
+        read = read_in_workers(cropped, chain.from_iterable(chunks[number] for number in numbers), workers)
         # copies, because what two processes share is scarce: 64 MB in a container
         pictures = read_ahead((found._replace(stacked=found.stacked.clone()) for found in read), 2 * batch_size)
         for number in numbers:
-            groups, captions = _encoded(encode, islice(pictures if workers else read, len(chunks[number])), batch_size)
-            yield _named(groups, std, bucketed=buckets is not None) | packed(captions), {}
+            groups, captions = _encode_all(
+                encode, islice(pictures if workers else read, len(chunks[number])), batch_size
+            )
+            yield _name_tensors(groups, std, bucketed=buckets is not None) | pack_captions(captions), {}
 
-    write_files(out, _names(len(chunks)), make, process, processes, wait, "latents")
+    write_files(out, _file_names(len(chunks)), make, process, processes, wait, "latents")
 
 
 class Latents:
@@ -126,12 +128,12 @@ class Latents:
         self.about: dict[str, Any] = read_about(folder)
         self.size = read_number(self.about, "size", folder)  # of a square picture, in pixels
         self.autoencoder = folder / "autoencoder.safetensors"
-        names = _names(read_number(self.about, "files", folder, MOST_READ))
+        names = _file_names(read_number(self.about, "files", folder, MOST_READ))
         self.captions = Captions()
         groups: dict[tuple[int, ...], list[_Group]] = {}
         self._ends: list[int] = []  # of the pictures of each file
         for number, header in enumerate(read_headers(folder, names)):
-            found = _groups(folder / names[number], number, header, self.about.get("std") != "none")
+            found = _find_groups(folder / names[number], number, header, self.about.get("std") != "none")
             count = sum(len(group) for group in found)
             for group in found:
                 groups.setdefault(group.mean.shape[1:], []).append(group)
@@ -150,7 +152,7 @@ class Latents:
     @property
     def sizes(self) -> list[Size]:
         """Every size that pictures may have in it."""
-        shapes = self.about.get("buckets", [_shape((self.size, self.size))])
+        shapes = self.about.get("buckets", [_format_size((self.size, self.size))])
         try:
             return [(int(height), int(width)) for width, height in (shape.split("x") for shape in shapes)]
         except (ValueError, TypeError, AttributeError) as error:
@@ -164,7 +166,7 @@ class Latents:
         """The numbers, in the order of the data, of some pictures of a bucket, whose pictures are numbered by themselves. (N,)"""
         return torch.tensor([self._buckets[bucket].picture(rank, self._ends) for rank in ranks.tolist()])
 
-    def of_bucket(self, bucket: int, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    def read_bucket(self, bucket: int, ranks: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std of some pictures of a bucket, whose pictures are numbered by themselves: (N, C, h, w) each, float32.
 
         std is 0 where the cache has none.
@@ -180,9 +182,9 @@ class Latents:
         """The same by their numbers in the order of the data, (N,), all of one bucket."""
         places = [self._place(picture) for picture in pictures.tolist()]
         assert len({bucket for bucket, _ in places}) == 1, "pictures of several shapes make no batch"
-        return self.of_bucket(places[0][0], torch.tensor([rank for _, rank in places]))
+        return self.read_bucket(places[0][0], torch.tensor([rank for _, rank in places]))
 
-    def spread_out(self, count: int) -> Tensor:
+    def sample_means(self, count: int) -> Tensor:
         """The means of so many pictures from all over the cache, (N, C, h, w): of several shapes, what all of them have."""
         numbers = torch.arange(len(self))[:: max(1, len(self) // count)][:count]
         means = [self.read(number[None])[0] for number in numbers]
@@ -224,13 +226,13 @@ def check_latents(encode: Encode, data: Data, cached: Latents, count: int, preci
     A std that is not kept in float16 is not compared.
     """
     shards = open_shards(data)
-    numbers = spread(len(cached), count)
+    numbers = evenly_spaced(len(cached), count)
     moments = ("mean", "std")[: 1 if "std" in cached.about else 2]
 
     def pairs() -> Iterator[tuple[str, Tensor, Tensor]]:
         for number in numbers:
             layers = shards[number].layers
-            computed = encode(cover(layers, nearest_bucket(layers.size, cached.sizes)))
+            computed = encode(center_crop(layers, nearest_bucket(layers.size, cached.sizes)))
             for name, moment, again in zip(moments, cached.read(torch.tensor([number])), computed, strict=False):
                 yield f"{name} of {shards.key(number)}", moment, again.float().cpu()
 
@@ -245,7 +247,7 @@ class _Picture(NamedTuple):
     captions: list[str]
 
 
-class _Covered(Dataset):
+class _CroppedPictures(Dataset):
     """Item k is picture k."""
 
     def __init__(self, shards: Shards | SeveralShards, sizes: Sequence[Size]) -> None:
@@ -256,7 +258,7 @@ class _Covered(Dataset):
         pictures = self.shards.pictures(number)
         size = nearest_bucket(pictures[0].size[::-1], self.sizes)
         captions = training_captions(self.shards.metadata(number))
-        return _Picture(size, cover_stacked(stacked_bytes(pictures), size), captions)
+        return _Picture(size, center_crop_stacked(stacked_bytes(pictures), size), captions)
 
 
 @dataclass
@@ -275,7 +277,7 @@ class _Encoded:
         self.waiting.clear()
 
 
-def _encoded(
+def _encode_all(
     encode: Encode, pictures: Iterable[_Picture], batch_size: int
 ) -> tuple[dict[Size, _Encoded], list[list[str]]]:
     """The latents of some pictures by their size, and the captions of each."""
@@ -294,11 +296,11 @@ def _encoded(
     return groups, captions
 
 
-def _named(groups: dict[Size, _Encoded], std: Std, bucketed: bool) -> dict[str, Tensor]:
+def _name_tensors(groups: dict[Size, _Encoded], std: Std, bucketed: bool) -> dict[str, Tensor]:
     """The tensors of a file: under the names the first caches had, or a name for every shape."""
     tensors: dict[str, Tensor] = {}
     for size, group in groups.items():
-        ending = f".{_shape(size)}" if bucketed else ""
+        ending = f".{_format_size(size)}" if bucketed else ""
         tensors[f"mean{ending}"] = torch.cat(group.mean)
         if std != "none":
             whole = torch.cat(group.std)
@@ -322,7 +324,7 @@ class _Group(NamedTuple):
 
     def places(self) -> np.ndarray:
         """Of its pictures in the file, rising."""
-        return np.arange(len(self)) if self.pictures is None else read_whole(self.path, self.pictures)
+        return np.arange(len(self)) if self.pictures is None else read_tensor(self.path, self.pictures)
 
 
 class _Bucket:
@@ -343,7 +345,7 @@ class _Bucket:
         if group.pictures is None:
             return start + place
         entry = Entry((1,), group.pictures.dtype, group.pictures.begin + 8 * place)
-        return start + int(read_whole(group.path, entry)[0])
+        return start + int(read_tensor(group.path, entry)[0])
 
     def rank(self, file: int, place: int) -> int | None:
         """The number, among these, of the picture at a place of a file; None for one of another shape."""
@@ -355,14 +357,14 @@ class _Bucket:
         return self.mean.starts_at(part) + row if row < len(places) and places[row] == place else None
 
 
-def _groups(path: Path, file: int, header: Header, needs_std: bool) -> list[_Group]:
+def _find_groups(path: Path, file: int, header: Header, needs_std: bool) -> list[_Group]:
     """The groups of a file. Raises ValueError that names it when its tensors are not those of a cache."""
     groups, tensors = [], header.tensors
     for ending in [key.removeprefix("mean") for key in tensors if key.startswith("mean")]:
         mean, std, pictures = (tensors.get(f"{name}{ending}") for name in ("mean", "std", "pictures"))
         assert mean is not None, "it was looked up"
-        fits = std is not None and std.shape == mean.shape and std.dtype in KINDS if needs_std else std is None
-        if len(mean.shape) != 4 or mean.dtype not in KINDS or not fits:
+        fits = std is not None and std.shape == mean.shape and std.dtype in DTYPES if needs_std else std is None
+        if len(mean.shape) != 4 or mean.dtype not in DTYPES or not fits:
             raise ValueError(f"{path.name} needs mean{ending} and std{ending} of one shape; make the cache again")
         groups.append(_Group(path, file, mean, std, pictures))
     kinds_fit = all(group.pictures is None or group.pictures.dtype == "I64" for group in groups)
@@ -374,11 +376,11 @@ def _groups(path: Path, file: int, header: Header, needs_std: bool) -> list[_Gro
     return groups
 
 
-def _shape(size: Size) -> str:
+def _format_size(size: Size) -> str:
     """As the command line says a size, width x height."""
     height, width = size
     return f"{width}x{height}"
 
 
-def _names(files: int) -> list[str]:
+def _file_names(files: int) -> list[str]:
     return [f"{number:06d}.safetensors" for number in range(files)]

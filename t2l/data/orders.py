@@ -16,7 +16,7 @@ ROUNDS = 8
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def permuted(places: np.ndarray, length: int, seed: int, epoch: int, group: int = 0) -> np.ndarray:
+def shuffle(places: np.ndarray, length: int, seed: int, epoch: int, group: int = 0) -> np.ndarray:
     """What stands at some places, (N,) below `length`, of an order of 0 .. length - 1, (N,) int64.
 
     A pure function of (seed, epoch, group, length). group: data sets that are ordered apart, such as buckets.
@@ -30,12 +30,12 @@ def permuted(places: np.ndarray, length: int, seed: int, epoch: int, group: int 
     return found.astype(np.int64)
 
 
-def dealt(positions: np.ndarray, length: int, seed: int, group: int = 0) -> np.ndarray:
+def shuffle_epochs(positions: np.ndarray, length: int, seed: int, group: int = 0) -> np.ndarray:
     """The orders of all epochs laid end to end: what stands at some positions, (N,) from 0 up without an end; (N,) int64."""
     epochs, places = np.divmod(positions, length)
     found = np.empty(len(positions), np.int64)
     for epoch in np.unique(epochs):
-        found[epochs == epoch] = permuted(places[epochs == epoch], length, seed, int(epoch), group)
+        found[epochs == epoch] = shuffle(places[epochs == epoch], length, seed, int(epoch), group)
     return found
 
 

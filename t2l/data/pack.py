@@ -28,10 +28,10 @@ from ..io.atomic import remove_partials, write_whole
 from ..io.picture_file import BROKEN
 from .claim import CONFIG, digest_files, disk_error, file_times, find_differences, other_pictures, write_lines
 from .example import Example, training_captions, words_of
-from .faults import IN_SHORT, LONG_CAPTION, in_short
+from .faults import LONG_CAPTION, SHORT_NAMES, count_faults
 from .folder import Source, find_sources, read_layers
-from .layers_found import SMALLEST
-from .pack_plan import SPLITS, Place, by_shard, grown, read_index, read_plan, write_plan
+from .layer_sources import SMALLEST
+from .pack_plan import SPLITS, Place, extend_plan, group_by_shard, read_index, read_plan, write_plan
 from .shards import shard_is_finished, write_shard
 from .sheet import write_sheet
 from .workers import run_jobs, tell
@@ -51,7 +51,7 @@ class PackConfig:
     size: int = 1024  # pixels of the shorter side; larger pictures are scaled down, smaller ones stay as they are
     validation: int = 0  # pictures that are kept back for --validation, not to be trained on
     shard_size: int = 1000  # pictures a shard
-    foreground_layer: str = ""  # of a layer file, which layer or group is the foreground; "" = as layers_found.py says
+    foreground_layer: str = ""  # of a layer file, which layer or group is the foreground; "" = as layer_sources.py says
     processes: int = 2
 
     def __post_init__(self) -> None:
@@ -170,7 +170,7 @@ def pack(
     for folder in (out, *(out / split for split in SPLITS)):
         remove_partials(folder)
     run_jobs(_pack_shard, unfinished, config.processes, say, progress)
-    packed = _written(out, jobs, skipped, _too_long(jobs, count_tokens), bool(unfinished))
+    packed = _write_summary(out, jobs, skipped, _find_long_captions(jobs, count_tokens), bool(unfinished))
     if not packed.train:
         raise ValueError(f"no picture in {folder} can be trained on; {out / 'skipped.txt'} says why of each")
     return packed
@@ -178,20 +178,20 @@ def pack(
 
 def _jobs(config: PackConfig, out: Path, sources: Sequence[Source], skipped: Sequence[str]) -> list[Job]:
     """The shards, which are written down with the options. Raises ValueError when `out` was begun with others."""
-    about = _options(config, sources)
+    about = _options_of(config, sources)
     differing = find_differences(out, about, config_to_dict(PackConfig()))
     places = read_plan(out)
     if other := [name for name in differing if name not in MAY_DIFFER or name == "digest" and not places]:
         raise other_pictures(out, other)
     names = [source.name for source in sources]
-    places = grown(places, names, config.seed, config.validation, config.shard_size)
-    jobs = _with_sources(config, out, sources, places, skipped)
+    places = extend_plan(places, names, config.seed, config.validation, config.shard_size)
+    jobs = _make_jobs(config, out, sources, places, skipped)
     write_whole(out / CONFIG, json.dumps(about, indent=2))
     write_plan(out, places)
     return jobs
 
 
-def _options(config: PackConfig, sources: Sequence[Source]) -> dict[str, object]:
+def _options_of(config: PackConfig, sources: Sequence[Source]) -> dict[str, object]:
     """What config.json holds; the number of processes changes nothing."""
     digest = hashlib.sha256()
     for source in sources:
@@ -200,14 +200,14 @@ def _options(config: PackConfig, sources: Sequence[Source]) -> dict[str, object]
     return config_to_dict(replace(config, processes=1)) | {"pictures": len(sources), "digest": digest.hexdigest()}
 
 
-def _with_sources(
+def _make_jobs(
     config: PackConfig, out: Path, sources: Sequence[Source], places: Sequence[Place], skipped: Sequence[str]
 ) -> list[Job]:
     """The shards by their pictures. Raises ValueError when one that a shard holds is gone."""
     named = {source.name: source for source in sources}
     jobs: list[Job] = []
     gone: list[str] = []
-    for (split, number), inside in by_shard(places).items():
+    for (split, number), inside in group_by_shard(places).items():
         there = tuple((place.key, named[place.name]) for place in inside if place.name in named)
         job = Job(out / split, number, there, config.size)
         if len(there) < len(inside) and job.is_finished:
@@ -230,7 +230,7 @@ def _is_stale(job: Job, progress: Progress) -> bool:
     return True
 
 
-def _too_long(jobs: Sequence[Job], count_tokens: CountTokens | None) -> list[str]:
+def _find_long_captions(jobs: Sequence[Job], count_tokens: CountTokens | None) -> list[str]:
     """A line for every packed picture with a caption that is not read to its end."""
     if count_tokens is None:
         return []
@@ -248,7 +248,9 @@ def _too_long(jobs: Sequence[Job], count_tokens: CountTokens | None) -> list[str
     return lines
 
 
-def _written(out: Path, jobs: Sequence[Job], skipped: Sequence[str], too_long: Sequence[str], is_new: bool) -> Packed:
+def _write_summary(
+    out: Path, jobs: Sequence[Job], skipped: Sequence[str], too_long: Sequence[str], is_new: bool
+) -> Packed:
     """The files for people, and what is in them."""
     reports = {job: read_report(job.report) for job in jobs}
     skipped = sorted([*skipped, *(line for report in reports.values() for line in report["skipped"])])
@@ -259,14 +261,16 @@ def _written(out: Path, jobs: Sequence[Job], skipped: Sequence[str], too_long: S
     counts = {"train": sum(reports[job]["packed"] for job in train)}
     counts["validation"] = sum(report["packed"] for report in reports.values()) - counts["train"]
     if counts["train"] and (is_new or not (out / "sheet.jpg").is_file()):
-        write_sheet(out / "sheet.jpg", out / "train", _marked(train, notes))
-    return Packed(**counts, skipped=len(skipped), faults=in_short(notes))
+        write_sheet(out / "sheet.jpg", out / "train", _mark_pictures(train, notes))
+    return Packed(**counts, skipped=len(skipped), faults=count_faults(notes))
 
 
-def _marked(jobs: Sequence[Job], notes: Sequence[str]) -> dict[int, str]:
+def _mark_pictures(jobs: Sequence[Job], notes: Sequence[str]) -> dict[int, str]:
     """What looks wrong with which picture of a split, by its number in the shards."""
     named = [line.partition(": ")[::2] for line in notes]
-    wrong = {name: f"{name}: {IN_SHORT[fault].removeprefix('with ')}" for name, fault in named if fault in IN_SHORT}
+    wrong = {
+        name: f"{name}: {SHORT_NAMES[fault].removeprefix('with ')}" for name, fault in named if fault in SHORT_NAMES
+    }
     packed = [source.name for job in jobs for source in job.packed()]
     return {number: wrong[name] for number, name in enumerate(packed) if name in wrong}
 

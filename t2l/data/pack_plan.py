@@ -49,7 +49,9 @@ def write_plan(out: Path, places: Sequence[Place]) -> None:
     write_whole(out / PLAN, "".join(json.dumps(place._asdict()) + "\n" for place in places))
 
 
-def grown(places: Sequence[Place], names: Sequence[str], seed: int, validation: int, shard_size: int) -> list[Place]:
+def extend_plan(
+    places: Sequence[Place], names: Sequence[str], seed: int, validation: int, shard_size: int
+) -> list[Place]:
     """The places with one more for every new name. validation: how many pictures are kept back in all.
 
     Raises ValueError where the new pictures are too few for that.
@@ -69,14 +71,14 @@ def grown(places: Sequence[Place], names: Sequence[str], seed: int, validation: 
     split = ["train"] * len(new)
     for number in drawn:
         split[number] = "validation"
-    shards = {name: _numbers(places, name, shard_size) for name in SPLITS}
+    shards = {name: _next_shards(places, name, shard_size) for name in SPLITS}
     return [
         *places,
         *(Place(f"{first + i:08d}", name, split[i], next(shards[split[i]])) for i, name in enumerate(new)),
     ]
 
 
-def by_shard(places: Sequence[Place]) -> dict[tuple[str, int], list[Place]]:
+def group_by_shard(places: Sequence[Place]) -> dict[tuple[str, int], list[Place]]:
     """The places of every shard, by split and number."""
     found: dict[tuple[str, int], list[Place]] = {}
     for place in places:
@@ -84,7 +86,7 @@ def by_shard(places: Sequence[Place]) -> dict[tuple[str, int], list[Place]]:
     return {shard: found[shard] for shard in sorted(found)}
 
 
-def _numbers(places: Sequence[Place], split: str, shard_size: int) -> Iterator[int]:
+def _next_shards(places: Sequence[Place], split: str, shard_size: int) -> Iterator[int]:
     """The shard of each new picture of a split."""
     number = max((place.shard for place in places if place.split == split), default=-1) + 1
     while True:

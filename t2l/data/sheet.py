@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..io.atomic import atomic_path
 from ..io.image import COLUMNS, contact_sheet
-from .cache_folder import spread
+from .cache_folder import evenly_spaced
 from .several import SeveralShards
 from .shards import Shards
 
@@ -31,7 +31,7 @@ def sheet_of(
 ) -> Image.Image:
     """The sheet itself."""
     first = sorted(marked)[:MARKED]
-    numbers = [*first, *(number for number in spread(len(shards), count) if number not in first)]
+    numbers = [*first, *(number for number in evenly_spaced(len(shards), count) if number not in first)]
     titles = [f"! {marked[number]}" if number in first else shards.metadata(number)["caption"] for number in numbers]
     return contact_sheet((shards[number].layers for number in numbers), titles, columns=columns)
 

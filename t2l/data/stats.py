@@ -19,7 +19,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ..budget import read_object
-from .ahead import read_in_workers, worker_deaths_told
+from .ahead import explain_worker_death, read_in_workers
 from .components import component_areas
 from .several import Repeated, SeveralShards
 
@@ -54,10 +54,12 @@ class _Measuring(Dataset):
         mask = np.asarray(self.shards.mask(number))
         areas = tuple(float((mask > 255 * at).mean()) for at in AREA_AT)
         size = f"{mask.shape[1]} x {mask.shape[0]}"
-        return Measured(size, areas, tuple(pieces(mask > 255 * at) for at in PIECES_AT), self.shards.metadata(number))
+        return Measured(
+            size, areas, tuple(count_pieces(mask > 255 * at) for at in PIECES_AT), self.shards.metadata(number)
+        )
 
 
-def pieces(mask: np.ndarray) -> int:
+def count_pieces(mask: np.ndarray) -> int:
     """How many connected pieces a mask (H, W) has, without the small ones."""
     return int((component_areas(mask) * OF_PIXELS >= SMALLEST_PIECE * mask.size).sum())
 
@@ -107,7 +109,7 @@ def find_splits(folder: Path) -> dict[str, Path]:
     return found
 
 
-@worker_deaths_told()
+@explain_worker_death()
 def statistics(folder: Path, count_tokens: CountTokens | None = None, workers: int = 0) -> dict[str, Any]:
     """Everything that is counted of a data set, as JSON values. count_tokens: CLIP's tokens of each caption.
 
@@ -135,19 +137,19 @@ def statistics(folder: Path, count_tokens: CountTokens | None = None, workers: i
         "splits": {name: len(part) for name, part in zip(splits, shards.parts, strict=True) if name},
         "sizes": sizes.summary(),
         "mask_area": {str(at): histogram.summary() for at, histogram in zip(AREA_AT, areas, strict=True)},
-        "mask_pieces": {str(at): _whole(counter) for at, counter in zip(PIECES_AT, found_pieces, strict=True)},
-        "words": lengths(words),
-        **({} if count_tokens is None else {"tokens": lengths(tokens) | {"too_long": _longer(tokens)}}),
+        "mask_pieces": {str(at): _sorted_counts(counter) for at, counter in zip(PIECES_AT, found_pieces, strict=True)},
+        "words": summarise_lengths(words),
+        **({} if count_tokens is None else {"tokens": summarise_lengths(tokens) | {"too_long": _count_longer(tokens)}}),
         "scores": {name: scores[name].summary() for name in sorted(scores)},
         "sources": sources.summary(),
         "licences": licences.summary(),
-        **_dropped(folder),
+        **_read_dropped(folder),
     }
 
 
 def _count_origin(metadata: dict[str, Any], sources: Names, licences: Names, scores: dict[str, Histogram]) -> None:
     """One picture's sources, by where they lie, its licences, and what judged it."""
-    for source in dict.fromkeys(map(origin, metadata.get("sources", []))):
+    for source in dict.fromkeys(map(origin_of, metadata.get("sources", []))):
         sources.add(source)
     for licence in dict.fromkeys(metadata.get("licences", [])):
         licences.add(licence)
@@ -156,7 +158,7 @@ def _count_origin(metadata: dict[str, Any], sources: Names, licences: Names, sco
             scores.setdefault(name, Histogram()).add(float(score))
 
 
-def origin(source: str) -> str:
+def origin_of(source: str) -> str:
     """Where a source lies: the host of an address, the first folder of a path."""
     if "://" in source:
         try:
@@ -166,14 +168,14 @@ def origin(source: str) -> str:
     return source.partition("/")[0] if "/" in source else NO_FOLDER
 
 
-def lengths(counter: Counter[int]) -> dict[str, Any]:
+def summarise_lengths(counter: Counter[int]) -> dict[str, Any]:
     """Percentiles (the smallest number that so many per cent do not exceed), mean, largest, and the counts themselves."""
     total = sum(counter.values())
     return {
         "percentiles": {str(p): _percentile(counter, p * total / 100) for p in PERCENTILES},
         "mean": sum(number * count for number, count in counter.items()) / total,
         "max": max(counter),
-        "counts": _whole(counter),
+        "counts": _sorted_counts(counter),
     }
 
 
@@ -186,15 +188,15 @@ def _percentile(counter: Counter[int], rank: float) -> int:
     raise AssertionError("the ranks are those of the counted")
 
 
-def _whole(counter: Counter[int]) -> dict[str, int]:
+def _sorted_counts(counter: Counter[int]) -> dict[str, int]:
     return {str(number): counter[number] for number in sorted(counter)}
 
 
-def _longer(counter: Counter[int]) -> int:
+def _count_longer(counter: Counter[int]) -> int:
     return sum(count for number, count in counter.items() if number > MOST_TOKENS)
 
 
-def _dropped(folder: Path) -> dict[str, Any]:
+def _read_dropped(folder: Path) -> dict[str, Any]:
     """How many pictures a build dropped, and where, when it says so."""
     path = folder / "dataset.json"
     found = read_object(path, "what the build says").get("dropped") if path.is_file() else None

@@ -52,13 +52,13 @@ def write_report(folder: Path, out: Path, count_tokens: CountTokens | None = Non
     found = statistics(folder, count_tokens, workers)
     shards = SeveralShards([Repeated(path) for path in find_splits(folder).values()])
     dropped = _sheet_of_dropped(folder / DROPPED)
-    text = page(folder.resolve().name or "data set", found, sheet_of(shards, {}, columns=COLUMNS), dropped)
+    text = render_page(folder.resolve().name or "data set", found, sheet_of(shards, {}, columns=COLUMNS), dropped)
     write_whole(out.with_suffix(".json"), json.dumps(found, indent=2) + "\n")
     write_whole(out, text.encode(errors="replace"))
     return found
 
 
-def page(title: str, found: Mapping[str, Any], kept: Image.Image, dropped: Image.Image | None = None) -> str:
+def render_page(title: str, found: Mapping[str, Any], kept: Image.Image, dropped: Image.Image | None = None) -> str:
     """What `statistics` gives as a page. kept, dropped: sheets of pictures."""
     parts = [
         HEAD.format(title=escape(title), style=STYLE),

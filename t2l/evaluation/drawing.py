@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..budget import parse_json, read_text, shown
-from ..data.buckets import cover
+from ..data.buckets import center_crop
 from ..data.shards import Shards
 from ..generate import GenerateConfig, generate
 from ..io.atomic import atomic_path
@@ -102,7 +102,7 @@ def look(
     """What `say` says of pictures of a data set at the size that is judged, shared by the processes."""
     parts, size = [], (task.judges.size, task.judges.size)
     for batch in task.share.mine(list(batches(indices, task.batch_size))):
-        layers = Layers.cat([cover(shards[i].layers, size) for i in batch])
+        layers = Layers.cat([center_crop(shards[i].layers, size) for i in batch])
         parts.append(say(layers, [shards.metadata(i)["caption"] for i in batch]))
     return concatenated(task.share.gather(parts))
 

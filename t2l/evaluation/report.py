@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..config import config_to_dict
-from ..data.buckets import cover
+from ..data.buckets import center_crop
 from ..data.shards import Shards
 from ..generate import GenerateConfig
 from ..io.atomic import atomic_path
@@ -233,7 +233,7 @@ def _picture(task: Task, index: int) -> Layers:
     """One real picture; as it is for an autoencoder alone, which has no size of its own."""
     layers = task.test[index].layers
     size = task.drawing.judges.size if task.drawing is not None else None
-    return layers if size is None else cover(layers, (size, size))
+    return layers if size is None else center_crop(layers, (size, size))
 
 
 def generation_figures(task: Task, drawn: Drawn, seen: Said, figures: Figures) -> dict[str, float | None]:

@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, ImageFilter
 
 from ..data.example import Pictures
 from ..data.labels import REASONS, Label, LabelFile
-from ..data.orders import permuted
+from ..data.orders import shuffle
 from ..data.shards import Shards
 
 MOST = 6000  # samples to label: the paper's 5,000 and 1,000 more to test on
@@ -73,7 +73,7 @@ class Samples:
         return self.shards.key(self._index(number))
 
     def _index(self, number: int) -> int:
-        return int(permuted(np.array([number]), len(self.shards), 0, 0)[0])
+        return int(shuffle(np.array([number]), len(self.shards), 0, 0)[0])
 
 
 def _picture(pictures: Pictures) -> Image.Image:

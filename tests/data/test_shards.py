@@ -15,7 +15,7 @@ import torch
 
 from t2l.data.ahead import read_in_workers
 from t2l.data.example import Example
-from t2l.data.orders import dealt
+from t2l.data.orders import shuffle_epochs
 from t2l.data.shards import Shards, shard_is_finished, write_shard
 from t2l.layers import Layers
 
@@ -70,14 +70,14 @@ def test_the_same_examples_give_the_same_bytes(folder, tmp_path_factory):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_going_on_in_the_middle_of_an_epoch_gives_the_same_sequence(folder, workers):
-    order = dealt(np.arange(11), 11, seed=0).tolist()
+    order = shuffle_epochs(np.arange(11), 11, seed=0).tolist()
     read = read_in_workers(Shards(folder), order[5:], workers)
     assert [item.key for item in read] == [Shards(folder).key(i) for i in order[5:]]
 
 
 def test_neighbours_in_an_epoch_come_from_all_shards():
     """A folder that is sorted by class does not train its classes one after the other."""
-    shard_of = dealt(np.arange(100_000), 100_000, seed=1) // 1000
+    shard_of = shuffle_epochs(np.arange(100_000), 100_000, seed=1) // 1000
     assert all(len(set(shard_of[first : first + 32])) > 20 for first in range(0, 3200, 32))
 
 

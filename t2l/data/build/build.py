@@ -30,7 +30,7 @@ from ...config import config_to_dict
 from ...io.atomic import atomic_path, remove_partials, write_whole
 from ...io.image import contact_sheet, to_image
 from ...layers import Layers
-from ..cache_folder import spread
+from ..cache_folder import evenly_spaced
 from ..claim import claim, other_pictures
 from ..pack_plan import SPLITS
 from ..shards import Shards
@@ -81,16 +81,20 @@ def build(
     `out` was begun with something else, OSError with a sentence for a full disk, and what `open_source` and `run_shards` raise.
     """
     recipe = Recipe(out, config, open_source(source, follow_links, out), factory)
-    plan = _claimed_plan(recipe)
+    plan = _claim_plan(recipe)
     unfinished = [job for job in plan.jobs if not recipe.is_finished(job)]
     if any(recipe.is_finished(job) and is_stale(recipe, job) for job in plan.jobs):
         raise other_pictures(out, ["digest"])
     if unfinished:
-        run = partial(run_shards, engine, workers=workers, cards=cards, told=progress)
+        run = partial(run_shards, engine, workers=workers, cards=cards, listen=progress)
         _find_duplicates(recipe, plan, run, progress)
         for folder in (out, recipe.duplicates.parent, *(out / split for split in SPLITS)):
             remove_partials(folder)
-        run(work=partial(build_shard, recipe), jobs=unfinished, report=_teller(progress, "is built", len(unfinished)))
+        run(
+            work=partial(build_shard, recipe),
+            jobs=unfinished,
+            report=_say_what_is_done(progress, "is built", len(unfinished)),
+        )
     built = Built(*write_summary(recipe, plan))
     if unfinished:
         write_sheets(recipe, plan)
@@ -99,7 +103,7 @@ def build(
     return built
 
 
-def _claimed_plan(recipe: Recipe) -> Plan:
+def _claim_plan(recipe: Recipe) -> Plan:
     """The plan, when `out` is free or was begun with the same one."""
     models = recipe.factory.identity()  # a model that is not there is told of before anything is written
     with atomic_path(recipe.plan) as partial_path:
@@ -113,7 +117,7 @@ def _claimed_plan(recipe: Recipe) -> Plan:
     return plan
 
 
-def _teller(progress: Callable[[str], None], what: str, count: int) -> Callable[[Job, int], None]:
+def _say_what_is_done(progress: Callable[[str], None], what: str, count: int) -> Callable[[Job, int], None]:
     return lambda job, done: progress(f"{job.name} {what} ({done} of {count})")
 
 
@@ -122,7 +126,12 @@ def _find_duplicates(recipe: Recipe, plan: Plan, run: Callable[..., None], progr
     if not recipe.config.deduplicate or recipe.duplicates.is_file():
         return
     jobs = [job for job in plan.jobs if not recipe.hashes(job).is_file()]
-    run(work=partial(hash_shard, recipe), jobs=jobs, cards=0, report=_teller(progress, "is looked through", len(jobs)))
+    run(
+        work=partial(hash_shard, recipe),
+        jobs=jobs,
+        cards=0,
+        report=_say_what_is_done(progress, "is looked through", len(jobs)),
+    )
     found = np.concatenate([np.load(recipe.hashes(job), allow_pickle=False) for job in plan.jobs])
     found = found[np.argsort(found[:, 0])]
     pairs = find_duplicates(found[:, 0], np.ascontiguousarray(found[:, 1]), recipe.config.hash_distance)
@@ -171,7 +180,7 @@ def write_sheets(recipe: Recipe, plan: Plan) -> None:
             shards = Shards(folder)
         except (FileNotFoundError, ValueError):  # no shards, or none with a picture
             continue
-        numbers = spread(len(shards), PICTURES)
+        numbers = evenly_spaced(len(shards), PICTURES)
         reasons = _reasons(recipe, plan, set(numbers)) if name == "dropped.jpg" else {}
         titles = [reasons.get(number) or shards.metadata(number)["caption"] for number in numbers]
         save_sheet(contact_sheet((_seen(shards[number].layers) for number in numbers), titles), recipe.out / name)

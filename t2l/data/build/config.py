@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ...compositing.split import SplitConfig
 from ...config import check_ranges
-from ..layers_found import LONGEST, SMALLEST
+from ..layer_sources import LONGEST, SMALLEST
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,10 @@ from typing import Any
 
 from ...budget import FILE_BYTES, check_regular, shown_path
 from ...io.picture_file import ENDINGS
-from ..captions_found import LARGEST_TEXT
+from ..caption_files import LARGEST_TEXT
 from ..folder import walk_files
 from ..part_names import UNREAD
-from .sources import TEXT_ENDINGS, Place, Record, Source, described, read_inside
+from .sources import TEXT_ENDINGS, Place, Record, Source, parse_texts, read_inside
 from .tables import TABLES, ParquetSource, TableSource
 
 BLOCK = tarfile.BLOCKSIZE
@@ -71,7 +71,7 @@ class FolderSource:
         data = read_inside(picture, self.folder, self.follow_links, FILE_BYTES.most)
         there = [path for path in beside if os.path.lexists(path)]
         texts = {path.suffix: read_inside(path, self.folder, self.follow_links, LARGEST_TEXT) for path in there}
-        return Record(str(place), data, **described(texts))
+        return Record(str(place), data, **parse_texts(texts))
 
     def files(self, place: Place) -> list[Path]:
         path = self.folder / place
@@ -123,7 +123,7 @@ class TarSource:
         picture = next((found[ending] for ending in ENDINGS if ending in found), None)
         if picture is None:
             raise ValueError("holds no picture")
-        return Record(self.name(place), picture, **described(found))
+        return Record(self.name(place), picture, **parse_texts(found))
 
     def files(self, place: Place) -> list[Path]:
         return [self.folder / place[0]]

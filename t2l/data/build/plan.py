@@ -48,7 +48,7 @@ Row = tuple[int, Place, str]  # the picture's number in the source, its place, a
 
 def write_plan(path: Path, source: Source, config: BuildConfig) -> Plan:
     """Scan the source and write the plan. Raises ValueError for a source without pictures and for more kept back than there are."""
-    kept_back = _kept_back(source, config)
+    kept_back = _draw_validation(source, config)
     jobs, digest, count, position = [], hashlib.sha256(), 0, 0
     waiting: dict[str, list[list[Any]]] = {split: [] for split in SPLITS}
     numbers = dict.fromkeys(SPLITS, 0)
@@ -76,7 +76,7 @@ def write_plan(path: Path, source: Source, config: BuildConfig) -> Plan:
     return Plan(tuple(jobs), count, digest.hexdigest())
 
 
-def _kept_back(source: Source, config: BuildConfig) -> set[int]:
+def _draw_validation(source: Source, config: BuildConfig) -> set[int]:
     """The numbers of the pictures for validation. Counts the source only where some are asked for."""
     if not config.validation:
         return set()

@@ -67,20 +67,20 @@ class Source(Protocol):
         """What config.json says of the source beside the places, JSON values."""
 
 
-def described(texts: Mapping[str, bytes]) -> dict[str, str]:
+def parse_texts(texts: Mapping[str, bytes]) -> dict[str, str]:
     """Caption, source and licence, from the files beside a picture by their ending. Raises ValueError with a reason.
 
     An object in .json says all three; .caption and .txt the caption, where it does not.
     """
     row = _object(texts[".json"]) if ".json" in texts else {}
-    said = {what: pick(row, what) for what in ("caption", "source", "licence")}
+    said = {what: first_text(row, what) for what in ("caption", "source", "licence")}
     for ending in TEXT_ENDINGS[1:]:
         if not said["caption"] and ending in texts:
             said["caption"] = as_text(texts[ending], f"its {ending}")
     return said
 
 
-def pick(row: Mapping[str, Any], what: str) -> str:
+def first_text(row: Mapping[str, Any], what: str) -> str:
     """The first of the columns for something that holds a text; "" for none."""
     names = {str(name).strip().lower(): name for name in row}
     for column in COLUMNS[what]:

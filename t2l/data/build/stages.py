@@ -21,9 +21,9 @@ from torch import Tensor
 from ...compositing.split import hole_of, split
 from ...io.picture_file import BROKEN, Unreadable, decode_colours
 from ...layers import Layers
-from ..layers_found import SMALLEST
+from ..layer_sources import SMALLEST
 from .config import BuildConfig
-from .hashes import looks_of
+from .hashes import perceptual_hash
 from .sources import Record
 
 Saliency = Callable[[Tensor], Tensor]  # pictures -> soft masks (N, 1, H, W)
@@ -69,7 +69,7 @@ class Sample:
     picture: Tensor | None = None  # (1, 3, H, W)
     mask: Tensor | None = None  # (1, 1, H, W)
     layers: Layers | None = None  # N = 1
-    looks: int = 0  # its perceptual hash
+    hash: int = 0  # its perceptual hash
     scores: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -105,14 +105,14 @@ class Stage(Protocol):
         """One answer for each sample, in their order."""
 
 
-def cheap_stages(config: BuildConfig) -> list[Stage]:
+def reading_stages(config: BuildConfig) -> list[Stage]:
     """What needs no model."""
     return [CheckTexts(config), Decode(config)]
 
 
 def model_stages(config: BuildConfig, models: Models) -> list[Stage]:
     """What needs models, in the paper's order."""
-    stages: list[Stage] = [FindSubject(models, config), TakeApart(models, config)]
+    stages: list[Stage] = [FindSubject(models, config), SplitLayers(models, config)]
     wanted = {MASK: config.mask_threshold, INPAINTING: config.inpainting_threshold}
     for name in (name for name in wanted if name in models.judges):
         threshold = 0.0 if config.unfiltered else models.threshold(name, wanted[name])
@@ -120,7 +120,7 @@ def model_stages(config: BuildConfig, models: Models) -> list[Stage]:
     return stages
 
 
-def through(stages: Sequence[Stage], batch: Sequence[Item]) -> list[Item]:
+def run_stages(stages: Sequence[Stage], batch: Sequence[Item]) -> list[Item]:
     """A batch after all stages; what is dropped stays in its place."""
     items = list(batch)
     for stage in stages:
@@ -130,7 +130,7 @@ def through(stages: Sequence[Stage], batch: Sequence[Item]) -> list[Item]:
     return items
 
 
-def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def group_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Items in their order, in lists with `size` samples each; the last may have fewer."""
     batch: list[Item] = []
     alive = 0
@@ -144,7 +144,7 @@ def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-class OneByOne:
+class PerPicture:
     """A stage that looks at each picture alone; a ValueError is its reason to drop one."""
 
     name = ""
@@ -165,7 +165,7 @@ class OneByOne:
         raise NotImplementedError
 
 
-class CheckTexts(OneByOne):
+class CheckTexts(PerPicture):
     """A caption there must be, of a length that can be meant, and a licence among those that are taken."""
 
     name = "caption"
@@ -192,7 +192,7 @@ def _matches(licence: str, allowed: str) -> bool:
     return fnmatch(licence.casefold(), allowed.casefold())
 
 
-class Decode(OneByOne):
+class Decode(PerPicture):
     """The file as pixels of the size that is written, upright sRGB over white, and what it looks like."""
 
     name = "picture"
@@ -209,7 +209,7 @@ class Decode(OneByOne):
             image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
         image = _resized(image, self.config)
         picture = torch.from_numpy(np.array(image)).movedim(-1, 0)[None].float() / 255
-        return replace(sample, picture=picture, looks=looks_of(image), record=replace(sample.record, data=b""))
+        return replace(sample, picture=picture, hash=perceptual_hash(image), record=replace(sample.record, data=b""))
 
     def _check(self, file: Image.Image) -> None:
         """Before it is decoded; a large JPEG is then decoded at half, a quarter or an eighth of its size."""
@@ -253,7 +253,7 @@ class Deduplicate:
         return sample
 
 
-class Batched:
+class PerBatch:
     """A stage with a model. Pictures of one shape go through it together."""
 
     def __init__(self, models: Models) -> None:
@@ -280,7 +280,7 @@ class Batched:
         return torch.cat(list(parts)).to(self.models.device)
 
 
-class FindSubject(Batched):
+class FindSubject(PerBatch):
     """The soft mask of what stands out. A picture without a subject is dropped, and one that is all subject."""
 
     def __init__(self, models: Models, config: BuildConfig) -> None:
@@ -302,7 +302,7 @@ class FindSubject(Batched):
         return sample
 
 
-class TakeApart(Batched):
+class SplitLayers(PerBatch):
     """Foreground and background, by the paper's steps 3 and 4 (`split`)."""
 
     def __init__(self, models: Models, config: BuildConfig) -> None:
@@ -316,7 +316,7 @@ class TakeApart(Batched):
         return [replace(sample, layers=layers[row : row + 1]) for row, sample in enumerate(batch)]
 
 
-class Filter(Batched):
+class Filter(PerBatch):
     """A judge's score, kept with the sample; what scores below the threshold is dropped."""
 
     def __init__(self, name: str, models: Models, threshold: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from ...budget import FILE_BYTES, as_text, parse_json, shown_path
 from ..claim import hash_file
-from .sources import COLUMNS, Place, Record, pick, read_inside
+from .sources import COLUMNS, Place, Record, first_text, read_inside
 
 LINES = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv", *LINES, ".parquet")
@@ -59,7 +59,7 @@ class TableSource:
 
     def files(self, place: Place) -> list[Path]:
         try:
-            return [self.path.parent / pick(self._row(place), "picture")]
+            return [self.path.parent / first_text(self._row(place), "picture")]
         except ValueError:
             return []
 
@@ -166,12 +166,14 @@ class ParquetSource:
             held = next((value for name, value in row.items() if name.lower() == column), None)
             if isinstance(held, dict) and isinstance(held.get("bytes"), bytes):
                 name = held.get("path") or self.name(place)
-                return Record(str(name), held["bytes"], *(pick(row, what) for what in ("caption", "source", "licence")))
+                return Record(
+                    str(name), held["bytes"], *(first_text(row, what) for what in ("caption", "source", "licence"))
+                )
         return _record(row, self.path.parent, self.follow_links)
 
     def files(self, place: Place) -> list[Path]:
         try:
-            name = pick(self._row(place), "picture")
+            name = first_text(self._row(place), "picture")
         except ValueError:
             name = ""
         return [self.path.parent / name] if name else [self.path]
@@ -241,8 +243,8 @@ def _group(path: Path, group: int) -> Any:
 
 def _record(row: dict[str, Any], folder: Path, follow_links: bool) -> Record:
     """The picture that a row names. Raises ValueError with a reason."""
-    name = pick(row, "picture")
+    name = first_text(row, "picture")
     if not name:
         raise ValueError("names no picture")
-    texts = {what: pick(row, what) for what in ("caption", "source", "licence")}
+    texts = {what: first_text(row, what) for what in ("caption", "source", "licence")}
     return Record(name, read_inside(folder / name, folder, follow_links, FILE_BYTES.most), **texts)

@@ -60,7 +60,7 @@ class Rows:
                 self.faults.append(reason)
             elif key not in self.said:
                 self.bad[key] = f"has no caption: {reason}"
-        elif key is not None and key in self.said and _words(_caption(self.said[key].said)) != _words(caption):
+        elif key is not None and key in self.said and _normalise(_caption(self.said[key].said)) != _normalise(caption):
             other = f"{row.where} gives {shown_path(key)} another caption than a line before it"
             self.bad[key] = f"has two captions: {other}"
         elif key is not None and key not in self.said:
@@ -78,19 +78,19 @@ class Names:
     """Which picture a path in a file of captions means."""
 
     def __init__(self, folder: Path, groups: Mapping[str, Mapping[str, Sequence[Path]]]) -> None:
-        self._folder, self._groups = folder, groups
+        self._folder, self._group_files = folder, groups
         self._roots = [f"{path.as_posix().rstrip('/')}/" for path in (folder.absolute(), folder.resolve())]
 
     @cached_property
     def _keys(self) -> dict[str, str]:
         """Every name of a picture's file, with and without its ending, and the key itself."""
         keys: dict[str, str] = {}
-        for key, found in self._groups.items():
+        for key, found in self._group_files.items():
             for path in (path for paths in found.values() for path in paths):
                 name = path.relative_to(self._folder)
                 keys[composed(name.as_posix())] = key
                 keys.setdefault(composed(without_ending(PurePosixPath(name))), key)
-        for key in self._groups:
+        for key in self._group_files:
             keys.setdefault(composed(key), key)
         return keys
 
@@ -147,7 +147,7 @@ def read_rows(path: Path, shown_as: object, bases: Sequence[str], names: Names) 
     return rows
 
 
-def texts_beside(files: Sequence[tuple[str, Path]]) -> dict[str, str] | None:
+def read_texts_beside(files: Sequence[tuple[str, Path]]) -> dict[str, str] | None:
     """The texts of the files beside a picture, the first that says something; None where there are none.
 
     files: what each of them may be named after, and its path. Raises ValueError with a reason.
@@ -160,17 +160,17 @@ def texts_beside(files: Sequence[tuple[str, Path]]) -> dict[str, str] | None:
             said = json_object(text, path.name)
             if number < len(ordered) and not any(name in said for name in CAPTIONS):
                 continue  # it says other things
-        return texts_of(said, path.name)
+        return texts_from_row(said, path.name)
     return None
 
 
-def texts_of(said: Mapping[str, Any], where: str) -> dict[str, str]:
+def texts_from_row(said: Mapping[str, Any], where: str) -> dict[str, str]:
     """TEXTS, of which only the caption has to be there. Raises ValueError with a reason."""
     texts = {text: "" if said.get(text) is None else said[text] for text in TEXTS} | {"caption": _caption(said)}
     texts["caption"] = "" if texts["caption"] is None else texts["caption"]
     if wrong := [text for text, value in texts.items() if not isinstance(value, str)]:
         raise ValueError(f"has no text for {', '.join(wrong)} in {where}, but {shown(texts[wrong[0]])}")
-    texts = {text: _words(value) for text, value in texts.items()}
+    texts = {text: _normalise(value) for text, value in texts.items()}
     if not texts["caption"]:
         raise ValueError(f"has an empty caption in {where}")
     return texts
@@ -184,7 +184,7 @@ def json_object(text: str, where: str) -> dict[str, Any]:
     return found
 
 
-def _words(text: Any) -> str:
+def _normalise(text: Any) -> str:
     return " ".join(text.split()) if isinstance(text, str) else ""
 
 

@@ -218,7 +218,7 @@ def link_shards(folder: Path, pictures: int, length: int = 1000) -> Path:
 
 def link_latents(folder: Path, pictures: int, length: int = 6000) -> Path:
     """The same of a latent cache, of pictures of three shapes."""
-    from t2l.data.captions import pack_captions
+    from t2l.data.cache_folder import pack_captions
     from t2l.io.checkpoint import write_tensors
 
     folder.mkdir()
@@ -243,7 +243,7 @@ def resident() -> float:
 
 def read_shards(folder: Path, count: int) -> None:
     """Print what opening a data set takes, and reading `count` of its captions anywhere."""
-    from t2l.data.orders import shuffle_epochs
+    from t2l.data.draws import shuffle_epochs
     from t2l.data.shards import Shards
 
     shuffle_epochs(np.arange(4), 10, 0)

@@ -15,7 +15,9 @@ from .options import (
     Command,
     add_device,
     add_models,
+    add_out,
     add_overrides,
+    add_validation,
     check_out,
     config_of,
     note,
@@ -25,8 +27,6 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    import torch
-
     from ..data.build import Models
 
 SHIPPED = "default"
@@ -37,47 +37,22 @@ NAMES = ("fill", "patchmatch")  # of inpainters without weights
 def add_commands(command: Command) -> None:
     """Put this file's command and its options into the command line."""
     add = command(build, "build")
-    add(
-        "source",
-        type=Path,
-        metavar="SOURCE",
-        help="a folder with captions beside the pictures, a .csv, .jsonl or .parquet that names pictures, or img2dataset's .tar",
+    source = (
+        "a folder with captions beside the pictures, a .csv, .jsonl or .parquet that names pictures, or img2dataset's"
     )
-    add(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder for train and validation, the ledger, what was dropped",
-    )
+    add("source", type=Path, metavar="SOURCE", help=f"{source} .tar")
+    add_out(add, "folder for train and validation, the ledger, what was dropped")
     add_models(add)
-    add(
-        "--filters",
-        default=SHIPPED,
-        metavar="DIR",
-        help="folder with mask-filter.safetensors and inpainting-filter.safetensors; off (default: the shipped ones)",
-    )
+    filters = "folder with mask-filter.safetensors and inpainting-filter.safetensors; off (default: the shipped ones)"
+    add("--filters", default=SHIPPED, metavar="DIR", help=filters)
     add("--unfiltered", action="store_true", help="keep what the filters would drop, with its scores")
     add("--licences", metavar="A,B", help="the only licences that are taken, * for any letters, e.g. 'CC0*,CC-BY-4.0'")
-    add(
-        "--validation",
-        type=whole("validation", 0, 10**9),
-        metavar="N",
-        help="source pictures to keep back (default: 0)",
-    )
+    add_validation(add, "source pictures to keep back (default: 0)")
     add("--follow-links", action="store_true", help="read also pictures outside of SOURCE's folder")
-    add(
-        "--engine",
-        choices=("local", "ray"),
-        default="local",
-        help="processes here, or a Ray cluster (default: %(default)s)",
-    )
-    add(
-        "--workers",
-        type=whole("workers", 1, 10_000),
-        metavar="N",
-        help="at once, each with its own models (default: one a processor, or one on a card)",
-    )
+    engine = "processes here, or a Ray cluster (default: %(default)s)"
+    add("--engine", choices=("local", "ray"), default="local", help=engine)
+    workers = "at once, each with its own models (default: one a processor, or one on a card)"
+    add("--workers", type=whole("workers", 1, 10_000), metavar="N", help=workers)
     add_device(add)
     add_overrides(add)
 
@@ -95,14 +70,8 @@ def build(args: argparse.Namespace) -> None:
     licences = args.licences and json.dumps([name.strip() for name in args.licences.split(",") if name.strip()])
     unfiltered = "true" if args.unfiltered else None
     config = config_of(BuildConfig, args, validation=args.validation, licences=licences, unfiltered=unfiltered)
-    models = ModelFiles(
-        args.saliency and find_saliency(args.saliency),
-        args.preset,
-        args.inpainting,
-        _filters(args.filters),
-        str(device),
-        args.dtype,
-    )
+    saliency, filters = args.saliency and find_saliency(args.saliency), _find_filters(args.filters)
+    models = ModelFiles(saliency, args.preset, args.inpainting, filters, str(device), args.dtype)
     workers = args.workers or (count_processors() if device.type == "cpu" else 1)
     cards = float(device.type == "cuda")
     built = run(config, args.source, args.out, models, workers, args.engine, cards, args.follow_links, say)
@@ -127,25 +96,14 @@ class ModelFiles:
         import torch
 
         from ..data.build import Models
+        from ..model.filters import load_filter
         from ..model.inpainting import inpainter
 
         device = torch.device(self.device)
-        judges = self._judges(device)
+        judges = {name: load_filter(path, device) for name, path in zip(FILTERS, self.filters, strict=False)}
         thresholds = {name: judge.config.threshold for name, judge in judges.items()}
-        return Models(
-            open_saliency(self.saliency, self.preset, device),
-            inpainter(self.inpainting, device, self.dtype),
-            judges,
-            thresholds,
-            device,
-        )
-
-    def _judges(self, device: torch.device) -> dict[str, Any]:
-        if not self.filters:
-            return {}
-        from ..model.filters import load_filter
-
-        return {name: load_filter(path, device) for name, path in zip(FILTERS, self.filters, strict=True)}
+        saliency = open_saliency(self.saliency, self.preset, device)
+        return Models(saliency, inpainter(self.inpainting, device, self.dtype), judges, thresholds, device)
 
     def identity(self) -> dict[str, Any]:
         """The files by their content, so that one that was moved is the same."""
@@ -157,7 +115,7 @@ class ModelFiles:
         return known | {"preset": self.preset if self.saliency else "", "dtype": self.dtype}
 
 
-def _filters(name: str) -> tuple[Path, ...]:
+def _find_filters(name: str) -> tuple[Path, ...]:
     """The files of both filters, or none. Raises FileNotFoundError for a folder without them."""
     if name == OFF:
         return ()

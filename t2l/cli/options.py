@@ -35,6 +35,14 @@ def add_device(add: Any, with_dtype: bool = True) -> None:
         add("--dtype", choices=DTYPES, default="fp32", help="precision of the networks (default: %(default)s)")
 
 
+def add_out(add: Any, help: str) -> None:
+    add("--out", type=Path, required=True, metavar="DIR", help=help)
+
+
+def add_validation(add: Any, help: str) -> None:
+    add("--validation", type=whole("validation", 0, 10**9), metavar="N", help=help)
+
+
 def add_data(add: Any, option: str, required: bool, help: str) -> None:
     """An option that names folders of shards, each as often as is wanted."""
     add(option, type=data_set, action="append", required=required, metavar="DIR[:TIMES]", help=help)
@@ -52,12 +60,8 @@ def data_set(text: str) -> Any:
 
 def add_models(add: Any) -> None:
     """What takes flat pictures apart."""
-    add(
-        "--saliency",
-        type=Path,
-        metavar="FILE",
-        help="an .onnx file that finds the subject (default: the shipped network)",
-    )
+    saliency = "an .onnx file that finds the subject (default: the shipped network)"
+    add("--saliency", type=Path, metavar="FILE", help=saliency)
     presets = "what that file is: isnet, u2net, birefnet, inspyrenet, icon, imagenet (default: as the file tells)"
     add("--preset", default="auto", metavar="NAME", help=presets)
     inpainting = "what paints the background: fill, patchmatch, or the path of a network (default: %(default)s)"

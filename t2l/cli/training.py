@@ -15,6 +15,7 @@ from .options import (
     Command,
     add_data,
     add_device,
+    add_out,
     add_overrides,
     config_of,
     default_checkpoint,
@@ -61,7 +62,7 @@ def _add_cache(command: Command) -> None:
     add = command(cache_latents, "cache-latents")
     add("--checkpoint", type=Path, required=True, metavar="FILE", help="the autoencoder")
     add_data(add, "--data", True, f"folder of shards{SEVERAL}")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the latents")
+    add_out(add, "folder for the latents")
     add("--size", type=whole("size", SMALLEST, LARGEST), metavar="N", help="pixels a side (default: 256)")
     step = {"nargs": "?", "const": 64, "type": whole("buckets", 8, LARGEST), "metavar": "STEP"}
     add("--buckets", **step, help="aspect buckets: sides in steps of 64 or STEP pixels, at most the square's area")
@@ -112,7 +113,7 @@ def _add_evaluation(command: Command) -> None:
     add_overrides(add)
 
     add = command(fetch_saliency, "fetch-saliency")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the 136 MB package and its model")
+    add_out(add, "folder for the 136 MB package and its model")
 
 
 def _add_run(add: Any) -> None:
@@ -250,4 +251,4 @@ def _draw_samples(model: Text2Layer, prompts: Sequence[str], path: Path) -> None
 
     size = model.trained_size
     drawn = text_to_layers(model, prompts, GenerateConfig(height=size, width=size))
-    save_png(contact_sheet(drawn, prompts, model.autoencoder.config.has_layers), path)
+    save_png(contact_sheet(drawn.layers, prompts, model.autoencoder.config.has_layers), path)

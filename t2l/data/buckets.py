@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..layers import Layers
-from .orders import shuffle_epochs, uniform
+from .draws import shuffle_epochs, uniform
 
 Size = tuple[int, int]  # height and width in pixels, as Layers.size
 WIDEST = 2.0  # the longer side by the shorter one, at most
 
 
-def aspect_buckets(size: int, step: int, widest: float = WIDEST) -> list[Size]:
+def aspect_buckets(size: int, step: int) -> list[Size]:
     """The square of `size` and, for every shorter side, the longest that keeps its area, upright and lying.
 
     Raises ValueError when size is no multiple of step.
@@ -31,7 +31,7 @@ def aspect_buckets(size: int, step: int, widest: float = WIDEST) -> list[Size]:
         raise ValueError(f"the size must be a multiple of the buckets' step, got {size} for {step}")
     shorter = range(step, size + 1, step)
     pairs = [(side, size * size // side // step * step) for side in shorter]
-    return sorted({p for pair in pairs if pair[1] <= widest * pair[0] for p in (pair, pair[::-1])})
+    return sorted({p for pair in pairs if pair[1] <= WIDEST * pair[0] for p in (pair, pair[::-1])})
 
 
 def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:

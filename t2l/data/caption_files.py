@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
-from ..budget import KINDS, TEXT_BYTES, as_text, check_regular, parse_json, shown, shown_path
+from ..budget import KINDS, TEXT_BYTES, as_text, check_regular, parse_json, parse_object, shown, shown_path
 from .example import TEXTS
 from .part_names import TEXT_ENDINGS, composed, readings, without_ending
 
@@ -157,7 +157,7 @@ def read_texts_beside(files: Sequence[tuple[str, Path]]) -> dict[str, str] | Non
         text = _read_text(path)
         said = {"caption": text}
         if path.suffix.lower() == ".json":
-            said = json_object(text, path.name)
+            said = parse_object(text, path.name)
             if number < len(ordered) and not any(name in said for name in CAPTIONS):
                 continue  # it says other things
         return texts_from_row(said, path.name)
@@ -174,14 +174,6 @@ def texts_from_row(said: Mapping[str, Any], where: str) -> dict[str, str]:
     if not texts["caption"]:
         raise ValueError(f"has an empty caption in {where}")
     return texts
-
-
-def json_object(text: str, where: str) -> dict[str, Any]:
-    """The object that a text holds. Raises ValueError that begins with `where`."""
-    found = parse_json(text, where)
-    if not isinstance(found, dict):
-        raise ValueError(f"{where} should hold an object and holds {KINDS[type(found)]}")
-    return found
 
 
 def _normalise(text: Any) -> str:
@@ -244,7 +236,7 @@ def _of_lines(text: str, path: object) -> Iterator[Row | str]:
             continue
         where = f"line {number} of {path}"
         try:
-            yield _row(json_object(line, where), where)
+            yield _row(parse_object(line, where), where)
         except ValueError as error:
             yield str(error)
 

@@ -23,6 +23,7 @@ from ..io.picture_file import Unreadable, decoded
 from ..layers import Layers
 
 PICTURES = ("foreground.webp", "background.webp", "mask.png")
+QUALITY = 92  # of the lossy webp colours
 CAPTIONS = ("caption", "foreground_caption", "background_caption")
 TEXTS = (*CAPTIONS, "thing", "place")  # what people's own files may say of a picture
 LISTS = ("sources", "licences")
@@ -49,8 +50,8 @@ class Example:
     scores: dict[str, float] = field(default_factory=dict)  # what judged it, e.g. "mask": 1 = surely good
 
 
-def encode_example(example: Example, quality: int = 92) -> dict[str, bytes]:
-    """The example's files by their suffix: `PICTURES` and "json". quality: of the lossy webp colours.
+def encode_example(example: Example) -> dict[str, bytes]:
+    """The example's files by their suffix: `PICTURES` and "json".
 
     Raises ValueError for a label that is named as something else in the json.
     """
@@ -61,8 +62,8 @@ def encode_example(example: Example, quality: int = 92) -> dict[str, bytes]:
     optional = {"licences": list(example.licences), "scores": example.scores}
     metadata |= {name: value for name, value in optional.items() if value}
     return {
-        "foreground.webp": _to_file(example.layers.foreground, "webp", quality=quality, method=2),
-        "background.webp": _to_file(example.layers.background, "webp", quality=quality, method=2),
+        "foreground.webp": _to_file(example.layers.foreground, "webp", quality=QUALITY, method=2),
+        "background.webp": _to_file(example.layers.background, "webp", quality=QUALITY, method=2),
         "mask.png": _to_file(example.layers.mask, "png", compress_level=4),
         "json": json.dumps(metadata, sort_keys=True).encode(),
     }

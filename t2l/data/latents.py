@@ -2,7 +2,7 @@
 
     DIR/cache.json                 size, number of pictures and files, hashes of autoencoder and data; buckets and text if there are
     DIR/autoencoder.safetensors    the autoencoder that made them, and that will decode them
-    DIR/000000.safetensors         mean, std (n, C, h, w) float16, captions (captions.py); 1,000 pictures a file
+    DIR/000000.safetensors         mean, std (n, C, h, w) float16, captions (cache_folder.py); 1,000 pictures a file
     DIR/text-000000.safetensors    the captions' embeddings, where a frozen text encoder was given (texts.py)
 
 Of more than ten million pictures a file holds more, so that there are at most 10,000 files (`divide_rows` in cache_folder.py).
@@ -40,6 +40,7 @@ from .cache_folder import (
     DATA,
     DTYPES,
     MOST_READ,
+    Captions,
     Content,
     Rows,
     claim,
@@ -47,13 +48,13 @@ from .cache_folder import (
     divide_rows,
     evenly_spaced,
     no_barrier,
+    pack_captions,
     read_about,
     read_headers,
     read_number,
     read_tensor,
     write_files,
 )
-from .captions import Captions, pack_captions
 from .claim import hash_file
 from .example import stacked_bytes, training_captions
 from .several import Data, SeveralShards, open_shards

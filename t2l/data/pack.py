@@ -1,13 +1,13 @@
 """A folder of layered pictures -> shards to train on.
 
     OUT/train, OUT/validation         shards, and beside each NUMBER.report.json: what was packed and what was not
-    OUT/config.json, pictures.jsonl   what the folder was begun with; which picture lies where (pack_plan.py)
+    OUT/config.json, pictures.jsonl   what the folder was begun with; which picture has which key and lies where
     OUT/skipped.txt, OUT/notes.txt    a line for every picture that could not be used; for every one that looks wrong, or is not
                                       shown as its editor does
     OUT/sheet.jpg                     some of the pictures as they were packed, those that look wrong first
 
 The bytes do not depend on the number of processes. The same command goes on after the last finished shard, packs a shard
-again whose pictures or captions were changed, and packs new pictures into new shards.
+again whose pictures or captions were changed, and packs new pictures into new shards: none goes from train to validation.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from ..budget import read_object
+from ..budget import as_text, parse_json, read_object, read_text, shown_path
 from ..config import config_to_dict
 from ..io.atomic import remove_partials, write_whole
 from ..io.picture_file import BROKEN
@@ -31,7 +32,6 @@ from .example import Example, training_captions, words_of
 from .faults import LONG_CAPTION, SHORT_NAMES, count_faults
 from .folder import Source, find_sources, read_layers
 from .layer_sources import SMALLEST
-from .pack_plan import SPLITS, Place, extend_plan, group_by_shard, read_index, read_plan, write_plan
 from .shards import shard_is_finished, write_shard
 from .sheet import write_sheet
 from .workers import run_jobs, tell
@@ -41,6 +41,8 @@ MOST_TOKENS = 77  # that CLIP reads of a caption, its start and end among them
 MAY_DIFFER = {"processes", "validation", "pictures", "digest"}  # in config.json, of a folder that goes on
 CountTokens = Callable[[Sequence[str]], Sequence[int]]  # captions -> CLIP's tokens of each, start and end among them
 Progress = Callable[[str], None]
+SPLITS = ("train", "validation")
+PLAN = "pictures.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,3 +305,86 @@ def _examples(job: Job, report: dict[str, Any]) -> Iterator[Example]:
         report["packed"] += 1
         report["notes"] += [f"{source.name}: {note}" for note in notes]
         yield Example(key, layers, sources=(source.name,), **words_of(source.texts))
+
+
+# ---- which picture has which key and lies in which shard
+
+
+class Place(NamedTuple):
+    """Where a picture is packed."""
+
+    key: str
+    name: str  # as Source has it
+    split: str
+    shard: int
+
+
+def read_plan(out: Path) -> list[Place]:
+    """What a folder says of its pictures; nothing where it does not. Raises ValueError for a damaged file."""
+    path = out / PLAN
+    return [_place(line, path) for line in read_text(path, "the list").splitlines()] if path.is_file() else []
+
+
+def _place(line: str, path: Path) -> Place:
+    row = parse_json(line, shown_path(path))
+    place = Place._make(row.get(name) for name in Place._fields) if isinstance(row, dict) else None
+    kinds = [] if place is None else [type(x) for x in place]
+    if place is None or kinds != [str, str, str, int] or place.split not in SPLITS or not place.key.isdigit():
+        raise ValueError(f"{shown_path(path)} is damaged; choose another folder or delete this one")
+    return place
+
+
+def write_plan(out: Path, places: Sequence[Place]) -> None:
+    write_whole(out / PLAN, "".join(json.dumps(place._asdict()) + "\n" for place in places))
+
+
+def extend_plan(
+    places: Sequence[Place], names: Sequence[str], seed: int, validation: int, shard_size: int
+) -> list[Place]:
+    """The places with one more for every new name. validation: how many pictures are kept back in all.
+
+    Raises ValueError where the new pictures are too few for that.
+    """
+    known = {place.name for place in places}
+    new = [name for name in names if name not in known]
+    more = validation - sum(place.split == "validation" for place in places)
+    if not places and validation >= len(new):
+        raise ValueError(f"validation must leave pictures to train on, got {validation} of {len(new)}")
+    if not 0 <= more <= len(new):
+        raise ValueError(
+            f"validation must be from {validation - more} to {validation - more + len(new)}, got {validation}: of the pictures "
+            "that are packed none goes from train to validation or back, and the others are too few"
+        )
+    first = int(places[-1].key) + 1 if places else 0
+    drawn = np.random.default_rng([seed, first] if first else seed).permutation(len(new))[:more]
+    split = ["train"] * len(new)
+    for number in drawn:
+        split[number] = "validation"
+    shards = {name: _next_shards(places, name, shard_size) for name in SPLITS}
+    return [
+        *places,
+        *(Place(f"{first + i:08d}", name, split[i], next(shards[split[i]])) for i, name in enumerate(new)),
+    ]
+
+
+def group_by_shard(places: Sequence[Place]) -> dict[tuple[str, int], list[Place]]:
+    """The places of every shard, by split and number."""
+    found: dict[tuple[str, int], list[Place]] = {}
+    for place in places:
+        found.setdefault((place.split, place.shard), []).append(place)
+    return {shard: found[shard] for shard in sorted(found)}
+
+
+def _next_shards(places: Sequence[Place], split: str, shard_size: int) -> Iterator[int]:
+    """The shard of each new picture of a split."""
+    number = max((place.shard for place in places if place.split == split), default=-1) + 1
+    while True:
+        yield from [number] * shard_size
+        number += 1
+
+
+def read_index(directory: Path, shard: int) -> list[dict[str, Any]]:
+    """The lines of a shard's index, one a picture; nothing where there is none."""
+    path = directory / f"{shard:06d}.jsonl"
+    lines = as_text(path.read_bytes(), path.name).splitlines()[1:] if path.is_file() else []
+    return [parse_json(line, path.name) for line in lines]

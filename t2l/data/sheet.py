@@ -26,12 +26,10 @@ def write_sheet(path: Path, shards: Path, marked: Mapping[int, str]) -> None:
     save_sheet(sheet_of(Shards(shards), marked), path)
 
 
-def sheet_of(
-    shards: Shards | SeveralShards, marked: Mapping[int, str], count: int = PICTURES, columns: int = COLUMNS
-) -> Image.Image:
+def sheet_of(shards: Shards | SeveralShards, marked: Mapping[int, str], columns: int = COLUMNS) -> Image.Image:
     """The sheet itself."""
     first = sorted(marked)[:MARKED]
-    numbers = [*first, *(number for number in evenly_spaced(len(shards), count) if number not in first)]
+    numbers = [*first, *(number for number in evenly_spaced(len(shards), PICTURES) if number not in first)]
     titles = [f"! {marked[number]}" if number in first else shards.metadata(number)["caption"] for number in numbers]
     return contact_sheet((shards[number].layers for number in numbers), titles, columns=columns)
 

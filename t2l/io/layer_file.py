@@ -1,6 +1,6 @@
 """Layers as files of editors: .psd and .ora by the ending of the name, and sets of PNG files.
 
-psd.py and ora.py are imported where a file needs them: ComfyUI waits for what a pack imports at its start.
+psd_read.py, psd_write.py and ora.py are imported where a file needs them: ComfyUI waits for what a pack imports at its start.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def open_layer_file(path: str | Path, whole: Whole | None = None) -> LayerFile:
 
         return open_ora(path, whole)
     if ending in READ:
-        from .psd import open_psd
+        from .psd_read import open_psd
 
         return open_psd(path, whole)
     pixels = read_image(path, "RGBA")[0]
@@ -63,7 +63,7 @@ def save_layer_file(
     check_format(ending, depth)
     stack = stack.drawn
     if ending == ".psd":
-        from .psd import save_psd
+        from .psd_write import save_psd
 
         save_psd(stack, path, depth, mask_as, texts)
     else:

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from ..compositing.blend import blend
 from ..compositing.stack import Layer, blended, cropped, over, paint, pieces, placed
-from .layer_nodes import Account, Clipped, Depth, Group, Knockout, LayerFile, Mask, MaskAs, Node, Special
-
-__all__ = ["Account", "Clipped", "Depth", "Group", "LayerFile", "Mask", "MaskAs", "Node", "Special", "plain_layers"]
+from .layer_nodes import Account, Clipped, Group, Knockout, Mask, Node, Special
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom on the canvas
 

@@ -18,19 +18,9 @@ from ..compositing.blend import BlendMode
 from ..compositing.placement import linear_to_srgb
 from ..compositing.stack import Layer, Stack, pieces
 from .layer_name import decoded
-from .layer_nodes import (
-    Account,
-    Clipped,
-    Group,
-    Knockout,
-    LayerFile,
-    Mask,
-    Node,
-    Special,
-    Whole,
-)
+from .layer_nodes import Account, Clipped, Group, Knockout, LayerFile, Mask, Node, Special, Whole
 from .layer_tree import plain_layers
-from .psd_format import MODES, check_installed
+from .psd import MODES, check_installed
 
 # What psd-tools raises on a damaged file: it has no exception of its own.
 BROKEN = (

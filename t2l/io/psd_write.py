@@ -16,7 +16,7 @@ from torch import Tensor
 from ..compositing.stack import Layer, Stack
 from .atomic import atomic_path
 from .layer_nodes import Depth, MaskAs
-from .psd_format import MODES, check_installed
+from .psd import MODES, check_installed
 
 MAX_SIDE = 30_000  # pixels of a PSD; PSB is not written
 

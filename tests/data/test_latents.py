@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from t2l.data import cache_folder as room
 from t2l.data import captions as captions_room
 from t2l.data.buckets import aspect_buckets, center_crop, nearest_bucket
-from t2l.data.cache_folder import compare, divide_rows, evenly_spaced
-from t2l.data.captions import Captions, pack_captions
+from t2l.data.cache_folder import Captions, compare, divide_rows, evenly_spaced, pack_captions
 from t2l.data.example import CAPTIONS, Example
 from t2l.data.latents import Latents, cache_latents, check_latents, std_from_bytes, std_to_bytes
 from t2l.data.shards import Shards, write_shard

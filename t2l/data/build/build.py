@@ -32,7 +32,7 @@ from ...io.image import contact_sheet, to_image
 from ...layers import Layers
 from ..cache_folder import evenly_spaced
 from ..claim import claim, other_pictures
-from ..pack_plan import SPLITS
+from ..pack import SPLITS
 from ..shards import Shards
 from ..sheet import PICTURES, save_sheet
 from .config import BuildConfig

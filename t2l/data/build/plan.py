@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..pack_plan import SPLITS
+from ..pack import SPLITS
 from ..shards import read_places
 from .config import BuildConfig
 from .sources import Place, Source

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from ...budget import KINDS, as_text, check_regular, parse_json
+from ...budget import as_text, check_regular, parse_object
 
 Place = Any  # a JSON value that says where a picture is
 TEXT_ENDINGS = (".json", ".caption", ".txt")
@@ -72,7 +72,7 @@ def parse_texts(texts: Mapping[str, bytes]) -> dict[str, str]:
 
     An object in .json says all three; .caption and .txt the caption, where it does not.
     """
-    row = _object(texts[".json"]) if ".json" in texts else {}
+    row = parse_object(as_text(texts[".json"], "its .json"), "its .json") if ".json" in texts else {}
     said = {what: first_text(row, what) for what in ("caption", "source", "licence")}
     for ending in TEXT_ENDINGS[1:]:
         if not said["caption"] and ending in texts:
@@ -88,13 +88,6 @@ def first_text(row: Mapping[str, Any], what: str) -> str:
         if isinstance(found, str) and found.strip():
             return found
     return ""
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    found = parse_json(as_text(data, "its .json"), "its .json")
-    if not isinstance(found, dict):
-        raise ValueError(f"its .json should hold an object and holds {KINDS[type(found)]}")
-    return found
 
 
 def read_inside(path: Path, folder: Path, follow_links: bool, most: int) -> bytes:

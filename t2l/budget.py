@@ -1,7 +1,7 @@
 """What one file or one node may ask for. A file may come from a stranger: it is measured before anything is allocated.
 
-Every limit has a default that an artist does not meet, and an environment variable for those who do. Nothing else in the
-project holds such a number. Imports nothing heavy.
+Every limit has a default that an artist does not meet, and an environment variable for those who do. Nothing else in
+the project holds such a number. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def as_text(data: bytes, what: str) -> str:
 
 
 def parse_json(text: str, what: str) -> Any:
-    """JSON from a file. what: begins the sentence, e.g. the file's name. Raises NotJSON, and ValueError for too many values or levels."""
+    """JSON from a file; what: begins the sentence. Raises NotJSON; ValueError for too many values or levels."""
     JSON_VALUES.check(sum(text.count(mark) for mark in ",[{"), f"{what} has up to")
     try:
         found = json.loads(text)

@@ -1,7 +1,8 @@
 """The command `t2l`: one small function per subcommand, and the only place that knows all rooms.
 
-What a user or a file gets wrong becomes one line on stderr, `t2l: <sentence>`, and exit code 2. A traceback appears only
-with T2L_DEBUG=1. Everything cheap is checked before anything slow is loaded, and rooms are imported where they are used.
+What a user or a file gets wrong becomes one line on stderr, `t2l: <sentence>`, and exit code 2. A traceback appears
+only with T2L_DEBUG=1. Everything cheap is checked before anything slow is loaded, and rooms are imported where they are
+used.
 """
 
 from __future__ import annotations

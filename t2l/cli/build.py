@@ -1,4 +1,4 @@
-"""The command that takes flat pictures apart, a data set at a time: `t2l build`, and the models it opens in every worker."""
+"""`t2l build`, which takes flat pictures apart, a data set at a time, and the models it opens in every worker."""
 
 from __future__ import annotations
 

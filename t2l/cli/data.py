@@ -84,7 +84,8 @@ def build_demo(args: argparse.Namespace) -> None:
 
 
 def pack(args: argparse.Namespace) -> None:
-    """Pack a folder of layered pictures with captions into shards to train on; the same command goes on, and adds new ones."""
+    """Pack a folder of layered pictures with captions into shards to train on; the same command goes on, and adds new
+    ones."""
     check_out(args.out)
     from ..data.pack import PackConfig
     from ..data.pack import pack as run

@@ -136,7 +136,7 @@ def check_out(folder: Path, needed: int = 1 << 20) -> None:
 
 
 def config_of(cls: type, args: argparse.Namespace, **options: object) -> Any:
-    """The config of a command: the file's values or the defaults, with name=value and the options that were given put in."""
+    """The config of a command: the file's values or the defaults, then name=value and the options that were given."""
     from ..budget import read_object
     from ..config import dotted_names, load_config, override, present_name
 

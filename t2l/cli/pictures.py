@@ -70,7 +70,8 @@ def add_commands(command: Command) -> None:
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Prompts -> a folder of pictures: layers, mask, composite, cut-out, contact sheet; or layered files for editors."""
+    """Prompts -> a folder of pictures: layers, mask, composite, cut-out, contact sheet; or layered files for
+    editors."""
     prompts = [_checked_prompt(prompt) for prompt in args.prompts for _ in range(args.count)]
     height, width = args.size or (256, 256)
     check_out(args.out, needed=40 * height * width * len(prompts))

@@ -161,7 +161,7 @@ def train_unet(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write a model for use: of a training run, or another checkpoint as a diffusers folder, one file, another layout."""
+    """Write a model for use: of a training run, or a checkpoint as a diffusers folder, one file, another layout."""
     if (args.run is None) == (args.source is None):
         raise ValueError("export takes either --run DIR or a SOURCE, a checkpoint or a folder")
     if args.run is None:
@@ -188,8 +188,8 @@ def _export_run(run: Path, out: Path, dtype: str, lora: bool) -> None:
         raise FileNotFoundError(f"{run} holds no snapshot.safetensors yet; train longer, or name another run folder")
     if lora and not matrices.is_file():
         raise FileNotFoundError(
-            f"{run} holds no lora.safetensors, which a run with lora_rank writes beside its snapshot; leave --lora out to "
-            "export the whole checkpoint"
+            f"{run} holds no lora.safetensors, which a run with lora_rank writes beside its snapshot; leave --lora out "
+            "to export the whole checkpoint"
         )
     from ..model.convert import export_lora, export_snapshot
 

@@ -1,4 +1,4 @@
-"""What is read ahead of its use: by processes, for pictures, or by a thread, for what is small. Order and values stay."""
+"""What is read ahead of its use: pictures by processes, what is small by a thread. Order and values stay."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class _Answer(NamedTuple):
 def read_ahead(batches: Iterable[Item], depth: int, pin: bool = False) -> Iterator[Item]:
     """The same items in the same order, made in a thread that is at most `depth` items ahead.
 
-    pin: tensors, also in tuples, in page-locked memory, from which a card reads while it computes. An error comes out in the
-    place of its item. The thread ends with the iterator: when that is used up, closed or forgotten.
+    pin: tensors, also in tuples, in page-locked memory, from which a card reads while it computes. An error comes out
+    in the place of its item. The thread ends with the iterator: when that is used up, closed or forgotten.
     """
     ready: Queue[_Answer] = Queue(depth)
     stopped = threading.Event()
@@ -78,7 +78,8 @@ def count_processors() -> int:
 def read_in_workers(items: Dataset, numbers: Iterable[int], workers: int, pin: bool = False) -> Iterator[Any]:
     """Some items of a data set in the order of their numbers, read ahead by `workers` processes; 0 reads when asked.
 
-    pin: as in `read_ahead`. Raises what an item raises, ValueError or OSError. For a worker that dies see `explain_worker_death`.
+    pin: as in `read_ahead`. Raises what an item raises, ValueError or OSError. For a worker that dies see
+    `explain_worker_death`.
     """
     sampler: Any = numbers  # torch's own type asks for a length, which nothing needs
     options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin, "collate_fn": _keep}
@@ -111,7 +112,7 @@ def _raise_errors(answers: Iterator[Any]) -> Iterator[Any]:
 
 @contextmanager
 def explain_worker_death() -> Iterator[None]:
-    """Says in a sentence that a worker of `read_in_workers` died. torch notices by a signal, whatever is going on just then."""
+    """Say in a sentence that a worker of `read_in_workers` died; torch notices by a signal, whatever is going on."""
     try:
         yield
     except RuntimeError as error:

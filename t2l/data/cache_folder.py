@@ -1,9 +1,9 @@
-"""A cache's folder: what it was made of, numbered files that several processes write, rows that are read when needed; and the
-captions in its files, which stay on the disk too.
+"""A cache's folder: what it was made of, numbered files that several processes write, rows that are read when needed;
+and the captions in its files, which stay on the disk too.
 
-A file of latents holds `captions`, (bytes,) uint8, all of them in UTF-8 laid end to end, and `caption_places`, (n, k + 1) int64:
-where the first of a picture's k captions begins, and where each of them ends. Files of the first version hold captions as JSON in
-their metadata; of those that were read last they stay in memory.
+A file of latents holds `captions`, (bytes,) uint8, all of them in UTF-8 laid end to end, and `caption_places`, (n, k +
+1) int64: where the first of a picture's k captions begins, and where each of them ends. Files of the first version hold
+captions as JSON in their metadata; of those that were read last they stay in memory.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def read_captions(metadata: Mapping[str, str], name: str) -> list[Any]:
 def divide_rows(count: int, begun: int | None = None) -> list[range]:
     """The rows of every file: FILE_LENGTH each, or the smallest multiple of it that needs at most MOST_FILES files.
 
-    begun: the number of files that the folder's cache.json names. The first version knew no MOST_FILES: what it began goes
-    on in files of FILE_LENGTH.
+    begun: the number of files that the folder's cache.json names. The first version knew no MOST_FILES: what it began
+    goes on in files of FILE_LENGTH.
     """
     length = FILE_LENGTH * max(1, -(-count // (FILE_LENGTH * MOST_FILES)))
     if begun == -(-count // FILE_LENGTH):
@@ -76,8 +76,8 @@ def divide_rows(count: int, begun: int | None = None) -> list[range]:
 def claim(folder: Path, about: Mapping[str, Any], addition: bool = False) -> None:
     """Write into cache.json what the cache is made of, or check that it says so already. None = does not apply.
 
-    addition: a cache that says nothing about it yet may have it too. The first version kept no digest of the data: what it
-    began is not compared by it. Raises ValueError for the folder of another cache.
+    addition: a cache that says nothing about it yet may have it too. The first version kept no digest of the data: what
+    it began is not compared by it. Raises ValueError for the folder of another cache.
     """
     found = read_about(folder)
     if found and DATA not in found:
@@ -102,7 +102,8 @@ def write_files(
     wait: Callable[[], None],
     what: str,
 ) -> None:
-    """Write the files that are not there yet, dealt evenly to the processes; make: their numbers -> what is in each, by turns.
+    """Write the files that are not there yet, dealt evenly to the processes; make: their numbers -> what is in each, by
+    turns.
 
     wait: returns when all processes have called it.
     """
@@ -142,7 +143,7 @@ class Rows:
     """
 
     def __init__(self, parts: Iterable[tuple[Path, Entry]]) -> None:
-        """parts: one or more files, each with its tensor, (n, *shape), of KINDS. Raises ValueError for shapes or kinds that differ."""
+        """parts: files, each with its tensor, (n, *shape). Raises ValueError where shapes or dtypes differ."""
         paths, entries = zip(*parts, strict=True)
         for path, entry in zip(paths, entries, strict=True):
             if (entry.shape[1:], entry.dtype) != (entries[0].shape[1:], entries[0].dtype):
@@ -201,8 +202,8 @@ def evenly_spaced(length: int, count: int) -> list[int]:
 def compare(what: str, pairs: Iterable[tuple[str, Tensor, Tensor]], precision: torch.dtype) -> str:
     """A sentence that says how far cached tensors are from those computed again. pairs: name, cached, computed.
 
-    precision: of the computation, where it is coarser than the cache's float16. Raises ValueError when one is further off
-    than the rounding of its largest value explains.
+    precision: of the computation, where it is coarser than the cache's float16. Raises ValueError when one is further
+    off than the rounding of its largest value explains.
     """
     half, largest = torch.finfo(torch.float16), 0.0
     unit = max(half.eps, torch.finfo(precision).eps)
@@ -215,8 +216,9 @@ def compare(what: str, pairs: Iterable[tuple[str, Tensor, Tensor]], precision: t
         explained = unit * max(float(computed.abs().max()), half.tiny)  # below it float16's steps get no smaller
         if not difference <= explained:
             raise ValueError(
-                f"the {name} in the cache is {difference:.2g} from the one computed again, rounding explains {explained:.2g}; "
-                "it was made of other data, or a file is damaged: make the cache again in another folder"
+                f"the {name} in the cache is {difference:.2g} from the one computed again, rounding explains "
+                f"{explained:.2g}; it was made of other data, or a file is damaged: make the cache again "
+                "in another folder"
             )
         largest = max(largest, difference)
     return f"{what}, computed again, differ from the cache by at most {largest:.2g}, which rounding explains"

@@ -99,7 +99,7 @@ class Names:
         return {name.casefold(): key for name, key in reversed(self._keys.items())}
 
     def key(self, name: str, base: str) -> str | None:
-        """The key of the picture that has the file, None for none. base: the folder of the captions, from the data set's."""
+        """The key of the picture that has the file, or None. base: the folder of the captions, from the data set's."""
         name = name.strip().removeprefix("file://").replace("\\", "/")
         for path in dict.fromkeys((name, unquote(name), quote(name, errors="replace"))):
             for candidate in self._candidates(path, base):

@@ -36,8 +36,8 @@ class CropConfig:
 class CropBatches(Dataset):
     """Item k is the batch of step k, or a process's share of it: (share, 7, crop, crop), stacked layers in 8 bits.
 
-    Pieces that are cut out as they are stay exact, what is resized or made flat is rounded once. share: which pieces of the
-    batch; only their pictures are read, and every piece has a generator of its own.
+    Pieces that are cut out as they are stay exact, what is resized or made flat is rounded once. share: which pieces of
+    the batch; only their pictures are read, and every piece has a generator of its own.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ def crop_batches(
 
 
 def pixels_from_bytes(batch: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A batch of CropBatches, (N, 7, H, W) uint8, as floats in [0, 1], on its device: x / 255, and 1/2 for a flat mask."""
+    """A batch of CropBatches, (N, 7, H, W) uint8, as floats in [0, 1], there: x / 255, and 1/2 for a flat mask."""
     is_flat = (batch[:, 6:] == FLAT_MASK).flatten(1).all(dim=1).view(-1, 1, 1, 1)
     pixels = batch.to(dtype) / 255
     return torch.cat([pixels[:, :6], pixels[:, 6:].masked_fill(is_flat, 0.5)], dim=1)

@@ -1,9 +1,11 @@
-"""What is drawn from a seed: orders of pictures, computed and not stored, and the randomness that belongs to one sample of a run.
+"""What is drawn from a seed: orders of pictures, computed and not stored, and the randomness that belongs to one sample
+of a run.
 
-An order is a keyed permutation of any length, in constant memory: a Feistel network over the smallest a x b places that hold the
-length, with what falls beyond it sent through again (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). Whoever
-knows the key and a place knows what stands there, so that a run goes on in the middle of an epoch, and a data set of any size
-takes no memory. Not made to keep secrets. A sample's own source of randomness lets a process draw only what is its own.
+An order is a keyed permutation of any length, in constant memory: a Feistel network over the smallest a x b places that
+hold the length, with what falls beyond it sent through again (Black and Rogaway 2002, "Ciphers with arbitrary finite
+domains"). Whoever knows the key and a place knows what stands there, so that a run goes on in the middle of an epoch,
+and a data set of any size takes no memory. Not made to keep secrets. A sample's own source of randomness lets a process
+draw only what is its own.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def shuffle(places: np.ndarray, length: int, seed: int, epoch: int, group: int =
 
 
 def shuffle_epochs(positions: np.ndarray, length: int, seed: int, group: int = 0) -> np.ndarray:
-    """The orders of all epochs laid end to end: what stands at some positions, (N,) from 0 up without an end; (N,) int64."""
+    """What stands at some positions, (N,) from 0 up, of the orders of all epochs laid end to end; (N,) int64."""
     epochs, places = np.divmod(positions, length)
     found = np.empty(len(positions), np.int64)
     for epoch in np.unique(epochs):

@@ -115,7 +115,7 @@ def decode_mask(files: dict[str, bytes]) -> Image.Image:
 
 
 def stacked_bytes(pictures: Pictures, box: tuple[int, int, int, int] | None = None) -> Tensor:
-    """Foreground, background and mask as they are stored, (1, 7, H, W) uint8. box: left, top, right and bottom of a piece."""
+    """Foreground, background and mask as stored, (1, 7, H, W) uint8. box: left, top, right and bottom of a piece."""
     pieces = pictures if box is None else [picture.crop(box) for picture in pictures]
     return torch.from_numpy(np.stack([np.asarray(channel) for piece in pieces for channel in piece.split()]))[None]
 

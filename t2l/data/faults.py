@@ -1,4 +1,4 @@
-"""What is often wrong with other people's cut-outs and nobody sees until a model has learnt it: each with what to do."""
+"""What is often wrong with people's cut-outs and nobody sees until a model has learnt it, each with what to do."""
 
 from __future__ import annotations
 

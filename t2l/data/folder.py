@@ -1,8 +1,8 @@
 """A folder of somebody's layered pictures: which files belong together, and their captions.
 
-    KEY.foreground.png, KEY.background.png, KEY.mask.png    or as part_names.py says, as `t2l generate` and `t2l convert` write
+    KEY.foreground.png, KEY.background.png, KEY.mask.png    also as part_names.py says, and `t2l generate` writes
     KEY.foreground.png, KEY.background.png                  a foreground with transparency: its alpha is the mask
-    KEY.psd, KEY.psb, KEY.ora                               layers: background, and foreground over it (layer_sources.py)
+    KEY.psd, KEY.psb, KEY.ora                               layers: background, foreground over it (layer_sources.py)
     captions                                                beside them, or in one file for many (caption_files.py)
 
 Whatever cannot be used has a reason, a sentence without a subject: "a: has no background ...".
@@ -28,11 +28,13 @@ Groups = dict[str, dict[str, list[Path]]]  # key -> part -> files
 def find_sources(
     folder: Path, captions: Path | None = None, follow_links: bool = False, apart: Path | None = None
 ) -> tuple[list[Source], list[str]]:
-    """The layered pictures under a folder, by name, and "name: reason" for every other picture and every link not followed.
+    """The layered pictures under a folder, by name, and "name: reason" for every other picture and every link not
+    followed.
 
-    Links within the folder are followed, those that lead out of it only with follow_links: a data set is shared, and must not
-    take along what was not meant. captions: a file of captions for many pictures, whose file names are relative to the folder;
-    then no other captions are looked for. apart: a folder that is not looked into. Raises FileNotFoundError, or ValueError for a captions file without a line of use.
+    Links within the folder are followed, those that lead out of it only with follow_links: a data set is shared, and
+    must not take along what was not meant. captions: a file of captions for many pictures, whose file names are
+    relative to the folder; then no other captions are looked for. apart: a folder that is not looked into. Raises
+    FileNotFoundError, or ValueError for a captions file without a line of use.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; name the one that holds your layered pictures")
@@ -123,7 +125,7 @@ def _relative_folder(captions: Path, folder: Path) -> str:
 
 
 def _is_of_one(path: PurePosixPath, groups: Groups) -> bool:
-    """Whether a file that is named as one of captions for many belongs to one picture: metadata.json beside metadata.psd."""
+    """Whether a file named as captions for many belongs to one picture: metadata.json beside metadata.psd."""
     own = {path.with_suffix("").as_posix(), path.parent.as_posix()}
     return path.suffix.lower() == ".json" and not own.isdisjoint(groups)
 
@@ -142,7 +144,8 @@ def _find_files(folder: Path, follow_links: bool, apart: Path | None) -> tuple[l
 def walk_files(folder: Path, follow_links: bool, apart: Path | None = None) -> Iterator[tuple[Path, str]]:
     """Every file below a folder that is not hidden, each folder once, in an order that every system gives.
 
-    With "", or with the reason why something is left out. In memory are the names of one folder. apart: a folder that is left out, where it lies below.
+    With "", or with the reason why something is left out. In memory are the names of one folder. apart: a folder that
+    is left out, where it lies below.
     """
     root, other = folder.resolve(), None if apart is None else apart.resolve()
     waiting, seen = [folder], {root}
@@ -194,8 +197,8 @@ def _why_not_followed(path: Path, root: Path, seen: set[Path], follow_links: boo
 def _group_files(folder: Path, files: list[Path]) -> Groups:
     """The picture files that share a key, by what they are of it, in an order that every system gives.
 
-    Of what a name may say the first holds under which a picture is complete. What makes none complete joins one that lacks
-    just that, and is else told by the likeliest.
+    Of what a name may say the first holds under which a picture is complete. What makes none complete joins one that
+    lacks just that, and is else told by the likeliest.
     """
     paths = {_relative_name(path, folder): path for path in files}
     left = {name: found for name in sorted(paths) if (found := readings(PurePosixPath(name)))}

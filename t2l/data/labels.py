@@ -1,4 +1,5 @@
-"""What people said of samples: good, or bad for one of the paper's reasons. One JSON object a line, appended as they work.
+"""What people said of samples: good, or bad for one of the paper's reasons. One JSON object a line, appended as they
+work.
 
     {"good": false, "key": "train-000123", "kind": "mask", "reason": "incomplete"}
 
@@ -116,7 +117,7 @@ class LabelFile:
         self._lock.close()
 
     def add(self, label: Label) -> None:
-        """Append a label; it is on the disk when this returns. Raises OSError for a full disk, and nothing is half written."""
+        """Append a label; it is on the disk when this returns. Raises OSError for a full disk, with nothing written."""
         assert label.kind == self.kind, f"this file takes labels of {self.kind}"
         end = self._file.seek(0, os.SEEK_END)
         try:

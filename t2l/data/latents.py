@@ -1,14 +1,15 @@
-"""The latent cache: mean and std of every picture's latents with its captions, so that the UNet never waits for pictures.
+"""The latent cache: mean and std of every picture's latents with its captions, so that the UNet never waits for
+pictures.
 
-    DIR/cache.json                 size, number of pictures and files, hashes of autoencoder and data; buckets and text if there are
+    DIR/cache.json                 size, number of pictures and files, hashes of autoencoder and data; buckets, text
     DIR/autoencoder.safetensors    the autoencoder that made them, and that will decode them
     DIR/000000.safetensors         mean, std (n, C, h, w) float16, captions (cache_folder.py); 1,000 pictures a file
     DIR/text-000000.safetensors    the captions' embeddings, where a frozen text encoder was given (texts.py)
 
-Of more than ten million pictures a file holds more, so that there are at most 10,000 files (`divide_rows` in cache_folder.py).
-With aspect buckets a file holds mean.192x320, std.192x320 and pictures.192x320 for every shape that occurs, width x height
-in pixels; `pictures` (n,), rising, are their places in the file, and so in its captions.
-std may also be uint8 (`std_to_bytes`), or missing where cache.json says so: then latents are the means.
+Of more than ten million pictures a file holds more, so that there are at most 10,000 files (`divide_rows` in
+cache_folder.py). With aspect buckets a file holds mean.192x320, std.192x320 and pictures.192x320 for every shape that
+occurs, width x height in pixels; `pictures` (n,), rising, are their places in the file, and so in its captions. std may
+also be uint8 (`std_to_bytes`), or missing where cache.json says so: then latents are the means.
 
 Written file by file: the same command goes on where it stopped. `encode` is a callable, so data knows no model.
 """
@@ -80,13 +81,14 @@ def cache_latents(
     std: Std = "fp16",
     workers: int = 0,
 ) -> None:
-    """Encode every picture of the shards in `data` into the folder `out`, at size x size or at the nearest bucket's size.
+    """Encode every picture of the shards in `data` into the folder `out`, at size x size or at the nearest bucket's
+    size.
 
     A picture of another shape is cropped, not squeezed. autoencoder: the file `encode` came from; it is kept beside the
-    latents. process: this one's number among `processes` that share the work by whole files; the folder is the same whatever
-    their number. wait: returns when all of them have called it. workers: processes that read pictures ahead while `encode`
-    computes; 0 reads them in between. Raises ValueError when `out` holds the latents of another autoencoder, data set, size or std,
-    or other buckets, and for a std that 8 bits do not hold.
+    latents. process: this one's number among `processes` that share the work by whole files; the folder is the same
+    whatever their number. wait: returns when all of them have called it. workers: processes that read pictures ahead
+    while `encode` computes; 0 reads them in between. Raises ValueError when `out` holds the latents of another
+    autoencoder, data set, size or std, or other buckets, and for a std that 8 bits do not hold.
     """
     if process == 0:
         remove_partials(out)
@@ -118,8 +120,8 @@ def cache_latents(
 class Latents:
     """A finished cache, which stays on the disk: in memory are a few numbers for every file and shape.
 
-    counts: how many pictures each bucket has. captions: of every picture. embeddings: of the captions, if it has them. about:
-    cache.json. Raises FileNotFoundError or ValueError when it is missing or unfinished.
+    counts: how many pictures each bucket has. captions: of every picture. embeddings: of the captions, if it has them.
+    about: cache.json. Raises FileNotFoundError or ValueError when it is missing or unfinished.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -164,11 +166,12 @@ class Latents:
         return chain([""], self.captions)
 
     def pictures(self, bucket: int, ranks: Tensor) -> Tensor:
-        """The numbers, in the order of the data, of some pictures of a bucket, whose pictures are numbered by themselves. (N,)"""
+        """The numbers, (N,) in the order of the data, of some pictures of a bucket, which has numbers of its own."""
         return torch.tensor([self._buckets[bucket].picture(rank, self._ends) for rank in ranks.tolist()])
 
     def read_bucket(self, bucket: int, ranks: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and std of some pictures of a bucket, whose pictures are numbered by themselves: (N, C, h, w) each, float32.
+        """Mean and std of some pictures of a bucket, whose pictures are numbered by themselves: (N, C, h, w) each,
+        float32.
 
         std is 0 where the cache has none.
         """
@@ -186,7 +189,7 @@ class Latents:
         return self.read_bucket(places[0][0], torch.tensor([rank for _, rank in places]))
 
     def sample_means(self, count: int) -> Tensor:
-        """The means of so many pictures from all over the cache, (N, C, h, w): of several shapes, what all of them have."""
+        """The means of pictures from all over the cache, (N, C, h, w): of several shapes, what all of them have."""
         numbers = torch.arange(len(self))[:: max(1, len(self) // count)][:count]
         means = [self.read(number[None])[0] for number in numbers]
         height, width = (min(mean.shape[side] for mean in means) for side in (2, 3))
@@ -201,15 +204,16 @@ class Latents:
 
 
 def std_to_bytes(std: Tensor) -> Tensor:
-    """A std in 8 bits, by its logarithm: at most 2.8 % off from 2^-16 to 2^4; what is smaller is off by less than 2^-16.
+    """A std in 8 bits, by its logarithm: at most 2.8 % off from 2^-16 to 2^4; what is smaller is off by less than
+    2^-16.
 
     Raises ValueError for a larger one, or for what is no number.
     """
     std = std.double()
     if not bool((std <= MOST_STD).all()):
         raise ValueError(
-            f"a std in 8 bits goes up to {MOST_STD:g}, the autoencoder gives {float(std.max()):g}: keep it in float16, which "
-            "is the default"
+            f"a std in 8 bits goes up to {MOST_STD:g}, the autoencoder gives {float(std.max()):g}: keep it in float16, "
+            "which is the default"
         )
     steps = (std.clamp_min(LEAST_STD / 4) / LEAST_STD).log2() * (STEPS / math.log2(MOST_STD / LEAST_STD))
     return steps.round().add(1).clamp(0, 255).to(torch.uint8)

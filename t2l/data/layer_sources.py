@@ -1,8 +1,9 @@
 """The layers of one of somebody's pictures: foreground, background and mask out of its files, at the size of training.
 
-Of a layer file the foreground is the layer that is asked for, by the rule of ComfyUI's Load Layers (`Stack.to_layers`): the
-highest of that name, hidden or not, or "top"; all other visible layers are the background. Where nothing is asked for it is
-the upper one of two visible layers, else what is named foreground, over what is named background if there is such a thing.
+Of a layer file the foreground is the layer that is asked for, by the rule of ComfyUI's Load Layers (`Stack.to_layers`):
+the highest of that name, hidden or not, or "top"; all other visible layers are the background. Where nothing is asked
+for it is the upper one of two visible layers, else what is named foreground, over what is named background if there is
+such a thing.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ class Source:
 def read_layers(source: Source, size: int) -> tuple[Layers, tuple[str, ...]]:
     """One layered picture, in steps of 1/255 where nothing was scaled, and notes on what its file could not show.
 
-    A picture whose shorter side has more than `size` pixels is scaled down to it. A foreground that has one single colour
-    wherever its mask is 0 was cut out: its colours are extended beyond the edge. Raises ValueError with a reason.
+    A picture whose shorter side has more than `size` pixels is scaled down to it. A foreground that has one single
+    colour wherever its mask is 0 was cut out: its colours are extended beyond the edge. Raises ValueError with a
+    reason.
     """
     if "layers" in source.files:
         found = _read_layer_file(source.files["layers"], source.layer)
@@ -135,8 +137,8 @@ def _choose_layers(path: Path, rule: str) -> tuple[Stack, str, tuple[str, ...]]:
     parts = [_part_named(layer.name) for layer in opened.stack.layers]
     if "foreground" not in parts:
         raise ValueError(
-            f"has {visible} visible layers; two are needed, a background and a foreground over it: merge or hide others, name "
-            "one layer or group foreground, or say with --layer which it is"
+            f"has {visible} visible layers; two are needed, a background and a foreground over it: merge or hide "
+            "others, name one layer or group foreground, or say with --layer which it is"
         )
     highest = {part: number for number, part in enumerate(parts) if part}
     rule = opened.stack.layers[highest["foreground"]].name

@@ -2,12 +2,13 @@
 
     OUT/train, OUT/validation         shards, and beside each NUMBER.report.json: what was packed and what was not
     OUT/config.json, pictures.jsonl   what the folder was begun with; which picture has which key and lies where
-    OUT/skipped.txt, OUT/notes.txt    a line for every picture that could not be used; for every one that looks wrong, or is not
-                                      shown as its editor does
+    OUT/skipped.txt, OUT/notes.txt    a line for every picture that could not be used; that looks wrong, or is not shown
+                                      as its editor does
     OUT/sheet.jpg                     some of the pictures as they were packed, those that look wrong first
 
-The bytes do not depend on the number of processes. The same command goes on after the last finished shard, packs a shard
-again whose pictures or captions were changed, and packs new pictures into new shards: none goes from train to validation.
+The bytes do not depend on the number of processes. The same command goes on after the last finished shard, packs a
+shard again whose pictures or captions were changed, and packs new pictures into new shards: none goes from train to
+validation.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ class Job:
         return shard_is_finished(self.directory, self.number) and self.report.is_file()
 
     def is_stale(self) -> bool:
-        """Whether a picture was repainted since the shard was finished, also when its file kept its size, or a caption changed.
+        """Whether a picture was repainted since the shard was finished, also when its file kept its size, or a caption
+        changed.
 
         Files are read again only where their times differ.
         """
@@ -151,9 +153,9 @@ def pack(
 ) -> Packed:
     """Pack every layered picture under `folder` into shards under `out`, or what is missing of them.
 
-    captions, follow_links: as `find_sources` takes them. progress: gets lines for people. count_tokens: finds captions that
-    are too long. Raises ValueError when nothing can be used, when pictures that `out` holds are gone and when it was packed
-    with other options, OSError with a sentence for a disk that is full, and what `find_sources` raises.
+    captions, follow_links: as `find_sources` takes them. progress: gets lines for people. count_tokens: finds captions
+    that are too long. Raises ValueError when nothing can be used, when pictures that `out` holds are gone and when it
+    was packed with other options, OSError with a sentence for a disk that is full, and what `find_sources` raises.
     """
     sources, skipped = find_sources(folder, captions, follow_links, apart=out)
     if not sources:
@@ -219,8 +221,8 @@ def _make_jobs(
     if gone:
         why = next((line for line in skipped if line.startswith(f"{gone[0]}: ")), f"{gone[0]}: is not in the folder")
         raise ValueError(
-            f"{out} was begun with other pictures, {len(gone)} of which are gone or cannot be used any more (first {why}); put "
-            "them back, choose another folder or delete it"
+            f"{out} was begun with other pictures, {len(gone)} of which are gone or cannot be used any more "
+            f"(first {why}); put them back, choose another folder or delete it"
         )
     return jobs
 
@@ -352,8 +354,8 @@ def extend_plan(
         raise ValueError(f"validation must leave pictures to train on, got {validation} of {len(new)}")
     if not 0 <= more <= len(new):
         raise ValueError(
-            f"validation must be from {validation - more} to {validation - more + len(new)}, got {validation}: of the pictures "
-            "that are packed none goes from train to validation or back, and the others are too few"
+            f"validation must be from {validation - more} to {validation - more + len(new)}, got {validation}: of the "
+            "pictures that are packed none goes from train to validation or back, and the others are too few"
         )
     first = int(places[-1].key) + 1 if places else 0
     drawn = np.random.default_rng([seed, first] if first else seed).permutation(len(new))[:more]

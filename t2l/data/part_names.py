@@ -44,7 +44,8 @@ ALONE = "picture"  # the key of foreground.png in the folder itself
 
 
 def readings(path: PurePosixPath) -> list[tuple[str, str]]:
-    """What a path, relative to the data set's folder, may say of its file: (key of the picture, part), the likeliest first.
+    """What a path, relative to the data set's folder, may say of its file: (key of the picture, part), the likeliest
+    first.
 
     part: of NAMES, or layer, layers, flat, unread. Nothing for what is neither picture nor caption.
     """

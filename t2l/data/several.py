@@ -21,7 +21,7 @@ TIMES = re.compile(r"(.+):(\d+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Repeated:
-    """A folder of shards, and how often each of its pictures comes in an epoch. Raises ValueError for less than once."""
+    """A folder of shards, and how often each picture comes in an epoch. Raises ValueError for less than once."""
 
     folder: Path
     times: int = 1
@@ -53,7 +53,7 @@ def open_shards(data: Data) -> Shards | SeveralShards:
 
 
 class SeveralShards:
-    """Several folders of shards as one sequence, as `Shards` is one: picture k of a set that comes twice is k and k + its length."""
+    """Several folders of shards as one sequence: picture k of a set that comes twice is k and k + its length."""
 
     def __init__(self, sets: Sequence[Repeated]) -> None:
         if not sets:

@@ -75,10 +75,11 @@ def _add(tar: tarfile.TarFile, example: Example) -> dict[str, Any]:
 class Shards:
     """A folder of shards as a sequence of examples.
 
-    A file is open only while something is read from it, so one object serves many threads and any number of shards, and travels
-    to other processes. In memory are the shards' names and, of those read last, where the lines of their indexes begin. Raises
-    FileNotFoundError for an empty folder, ValueError for shards without a picture and, naming the shard, for one that is truncated
-    or has no index; when something is read, for an index or, naming the key too, an example that cannot be.
+    A file is open only while something is read from it, so one object serves many threads and any number of shards, and
+    travels to other processes. In memory are the shards' names and, of those read last, where the lines of their
+    indexes begin. Raises FileNotFoundError for an empty folder, ValueError for shards without a picture and, naming the
+    shard, for one that is truncated or has no index; when something is read, for an index or, naming the key too, an
+    example that cannot be.
     """
 
     def __init__(self, directory: str | Path) -> None:

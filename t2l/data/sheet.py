@@ -1,4 +1,4 @@
-"""Some pictures of a data set on one sheet, to be looked at: foreground, background, mask and what they make together."""
+"""Some pictures of a data set on one sheet, to be looked at: foreground, background, mask and composite."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""What a data set is like: the paper's statistics of LAION-L2I (section 3), and where its pictures come from, over shards.
+"""What a data set is like: the paper's statistics of LAION-L2I (section 3), and where its pictures come from, over
+shards.
 
-Masks are counted at thresholds: how much of the picture they cover, and how many connected pieces they have (8 neighbours),
-without those under 100 pixels of a picture of 512 x 512, as the paper has them, or as much of another size. One picture at a
-time is in memory, and of all of them counts alone.
+Masks are counted at thresholds: how much of the picture they cover, and how many connected pieces they have (8
+neighbours), without those under 100 pixels of a picture of 512 x 512, as the paper has them, or as much of another
+size. One picture at a time is in memory, and of all of them counts alone.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def count_pieces(mask: np.ndarray) -> int:
 
 
 def component_areas(mask: np.ndarray) -> np.ndarray:
-    """The pixels of every connected piece of a mask (H, W) of truth values, 8 neighbours a pixel; in the order of their tops.
+    """The pixels of every connected piece of a mask (H, W) of truth values, 8 neighbours a pixel; in the order of their
+    tops.
 
     Rows are cut into runs, runs that touch are joined by union-find (Wu, Otoo and Suzuki 2009, "Optimizing two-pass
     connected-component labeling algorithms"), all of them at once.
@@ -196,7 +198,7 @@ def origin_of(source: str) -> str:
 
 
 def summarise_lengths(counter: Counter[int]) -> dict[str, Any]:
-    """Percentiles (the smallest number that so many per cent do not exceed), mean, largest, and the counts themselves."""
+    """Percentiles (the smallest number that so many per cent do not exceed), mean, largest, the counts themselves."""
     total = sum(counter.values())
     return {
         "percentiles": {str(p): _percentile(counter, p * total / 100) for p in PERCENTILES},

@@ -27,13 +27,17 @@ WIDEST = 2600  # pixels of a sheet in the page
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #26262a; background: #faf9f6; margin: 2rem auto; max-width: 1180px;
   padding: 0 1.5rem }
-h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.4rem 0 .2rem } p { margin: .2rem 0 .8rem; color: #66645f }
-.row { display: flex; flex-wrap: wrap; gap: 1.4rem } figure { margin: 0; width: 262px } figcaption { color: #26262a; font-size: 14px }
+h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.4rem 0 .2rem } 
+p { margin: .2rem 0 .8rem; color: #66645f }
+.row { display: flex; flex-wrap: wrap; gap: 1.4rem } figure { margin: 0; width: 262px }
+figcaption { color: #26262a; font-size: 14px }
 figcaption span { color: #78766f } svg { display: block } svg text { font-size: 11px; fill: #78766f }
 rect { fill: #0072b2 } rect.many { fill: #d55e00 } line { stroke: #dddad2 }
-table { border-collapse: collapse; margin: .3rem 0 } td, th { padding: .15rem .9rem .15rem 0; text-align: right; font-weight: 400 }
+table { border-collapse: collapse; margin: .3rem 0 }
+td, th { padding: .15rem .9rem .15rem 0; text-align: right; font-weight: 400 }
 th { color: #78766f } td:first-child, th:first-child { text-align: left; overflow-wrap: anywhere; max-width: 34rem }
-tr + tr td { border-top: 1px solid #e6e3db } .numbers { font-size: 1.1rem; color: #26262a } img { width: min(96vw, 1720px); position: relative; left: 50%; transform: translateX(-50%) }
+tr + tr td { border-top: 1px solid #e6e3db } .numbers { font-size: 1.1rem; color: #26262a }
+img { width: min(96vw, 1720px); position: relative; left: 50%; transform: translateX(-50%) }
 """
 HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -45,7 +49,8 @@ HEAD = """<!doctype html>
 def write_report(folder: Path, out: Path, count_tokens: CountTokens | None = None, workers: int = 0) -> dict[str, Any]:
     """Count a data set, write the page `out` and beside it the numbers as .json; returns them.
 
-    The same data set gives the same bytes. Raises as `statistics`, ValueError for a name that does not end in .html, OSError.
+    The same data set gives the same bytes. Raises as `statistics`, ValueError for a name that does not end in .html,
+    OSError.
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"the report is a page and its name ends in .html, got {out.name}")
@@ -177,8 +182,8 @@ def _bars(counts: Sequence[int], names: Mapping[float, str], title: str, note: s
     axis = f'<line x1="0" x2="{WIDTH}" y1="{HEIGHT}" y2="{HEIGHT}"/>'
     return (
         f"<figure><figcaption>{title} <span>{note}{', ' if note else ''}highest {most:,}</span></figcaption>"
-        f'<svg width="{WIDTH}" height="{HEIGHT + FOOT}" viewBox="0 0 {WIDTH} {HEIGHT + FOOT}" role="img">{axis}{bars}{texts}'
-        "</svg></figure>"
+        f'<svg width="{WIDTH}" height="{HEIGHT + FOOT}" viewBox="0 0 {WIDTH} {HEIGHT + FOOT}" role="img">'
+        f"{axis}{bars}{texts}</svg></figure>"
     )
 
 

@@ -55,8 +55,8 @@ def cache_texts(
 ) -> None:
     """Encode every caption of the shards in `data`, and the empty one, into the folder `out` of their latents.
 
-    encoder: a hash of what `encode` came from. process, processes, wait: as `cache_latents` takes them. Raises ValueError when
-    `out` holds the embeddings of another encoder or data set.
+    encoder: a hash of what `encode` came from. process, processes, wait: as `cache_latents` takes them. Raises
+    ValueError when `out` holds the embeddings of another encoder or data set.
     """
     shards = open_shards(data)
     captions = list(
@@ -120,8 +120,8 @@ class TextEmbeddings:
         places = np.searchsorted(self._hashes, wanted).clip(max=len(self._hashes) - 1)
         if (missing := np.flatnonzero(self._hashes[places] != wanted)).size:
             raise ValueError(
-                f"the latent cache has no embedding of the caption {shown(captions[missing[0]])}; its latents and its embeddings "
-                "are of different data, make it again in another folder"
+                f"the latent cache has no embedding of the caption {shown(captions[missing[0]])}; its latents and its "
+                "embeddings are of different data, make it again in another folder"
             )
         return self._order[places]
 

@@ -29,10 +29,11 @@ def run_jobs(
     report: Callable[[Job, int], None],
     listen: Listen = lambda news: None,
 ) -> None:
-    """work(job) for each job, in `processes` processes or, with 1, in this one; report(job, how many are done) after each.
+    """work(job) for each job, in `processes` processes or, with 1, in this one; report(job, how many are done) after
+    each.
 
-    listen: gets what a job says by `tell`. After an error no other job is begun, and no process outlives this one. Raises
-    what `work` raises, and RuntimeError with a sentence when a process dies.
+    listen: gets what a job says by `tell`. After an error no other job is begun, and no process outlives this one.
+    Raises what `work` raises, and RuntimeError with a sentence when a process dies.
     """
     if processes == 1 or len(jobs) < 2:
         _listeners.append(listen)
@@ -78,7 +79,7 @@ def _begin(sender: Connection) -> None:
 
 
 def _end_with_the_caller() -> None:
-    """End this process when the one that started it is killed: the folder it writes into may be another run's by then."""
+    """End this process when the one that started it is killed: its folder may be another run's by then."""
     caller = multiprocessing.parent_process()
     assert caller is not None, "run_jobs starts it"
 

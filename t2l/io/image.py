@@ -30,9 +30,9 @@ CAPTION_SIZE, LABEL_SIZE, CAPTION_LINES = 15, 14, 3
 def save_layers(layers: Layers, folder: str | Path, stem: str = "picture", parts: Sequence[str] = PARTS) -> list[Path]:
     """Write foreground, background, mask, composite and cut-out of every picture, or some, as PNG; returns the paths.
 
-    Names are `stem_foreground.png`, or `stem_01_foreground.png` and so on for more than one picture. The cut-out is RGBA
-    with straight alpha = mask. Characters of the stem that do not belong in a file name become "-". Raises OSError with a
-    sentence for a folder that cannot be written and a full disk.
+    Names are `stem_foreground.png`, or `stem_01_foreground.png` and so on for more than one picture. The cut-out is
+    RGBA with straight alpha = mask. Characters of the stem that do not belong in a file name become "-". Raises OSError
+    with a sentence for a folder that cannot be written and a full disk.
     """
     stem, paths = clean_stem(stem), []
     for i in range(len(layers)):
@@ -68,7 +68,7 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 
 def read_image(path: str | Path, mode: Literal["RGB", "RGBA", "L"] = "RGB") -> Tensor:
-    """A picture file as pixels (1, C, H, W), turned upright. Raises FileNotFoundError, or ValueError for one that cannot be read."""
+    """A picture file as pixels (1, C, H, W), turned upright. Raises FileNotFoundError and ValueError."""
     path = Path(path)
     check_regular(path, "the picture")
     try:
@@ -86,7 +86,7 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 
 def clean_stem(stem: str) -> str:
-    """A file name's beginning made of letters, digits, dots, dashes and underscores: at most 80, never hidden or empty."""
+    """A file name's beginning of letters, digits, dots, dashes and underscores: at most 80, never hidden or empty."""
     return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-_")[:80] or "picture"
 
 
@@ -98,8 +98,9 @@ def contact_sheet(
 ) -> Image.Image:
     """Everything on one sheet: a column per picture; its caption, foreground cut out, background, mask and composite.
 
-    pictures: also one after the other, of any sizes, each Layers of batch 1 or a flat picture, which is a composite alone.
-    has_layers: False for pictures of a model without layers, whose composite alone says something. columns: side by side.
+    pictures: also one after the other, of any sizes, each Layers of batch 1 or a flat picture, which is a composite
+    alone. has_layers: False for pictures of a model without layers, whose composite alone says something. columns: side
+    by side.
     """
     rows = ROWS if has_layers else ("composite",)
     if isinstance(pictures, Layers):

@@ -1,7 +1,8 @@
 """What the files of editors have in common: groups, clipped layers and holes, brought down to a plain `Stack`.
 
-A group that mixes as if it were not there is opened, so that its layers stay layers; any other is merged into one layer.
-Everything here is exact as long as colours are mixed in sRGB, and what is merged with what lies below is said in a sentence.
+A group that mixes as if it were not there is opened, so that its layers stay layers; any other is merged into one
+layer. Everything here is exact as long as colours are mixed in sRGB, and what is merged with what lies below is said in
+a sentence.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _leaves(node: Node) -> list[Layer]:
 
 
 def _is_normal(nodes: Sequence[Node]) -> bool:
-    """Whether all layers cover what is below without a blend mode: then it does not matter what they are grouped with."""
+    """Whether all layers cover what is below without a blend mode: then it does not matter how they are grouped."""
     return all(_covers(node) for node in nodes)
 
 
@@ -115,7 +116,7 @@ def _met(layer: Layer, colour: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _mix_in(layer: Layer, colour: Tensor, alpha: Tensor, image: Tensor, mask: Tensor) -> None:
-    """A layer over a picture of its size, (3, H, W) and (1, H, W), and into the layers' own part of it, image times mask."""
+    """A layer over a picture of its size, (3, H, W) and (1, H, W), and into the layers' own part, image times mask."""
     for piece in pieces(*layer.size):
         small = replace(layer, image=layer.image[piece], mask=layer.mask[piece])
         weight, source = small.mask * small.opacity, _met(small, colour[piece], alpha[piece])
@@ -139,7 +140,7 @@ class _Scope:
         base: Callable[[], tuple[Tensor, Tensor]] | None = None,
         whole: Callable[[str], bool] | None = None,
     ) -> None:
-        """bottom: how many layers no hole goes through. base: makes colour and alpha below the box, of the layers below."""
+        """bottom: how many layers no hole goes through. base: makes colour and alpha of what lies below the box."""
         self.box, self.canvas, self.account, self.base, self.whole = box, canvas, account, base, whole
         self.layers: list[Layer] = []
         self.bottom = bottom
@@ -204,8 +205,8 @@ class _Scope:
         """The layers of a group that lets blend modes through as one."""
         if any(layer.blend_mode != "normal" for layer in seen):
             self.account.notes.append(
-                f"the group {group.name!r} lets blend modes through while it is faded, masked or clipped to: its layers are "
-                "merged with the colours that lie below them"
+                f"the group {group.name!r} lets blend modes through while it is faded, masked or clipped to: its "
+                "layers are merged with the colours that lie below them"
             )
         return inside.merged(seen, group.name)
 
@@ -238,7 +239,7 @@ class _Scope:
         return _masked(replace(merged, blend_mode=mode, visible=group.visible), group.mask, group.opacity)
 
     def merged(self, layers: Sequence[Layer], name: str, start: int = 0) -> Layer:
-        """Layers from `start` on as one that covers what lies below: their joint mask, and the colours they end up with."""
+        """Layers from `start` on as one that covers what lies below: their joint mask, the colours they end up with."""
         parts = [part for part in (cropped(layer, *self.canvas) for layer in layers) if part is not None]
         box = _reach(parts, (0, 0, self.canvas[1], self.canvas[0]))
         height, width = box[3] - box[1], box[2] - box[0]
@@ -274,7 +275,7 @@ class _Scope:
         return replace(base, image=image)
 
     def _paint_onto(self, colour: Tensor, base: Tensor, layer: Layer, node: Node) -> None:
-        """A clipped layer onto the colours so far, (3, H, W), in their memory; one that knocks out goes down to its base."""
+        """A clipped layer onto the colours so far, (3, H, W), in place; one that knocks out goes down to its base."""
         options = node if isinstance(node, Special) else Special(node=layer)
         changes = layer.image.new_tensor(options.channels).bool()[:, None, None]
         for piece in pieces(*layer.size):
@@ -336,12 +337,13 @@ class _Scope:
             kept = torch.lerp(layer.image[piece], colour[piece], alpha[piece])
             image[piece] = torch.where(changes, image[piece], kept)
         self.account.notes.append(
-            f"{layer.name!r} changes only some of the channels: the others are merged with the colours that lie below it"
+            f"{layer.name!r} changes only some of the channels: "
+            "the others are merged with the colours that lie below it"
         )
         return replace(layer, image=image, blend_mode="normal")
 
     def _add_knockout(self, layer: Layer, start: int, fill: float) -> None:
-        """A layer that hides those from `start` on under itself and is painted onto what is below them, as far as `fill`."""
+        """A layer that hides those from `start` on and is painted onto what is below them, as far as `fill`."""
         self.account.claim(*layer.size, channels=3)
         image = _met(layer, *self.below(_rectangle(layer), start))
         if fill == 1:
@@ -400,7 +402,7 @@ class _Scope:
         self._forget()
 
     def _cut(self, layer: Layer, keep: Mask, start: int = 0) -> None:
-        """Leave of the layers from `start` on what a mask keeps: of each where that is exact, or of all of them merged."""
+        """Leave of the layers from `start` on what a mask keeps: of each where that is exact, else of all merged."""
         if len(self.seen(start)) > 1 and not _is_binary(keep.values):
             self._merge(start, layer.name)
         self.account.notes.append(f"the layers below {layer.name!r} are cut along its shape")
@@ -421,7 +423,7 @@ class _Scope:
     # ---- the picture so far
 
     def below(self, box: Box, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """Colour (3, h, w) and alpha (1, h, w) of a window on the lowest layers, on all of them when there is no count."""
+        """Colour (3, h, w) and alpha (1, h, w) of a window on the lowest `count` layers, without a count on all."""
         count, size = len(self.layers) if count is None else count, (box[3] - box[1], box[2] - box[0])
         self.account.claim(*size)
         if count == 0 and self.base is None:
@@ -435,7 +437,7 @@ class _Scope:
         return colour, alpha
 
     def _picture_of(self, count: int) -> tuple[Tensor, Tensor]:
-        """The lowest layers over one another, (3, h, w) and (1, h, w) of the box. What was composited before is gone on with."""
+        """The lowest layers over one another, (3, h, w) and (1, h, w) of the box; goes on with what was composited."""
         if count == len(self.layers):
             self._head = self._head or self._blank()
             return self._head.grown(self.layers)

@@ -177,7 +177,7 @@ class _Reading:
         return LayerFile(stack, tuple(dict.fromkeys(self.notes)), self.account.held)
 
     def _compare(self, stack: Stack) -> None:
-        """Name it when Krita's own picture differs: it weighs brightness in its own way, and mixes pure black and white so."""
+        """Name it when Krita's own picture differs: it weighs brightness, and mixes black and white, in its own way."""
         step = math.ceil(math.sqrt(stack.height * stack.width / COMPARED))
         try:
             with self.file.picture("mergedimage.png") as image:
@@ -192,8 +192,8 @@ class _Reading:
         share = float((difference > 2).float().mean())
         if share > 0:
             self.notes.append(
-                f"Krita's own picture differs in {max(share, 0.0001):.2%} of its pixels, by up to {float(difference.max()):.0f} "
-                "of 255: some layers are mixed in another way there"
+                f"Krita's own picture differs in {max(share, 0.0001):.2%} of its pixels, by up to "
+                f"{float(difference.max()):.0f} of 255: some layers are mixed in another way there"
             )
 
     def _xml(self) -> ElementTree.Element:
@@ -213,14 +213,16 @@ class _Reading:
         """The layers of a stack element, from the bottom up."""
         if depth > GROUP_DEPTH.most:
             raise ValueError(
-                f"{self.name} has groups in more than {GROUP_DEPTH.most} levels; merge some in your editor, or set {GROUP_DEPTH.variable}"
+                f"{self.name} has groups in more than {GROUP_DEPTH.most} levels; merge some in your editor, or set "
+                f"{GROUP_DEPTH.variable}"
             )
         nodes: list[Node] = []
         for element in reversed(list(parent)):
             self.layers += 1
             if self.layers > LAYERS.most:
                 raise ValueError(
-                    f"{self.name} has more than {LAYERS.most:,} layers; merge some in your editor, or set {LAYERS.variable}"
+                    f"{self.name} has more than {LAYERS.most:,} layers; merge some in your editor, or set "
+                    f"{LAYERS.variable}"
                 )
             if element.tag == "stack":
                 children, look = self._nodes(element, depth + 1), self._look(element, "group")
@@ -245,7 +247,7 @@ class _Reading:
         return Layer(image=image, mask=mask, x=x, y=y, **look)
 
     def _picture(self, source: str) -> tuple[Tensor, Tensor]:
-        """An entry's picture, (3, H, W) and (1, H, W) in [0, 1], read once; its size is checked before it is unpacked."""
+        """An entry's picture, (3, H, W) and (1, H, W) in [0, 1], read once; its size is checked first."""
         if source in self.pictures:
             self.account.claim(*self.pictures[source][1].shape[1:])
             return self.pictures[source]

@@ -66,9 +66,11 @@ def decode_colours(
 
 
 def read_mask(path: Path) -> Image.Image:
-    """A mask as L: the picture's grey, times its alpha. Its values are numbers, so no profile is applied. Raises as above.
+    """A mask as L: the picture's grey, times its alpha. Its values are numbers, so no profile is applied. Raises as
+    above.
 
-    Where only the alpha says something, because all that shows is black or the picture is a cut-out in colours, it is the mask.
+    Where only the alpha says something, because all that shows is black or the picture is a cut-out in colours, it is
+    the mask.
     """
     with _named(path), _upright(path) as image:
         grey, alpha = _eight_bits(image).convert("L"), _alpha(image)
@@ -102,10 +104,11 @@ def decoded(
     still: bool = False,
     before: Callable[[Image.Image], None] | None = None,
 ) -> Iterator[Image.Image]:
-    """A decoded picture of one of the formats and of no more pixels than the limit; what fails inside becomes Unreadable.
+    """A decoded picture of one of the formats and of no more pixels than the limit; what fails inside becomes
+    Unreadable.
 
-    still: whether one that is animated or has several pages is refused; else its first is taken. before: sees the file before
-    it is decoded, and may refuse it.
+    still: whether one that is animated or has several pages is refused; else its first is taken. before: sees the file
+    before it is decoded, and may refuse it.
     """
     file_or_path: Any = source  # pillow's own type is narrower than what it takes
     try:

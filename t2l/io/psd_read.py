@@ -43,9 +43,10 @@ BROKEN = (
 def open_psd(path: str | Path, whole: Whole | None = None) -> LayerFile:
     """A PSD or PSB of 8, 16 or 32 bits in RGB or grey as a stack; other colour modes with a palette as one layer.
 
-    Groups are opened or merged (whole: as open_layer_file takes it), clipped layers merged into their base. What a stack cannot hold is named in the notes.
-    32-bit colours are linear light and come out sRGB-encoded. Raises FileNotFoundError, and ValueError with a sentence for a
-    damaged or too large file and for colours that cannot be shown (CMYK, Lab, multichannel).
+    Groups are opened or merged (whole: as open_layer_file takes it), clipped layers merged into their base. What a
+    stack cannot hold is named in the notes. 32-bit colours are linear light and come out sRGB-encoded. Raises
+    FileNotFoundError, and ValueError with a sentence for a damaged or too large file and for colours that cannot be
+    shown (CMYK, Lab, multichannel).
     """
     check_installed()
     from psd_tools import PSDImage
@@ -106,7 +107,7 @@ class _Reading:
         return LayerFile(stack, tuple(dict.fromkeys(self.notes)), self.account.held)
 
     def _note_blank_picture(self, stack: Stack) -> None:
-        """Some programs leave the picture that others show empty; those that say whether they do are taken at their word."""
+        """Some programs leave the picture that others show empty; who says whether it does is taken at its word."""
         from psd_tools.constants import Resource
 
         if Resource.VERSION_INFO in self.psd.image_resources:
@@ -123,13 +124,13 @@ class _Reading:
             self.notes.append("the picture that the file shows to other programs is blank; its layers are shown")
 
     def _merged_planes(self) -> tuple[Any, float]:
-        """The channels that the file shows to programs without layers, (C, H, W) as they are stored, and what stands for 1."""
+        """The channels shown to programs without layers, (C, H, W) as they are stored, and what stands for 1."""
         data = self.psd._record.image_data.get_data(self.psd._record.header, False)
         kind, largest = {8: ("u1", 255.0), 16: (">u2", 65535.0), 32: (">f4", 1.0)}[self.psd.depth]
         return np.frombuffer(data, kind).reshape(-1, self.psd.height, self.psd.width), largest
 
     def _decoded_names(self) -> dict[int, str]:
-        """The names of layers that have none in Unicode, by the layer's id(); old software and Japanese one writes such."""
+        """The names of layers that have none in Unicode, by the layer's id(): old and Japanese software's."""
         from psd_tools.constants import Tag
 
         plain = [x for x in self.psd.descendants() if Tag.UNICODE_LAYER_NAME not in x.tagged_blocks]
@@ -144,7 +145,7 @@ class _Reading:
         return self._names.get(id(layer), layer.name)
 
     def _is_background(self, layer: Any) -> bool:
-        """Whether the lowest layer is the one that no hole goes through: it fills the canvas and can have no transparency."""
+        """Whether the lowest layer is one that no hole goes through: it fills the canvas, without transparency."""
         box = layer._record.top, layer._record.left, layer._record.bottom, layer._record.right
         fills = box == (0, 0, self.psd.height, self.psd.width)
         channels = {int(x.id) for x in layer._record.channel_info}
@@ -154,7 +155,8 @@ class _Reading:
         """The layers of the file or of a group, from the bottom up, with those that are clipped gathered."""
         if depth > GROUP_DEPTH.most:
             raise _Refused(
-                f"has groups in more than {GROUP_DEPTH.most} levels; merge some in your editor, or set {GROUP_DEPTH.variable}"
+                f"has groups in more than {GROUP_DEPTH.most} levels; merge some in your editor, or set "
+                f"{GROUP_DEPTH.variable}"
             )
         rows: list[tuple[Any, Layer | Group, list[Layer | Group | Special]]] = []
         base_is_missing = False
@@ -410,7 +412,7 @@ class _Reading:
 
 
 _KNOCKOUTS: dict[int, Knockout] = {0: "none", 1: "shallow", 2: "deep"}
-# Photoshop computes the fill of these eight modes, and of groups that let modes through, in another way than the opacity.
+# Photoshop computes the fill of these modes, and of groups that let modes through, in another way than the opacity.
 _OWN_FILL = {
     "COLOR_BURN",
     "LINEAR_BURN",

@@ -30,11 +30,11 @@ def save_psd(
 ) -> None:
     """Write a PSD, whole or not at all: every layer of the stack, and the composite as the picture other programs show.
 
-    PSD has no modes of grain: both are written as linear light of other colours, which look the same. Krita's soft light
-    becomes Photoshop's, as Krita itself writes it; that differs in the shadows.
-    mask_as: "layer mask" keeps the colours that the mask hides and lets the mask be painted on; "transparency" makes the
-    mask the layer's own transparency. texts: written into the file's XMP. Opacities are rounded to whole 255ths.
-    Raises ValueError for a canvas or layer that the format cannot hold, OSError with a sentence when it cannot be written.
+    PSD has no modes of grain: both are written as linear light of other colours, which look the same. Krita's soft
+    light becomes Photoshop's, as Krita itself writes it; that differs in the shadows. mask_as: "layer mask" keeps the
+    colours that the mask hides and lets the mask be painted on; "transparency" makes the mask the layer's own
+    transparency. texts: written into the file's XMP. Opacities are rounded to whole 255ths. Raises ValueError for a
+    canvas or layer that the format cannot hold, OSError with a sentence when it cannot be written.
     """
     check_installed()
     from psd_tools.constants import ColorMode, Compression, Tag
@@ -158,7 +158,7 @@ def _layer_record(layer: Layer, number: int, depth: Depth, mask_as: MaskAs) -> t
 
 
 def _resources(texts: Mapping[str, str]) -> Any:
-    """The file's resources: sRGB, and texts as properties of an XMP packet, which Photoshop keeps when it saves again."""
+    """The file's resources: sRGB, and texts as properties of an XMP packet, which Photoshop keeps when it saves."""
     from psd_tools.constants import Resource
     from psd_tools.psd.image_resources import ImageResource, ImageResources
 

@@ -1,4 +1,5 @@
-"""What a labeller is shown: samples in a drawn order, as the pictures that the page lays over each other, and what is done.
+"""What a labeller is shown: samples in a drawn order, as the pictures that the page lays over each other, and what is
+done.
 
 One object serves one page; the server calls it from one thread at a time.
 """
@@ -55,7 +56,7 @@ class Samples:
         self.labels.add(Label(key=self.key(number), kind=self.kind, good=good, reason=reason))
 
     def take_back(self) -> dict[str, Any]:
-        """Take the last label back: the sample that had it, {"number": None} where there is none or it is not in this order."""
+        """Take the last label back: its sample, {"number": None} where there is none or it is not in this order."""
         last = self.labels.take_back()
         numbers = (number for number in range(self.count) if last and self.key(number) == last.key)
         number = next(numbers, None)

@@ -90,7 +90,8 @@ def train_filter(
 
 
 def choose_threshold(scores: Tensor, good: Tensor, precision: float) -> float:
-    """The lowest score of a good sample from which on at least `precision` of what is kept is good; where none is, the highest.
+    """The lowest score of a good sample from which on at least `precision` of what is kept is good; where none is, the
+    highest.
 
     scores: (N,), good: (N,) bool.
     """

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from t2l.data import cache_folder as room
-from t2l.data import captions as captions_room
 from t2l.data.buckets import aspect_buckets, center_crop, nearest_bucket
 from t2l.data.cache_folder import Captions, compare, divide_rows, evenly_spaced, pack_captions
 from t2l.data.example import CAPTIONS, Example
@@ -258,7 +257,7 @@ def test_a_cache_of_the_first_version_is_read_and_gone_on_with(shapes, tmp_path,
     bucketed(shapes, tmp_path / "old")
     as_first_version(tmp_path / "old")
     new, old = Latents(tmp_path / "new"), Latents(tmp_path / "old")
-    monkeypatch.setattr(captions_room, "OLD_FILES_KEPT", 1)
+    monkeypatch.setattr(room, "OLD_FILES_KEPT", 1)
     for picture in torch.tensor([[3], [7], [0], [4], [3]]):
         assert old.captions[picture] == new.captions[picture]
         assert all(map(torch.equal, old.read(picture), new.read(picture)))

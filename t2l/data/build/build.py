@@ -8,7 +8,8 @@
     OUT/kept.jpg, OUT/dropped.jpg   some of each, to be looked at
     OUT/plan.jsonl, OUT/hashes      which pictures go where, and what they look like
 
-The bytes of the shards depend neither on the engine nor on the number of workers. The same command goes on after the last finished shard.
+The bytes of the shards depend neither on the engine nor on the number of workers. The same command goes on after the
+last finished shard.
 """
 
 from __future__ import annotations
@@ -77,8 +78,9 @@ def build(
 ) -> Built:
     """Build the data set of a source under `out`, or what is missing of it.
 
-    cards: that Ray lends to each worker. follow_links: also pictures outside of the source's folder. progress: gets lines for people. Raises ValueError when nothing can be used and when
-    `out` was begun with something else, OSError with a sentence for a full disk, and what `open_source` and `run_shards` raise.
+    cards: that Ray lends to each worker. follow_links: also pictures outside of the source's folder. progress: gets
+    lines for people. Raises ValueError when nothing can be used and when `out` was begun with something else, OSError
+    with a sentence for a full disk, and what `open_source` and `run_shards` raise.
     """
     recipe = Recipe(out, config, open_source(source, follow_links, out), factory)
     plan = _claim_plan(recipe)

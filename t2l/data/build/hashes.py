@@ -1,7 +1,8 @@
 """Which pictures look alike: a perceptual hash of 64 bits, and which of many are like one that came before.
 
-The rule: a picture is a duplicate when any picture before it in the source differs by so many bits or fewer, whether or not that
-one is a duplicate itself. It names each one by itself, so it depends on no order of work and no number of processes.
+The rule: a picture is a duplicate when any picture before it in the source differs by so many bits or fewer, whether or
+not that one is a duplicate itself. It names each one by itself, so it depends on no order of work and no number of
+processes.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ PART = 20_000_000  # hashes that are sorted at once: 640 MB
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """The hash of an RGB picture, a signed 64-bit number: which low frequencies of its grey are above their median (pHash)."""
+    """The hash of an RGB picture, signed 64 bits: which low frequencies of its grey are above their median (pHash)."""
     grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)).astype(np.int64)
     low = (COSINES @ grey @ COSINES.T).ravel()
     return int(np.packbits(low > np.median(low[1:])).view(">i8")[0])
 
 
 def find_duplicates(numbers: np.ndarray, hashes: np.ndarray, distance: int) -> np.ndarray:
-    """Pictures that look like one before them, and that one: (D, 2) int64, sorted. numbers: (N,), rising; looks: (N,) hashes.
+    """Pictures that look like one before them, and that one: (D, 2) int64, sorted. numbers: (N,), rising; looks: (N,)
+    hashes.
 
-    Hashes that differ in `distance` bits agree in one of distance + 1 bands; only those are compared. Where several came before,
-    the one is the first.
+    Hashes that differ in `distance` bits agree in one of distance + 1 bands; only those are compared. Where several
+    came before, the one is the first.
     """
     first = np.arange(len(hashes))
     for band in _bands(hashes.view(np.uint64), distance + 1):

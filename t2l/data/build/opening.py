@@ -2,7 +2,7 @@
 
 a folder                          a.jpg with a.txt, a.caption or a.json beside it, in any folders below
 a .csv, .tsv, .jsonl, .parquet    one row a picture; also metadata.* in a folder
-a folder of .tar, or one          WebDataset shards as img2dataset writes them: KEY.jpg, KEY.txt and KEY.json next to each other
+a folder of .tar, or one          img2dataset's WebDataset shards: KEY.jpg, KEY.txt and KEY.json next to each other
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ BLOCK = tarfile.BLOCKSIZE
 
 
 def open_source(path: Path, follow_links: bool = False, apart: Path | None = None) -> Source:
-    """The source at a path, by what is there. apart: a folder that is not looked into. Raises FileNotFoundError and ValueError, and ModuleNotFoundError for a
-    Parquet file without pyarrow.
+    """The source at a path, by what is there. apart: a folder that is not looked into. Raises FileNotFoundError and
+    ValueError, and ModuleNotFoundError for a Parquet file without pyarrow.
     """
     if path.is_dir():
         if any(path.glob("*.tar")):
@@ -49,7 +49,7 @@ def open_source(path: Path, follow_links: bool = False, apart: Path | None = Non
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Pictures with their captions beside them. A place is a path in the folder. apart: a folder in it that is none of the source."""
+    """Pictures with their captions beside them. A place is a path in the folder. apart: a folder that is left out."""
 
     folder: Path
     follow_links: bool = False
@@ -83,7 +83,7 @@ class FolderSource:
 
 @dataclass(frozen=True)
 class TarSource:
-    """One .tar or all in a folder. A place is [file name, where the first of a sample's files begins, how many they are, key]."""
+    """One .tar or all in a folder. A place is [file name, where a sample's first file begins, number of files, key]."""
 
     path: Path
     follow_links: bool = False

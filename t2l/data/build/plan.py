@@ -47,7 +47,7 @@ Row = tuple[int, Place, str]  # the picture's number in the source, its place, a
 
 
 def write_plan(path: Path, source: Source, config: BuildConfig) -> Plan:
-    """Scan the source and write the plan. Raises ValueError for a source without pictures and for more kept back than there are."""
+    """Scan the source and write the plan. Raises ValueError for more pictures kept back than there are."""
     kept_back = _draw_validation(source, config)
     jobs, digest, count, position = [], hashlib.sha256(), 0, 0
     waiting: dict[str, list[list[Any]]] = {split: [] for split in SPLITS}

@@ -1,6 +1,6 @@
-"""Flat pictures with captions as people have them. A source lists places, cheaply and in an order that every system gives, and
-reads the picture of one place at any time: nothing of millions of pictures is kept in memory. This file says what all have in
-common; opening.py opens one.
+"""Flat pictures with captions as people have them. A source lists places, cheaply and in an order that every system
+gives, and reads the picture of one place at any time: nothing of millions of pictures is kept in memory. This file says
+what all have in common; opening.py opens one.
 
 What cannot be used has a reason, a sentence without a subject: "has no caption".
 """
@@ -52,7 +52,7 @@ class Source(Protocol):
     """Where pictures come from. A frozen dataclass: it travels to other processes."""
 
     def scan(self) -> Iterator[tuple[Place, str]]:
-        """Every place, with "" or with the reason why nothing can be read there. Raises ValueError for no source at all."""
+        """Every place, with "" or with why nothing can be read there. Raises ValueError for no source at all."""
 
     def name(self, place: Place) -> str:
         """The picture's name, as far as it is known without reading it."""
@@ -91,7 +91,7 @@ def first_text(row: Mapping[str, Any], what: str) -> str:
 
 
 def read_inside(path: Path, folder: Path, follow_links: bool, most: int) -> bytes:
-    """A file of the folder. Raises ValueError with a reason, also for one that lies outside, by a link or a path with `..`."""
+    """A file of the folder. Raises ValueError with a reason, also for one outside, by a link or a path with `..`."""
     what = PurePosixPath(path).name
     try:
         size = check_regular(path, "the file")

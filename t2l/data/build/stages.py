@@ -1,7 +1,8 @@
-"""The paper's steps, one stage each: a stage takes a batch of samples and answers for each one, with a sample or with why it is dropped.
+"""The paper's steps, one stage each: a stage takes a batch of samples and answers for each one, with a sample or with
+why it is dropped.
 
-Stages know nothing of processes, shards or sources. What a stage answers for a picture depends on that picture alone, so neither the
-engine nor the number of workers changes a data set.
+Stages know nothing of processes, shards or sources. What a stage answers for a picture depends on that picture alone,
+so neither the engine nor the number of workers changes a data set.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Models:
 
 
 class ModelFactory(Protocol):
-    """Opens the models, once in every worker. It travels to other processes and is compared there: a frozen dataclass."""
+    """Opens the models, once in every worker. A frozen dataclass: it travels to other processes, is compared there."""
 
     def __hash__(self) -> int: ...
 

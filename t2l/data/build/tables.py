@@ -80,7 +80,7 @@ class TableSource:
 
 
 def _rows(file: BinaryIO, quoted: bool) -> Iterator[tuple[int, bytes | None]]:
-    """Where each row begins, and the row; None for one that is too long. quoted: line ends within quotes belong to the row."""
+    """Where each row begins, and the row; None for one too long. quoted: line ends within quotes belong to the row."""
     while True:
         offset = file.tell()
         row = file.readline(LONGEST_ROW)
@@ -143,7 +143,7 @@ def _csv_row(text: str, path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ParquetSource:
-    """A Parquet table; a column `image` may hold the files themselves, as Hugging Face's do. A place is the number of a row."""
+    """A Parquet table; a column `image` may hold the files themselves (Hugging Face). A place is a row's number."""
 
     path: Path
     follow_links: bool = False

@@ -5,7 +5,7 @@ A shard is the unit of restart: written under other names and then renamed, its 
     OUT/hashes/SPLIT-NUMBER.npy           numbers and hashes of what can be used, (N, 2) int64
     OUT/hashes/duplicates.npy             what looks like a picture that came before, and which, (D, 2) int64
     OUT/SPLIT/NUMBER.tar, .jsonl          the shard
-    OUT/SPLIT/NUMBER.report.json          what was kept and what was dropped, with the reasons, and a digest of what was read
+    OUT/SPLIT/NUMBER.report.json          what was kept and dropped, with the reasons, and a digest of what was read
     OUT/dropped/SPLIT/NUMBER.tar, .jsonl  some of what was dropped, to be looked at
 """
 
@@ -135,7 +135,7 @@ def hash_shard(recipe: Recipe, job: Job) -> None:
 
 
 def is_stale(recipe: Recipe, job: Job) -> bool:
-    """Whether a picture was repainted since its shard was finished. Files are read again only where their times differ."""
+    """Whether a picture was repainted since its shard was finished. Files are read only where their times differ."""
     report = read_report(recipe.report(job))
     if report.times == _hash_file_times(recipe, job):
         return False
@@ -201,7 +201,7 @@ def _describe(record: Record) -> list[str]:
 def _examples(
     recipe: Recipe, reading: _Reading, stages: list[Stage], report: Report, shown: list[Sample]
 ) -> Iterator[Example]:
-    """What is kept of a shard, told to the report. Pictures are decoded ahead of the models, and the models are ahead of the writing."""
+    """What is kept of a shard, told to the report. Decoding is ahead of the models, they are ahead of the writing."""
     to_read, hashes = reading_stages(recipe.config), _read_hashes(recipe, reading.job)
     decoded = (_check_unchanged(recipe, hashes, run_stages(to_read, [item])[0]) for item in reading)
     batches = read_ahead(group_batches(decoded, recipe.config.batch_size), AHEAD)

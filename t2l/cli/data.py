@@ -105,8 +105,8 @@ def pack(args: argparse.Namespace) -> None:
 def stats(args: argparse.Namespace) -> None:
     """What a data set is like, as one HTML page: areas and pieces of masks, lengths of captions, sources, pictures."""
     out = args.out or args.folder / "report.html"
+    from ..data.report import write_report
     from ..data.stats import find_splits
-    from ..data.stats_page import write_report
     from ..model.tokenizer import Tokenizer
 
     find_splits(args.folder)

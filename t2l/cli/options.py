@@ -59,7 +59,6 @@ def data_set(text: str) -> Any:
 
 
 def add_models(add: Any) -> None:
-    """What takes flat pictures apart."""
     saliency = "an .onnx file that finds the subject (default: the shipped network)"
     add("--saliency", type=Path, metavar="FILE", help=saliency)
     presets = "what that file is: isnet, u2net, birefnet, inspyrenet, icon, imagenet (default: as the file tells)"
@@ -156,7 +155,6 @@ def print_once(line: object) -> None:
 
 
 def note_once(sentence: str) -> None:
-    """A note from the first of the processes."""
     if os.environ.get("RANK", "0") == "0":
         note(sentence)
 

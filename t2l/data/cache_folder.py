@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
@@ -26,7 +25,7 @@ from ..budget import parse_json, read_object, shown
 from ..io.atomic import write_whole
 from ..io.checkpoint import read_metadata, write_tensors
 from ..io.header import Entry, Header, read_header
-from .shards import read_places
+from .shards import locate, read_places
 
 ABOUT = "cache.json"
 DATA = "data"  # in cache.json: Shards.digest
@@ -154,29 +153,20 @@ class Rows:
         self.shape: tuple[int, ...] = entries[0].shape[1:]
         self.dtype = DTYPES[entries[0].dtype]
         self._begins = np.array([entry.begin for entry in entries])
-        self._ends = np.cumsum([entry.shape[0] for entry in entries])
+        self.ends = np.cumsum([entry.shape[0] for entry in entries])
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self.ends[-1])
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """rows: (N,). Returns (N, *shape) in the dtype of the files."""
         found = torch.empty(len(rows), *self.shape, dtype=self.dtype)
         size = math.prod(self.shape) * self.dtype.itemsize
         for place, row in enumerate(rows.tolist()):
-            part, number = self.locate(row)
+            part, number = locate(self.ends, row, "the cache")
             data = read_bytes(self._paths[part], int(self._begins[part]) + number * size, size)
             found[place] = torch.frombuffer(bytearray(data), dtype=self.dtype).view(self.shape)
         return found
-
-    def locate(self, row: int) -> tuple[int, int]:
-        """Which part a row is in, and which row of that it is."""
-        part = int(np.searchsorted(self._ends, row, side="right"))
-        return part, row - self.starts_at(part)
-
-    def starts_at(self, part: int) -> int:
-        """How many rows are in the parts before."""
-        return int(self._ends[part - 1]) if part else 0
 
 
 def read_tensor(path: Path, entry: Entry) -> np.ndarray:
@@ -285,8 +275,8 @@ class Captions:
                 yield from _decode_texts(data, row, file.path)
 
     def _read(self, picture: int) -> list[str]:
-        number = bisect_right(self._ends, picture)
-        file, place = self._files[number], picture - (self._ends[number - 1] if number else 0)
+        number, place = locate(self._ends, picture, "the cache")
+        file = self._files[number]
         if file.data is None or file.places is None:
             return self._read_first_version(number, file.path)[place]
         size = 8 * (self.each + 1)
@@ -300,7 +290,6 @@ class Captions:
         return _decode_texts(data, (row - begin).tolist(), file.path)
 
     def _read_first_version(self, number: int, path: Path) -> list[list[str]]:
-        """The captions of a file of the first version."""
         said = self._old.get(number)
         if said is None:
             said = self._old[number] = read_captions(read_metadata(path), path.name)
@@ -310,7 +299,6 @@ class Captions:
 
 
 def _decode_texts(data: bytes, places: Sequence[int], path: Path) -> list[str]:
-    """The texts between places that rise."""
     try:
         return [data[begin:end].decode("utf-8", "surrogatepass") for begin, end in pairwise(places)]
     except UnicodeDecodeError as error:

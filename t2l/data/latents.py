@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -59,7 +59,7 @@ from .cache_folder import (
 from .claim import hash_file
 from .example import stacked_bytes, training_captions
 from .several import Data, SeveralShards, open_shards
-from .shards import Shards
+from .shards import Shards, locate
 from .texts import TextEmbeddings
 
 Encode = Callable[[Layers], tuple[Tensor, Tensor]]  # layers -> mean and std of the posterior
@@ -197,8 +197,7 @@ class Latents:
 
     def _place(self, picture: int) -> tuple[int, int]:
         """The bucket of a picture, and its number there."""
-        file = bisect_right(self._ends, picture)
-        place = picture - (self._ends[file - 1] if file else 0)
+        file, place = locate(self._ends, picture, "the cache")
         found = ((number, bucket.rank(file, place)) for number, bucket in enumerate(self._buckets))
         return next((number, rank) for number, rank in found if rank is not None)
 
@@ -253,8 +252,6 @@ class _Picture(NamedTuple):
 
 
 class _CroppedPictures(Dataset):
-    """Item k is picture k."""
-
     def __init__(self, shards: Shards | SeveralShards, sizes: Sequence[Size]) -> None:
         self.shards = shards
         self.sizes = sizes
@@ -344,7 +341,7 @@ class _Bucket:
 
     def picture(self, rank: int, ends: Sequence[int]) -> int:
         """The number of one of them among all pictures. ends: of the pictures of each file."""
-        part, place = self.mean.locate(rank)
+        part, place = locate(self.mean.ends, rank, "the cache")
         group = self.groups[part]
         start = ends[group.file - 1] if group.file else 0
         if group.pictures is None:
@@ -359,7 +356,8 @@ class _Bucket:
             return None
         places = self.groups[part].places()
         row = int(np.searchsorted(places, place))
-        return self.mean.starts_at(part) + row if row < len(places) and places[row] == place else None
+        start = int(self.mean.ends[part - 1]) if part else 0
+        return start + row if row < len(places) and places[row] == place else None
 
 
 def _find_groups(path: Path, file: int, header: Header, needs_std: bool) -> list[_Group]:

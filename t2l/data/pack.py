@@ -33,8 +33,8 @@ from .example import Example, training_captions, words_of
 from .faults import LONG_CAPTION, SHORT_NAMES, count_faults
 from .folder import Source, find_sources, read_layers
 from .layer_sources import SMALLEST
+from .report import write_sheet
 from .shards import shard_is_finished, write_shard
-from .sheet import write_sheet
 from .workers import run_jobs, tell
 
 EVERY = 10.0  # seconds between two lines on one shard

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .example import Example, Pictures
-from .shards import Shards
+from .shards import Shards, locate
 
 MOST_TIMES = 1_000_000
 TIMES = re.compile(r"(.+):(\d+)", re.DOTALL)
@@ -96,9 +96,5 @@ class SeveralShards:
 
     def _place(self, index: int) -> tuple[Shards, int]:
         """The data set of a picture, and its number there."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"there are {len(self)} examples in {len(self.parts)} data sets, got index {index}")
-        index %= len(self)
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        start = int(self._ends[number - 1]) if number else 0
-        return self.parts[number], (index - start) % len(self.parts[number])
+        number, place = locate(self._ends, index, f"{len(self.parts)} data sets")
+        return self.parts[number], place % len(self.parts[number])

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import tarfile
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,16 +145,12 @@ class Shards:
 
     def _row(self, index: int) -> tuple[int, dict[str, Any]]:
         """The number of an example's shard and its line of the index."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"there are {len(self)} examples in {self.directory}, got index {index}")
-        index %= len(self)
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        start = int(self._ends[shard - 1]) if shard else 0
+        shard, line = locate(self._ends, index, self.directory)
         path = (self.directory / self._names[shard]).with_suffix(".jsonl")
-        begin, end = (int(place) for place in self._places(path, shard)[index - start : index - start + 2])
+        begin, end = (int(place) for place in self._places(path, shard)[line : line + 2])
         with _parsing(path):
             text = as_text(read_places(path, {"": (begin, end - begin)})[""], "a line")
-            return shard, _checked_row(parse_json(text, f"line {index - start + 2}"))
+            return shard, _checked_row(parse_json(text, f"line {line + 2}"))
 
     def _places(self, index: Path, shard: int) -> np.ndarray:
         """Where the lines of a shard's index begin."""
@@ -165,6 +162,19 @@ class Shards:
             for oldest in list(self._lines)[: max(0, len(self._lines) - most)]:
                 self._lines.pop(oldest, None)  # another thread may have been faster
         return lines
+
+
+def locate(ends: Sequence[int] | np.ndarray, index: int, where: object) -> tuple[int, int]:
+    """The part that holds an item, and its place there. ends: how many items are in the parts up to each one.
+
+    An index below 0 counts from the end. Raises IndexError, with the place where the items are.
+    """
+    count = int(ends[-1])
+    if not -count <= index < count:
+        raise IndexError(f"there are {count} examples in {where}, got index {index}")
+    index %= count
+    part = bisect_right(ends, index)
+    return part, index - (int(ends[part - 1]) if part else 0)
 
 
 def read_places(path: Path, places: Mapping[str, tuple[int, int]]) -> dict[str, bytes]:

@@ -45,8 +45,6 @@ class Measured(NamedTuple):
 
 
 class _Measuring(Dataset):
-    """Item k is what is counted of picture k."""
-
     def __init__(self, shards: SeveralShards) -> None:
         self.shards = shards
 

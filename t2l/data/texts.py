@@ -39,6 +39,7 @@ from .cache_folder import (
 )
 from .example import training_captions
 from .several import Data, open_shards
+from .shards import locate
 
 EncodeText = Callable[[Sequence[str]], Tensor]  # captions -> (N, tokens, width)
 
@@ -111,11 +112,10 @@ class TextEmbeddings:
 
     def caption(self, number: int) -> str:
         """Of one of the embeddings, which are numbered in the order of the files; the empty caption is the first."""
-        part, place = self._rows.locate(number)
+        part, place = locate(self._rows.ends, number, "the cache")
         return _read_file_captions(read_header(self._paths[part]), self._paths[part].name)[place]
 
     def _find(self, captions: Sequence[str]) -> np.ndarray:
-        """The numbers of some captions."""
         wanted = _hash_captions(captions)
         places = np.searchsorted(self._hashes, wanted).clip(max=len(self._hashes) - 1)
         if (missing := np.flatnonzero(self._hashes[places] != wanted)).size:

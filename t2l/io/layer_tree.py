@@ -106,7 +106,6 @@ def _moved(layer: Layer, box: Box) -> Layer:
 
 
 def _slices(layer: Layer) -> tuple[slice, slice]:
-    """Rows and columns of the picture that a layer lies on."""
     return slice(layer.y, layer.y + layer.size[0]), slice(layer.x, layer.x + layer.size[1])
 
 
@@ -473,8 +472,6 @@ class _Scope:
 
 @dataclass(frozen=True)
 class _Floor:
-    """Where a group begins."""
-
     count: int  # how many layers lie below
     is_torn: bool = False  # whether a hole went through those too since then
 

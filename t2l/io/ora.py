@@ -236,7 +236,6 @@ class _Reading:
         return tuple(nodes)
 
     def _operated(self, element: ElementTree.Element, node: Layer | Group) -> Node:
-        """A node with its Porter-Duff operator."""
         operator = OPERATORS.get(element.get("composite-op", ""))
         return Special(node=node, operator=operator) if operator else node
 

@@ -118,7 +118,6 @@ def _layer_info(stack: Stack, depth: Depth, mask_as: MaskAs, has_alpha: bool) ->
 
 
 def _layer_record(layer: Layer, number: int, depth: Depth, mask_as: MaskAs) -> tuple[Any, Any]:
-    """A layer's record and its channels."""
     from psd_tools.constants import BlendMode as Key
     from psd_tools.constants import ChannelID, Compression, Tag
     from psd_tools.psd.layer_and_mask import (

@@ -68,7 +68,6 @@ class LabelServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where the page is."""
         return f"http://{HOST}:{self.server_port}/"
 
     @cached_property
@@ -79,7 +78,6 @@ class LabelServer(ThreadingHTTPServer):
 
     @cached_property
     def page(self) -> bytes:
-        """The page with what it must know put in."""
         known = {"kind": self.samples.kind, "reasons": REASONS[self.samples.kind], "token": self.token}
         text = PAGE.read_text(encoding="utf-8")
         return text.replace("{{nonce}}", self.nonce).replace("{{known}}", json.dumps(known)).encode()

@@ -102,7 +102,6 @@ def choose_threshold(scores: Tensor, good: Tensor, precision: float) -> float:
 
 
 def _rows(shards: Shards, said: dict[str, Label], data: Path) -> dict[int, Label]:
-    """The labels by the index of their sample."""
     rows = {index: said[key] for index in range(len(shards)) if (key := shards.key(index)) in said}
     if said and not rows:
         raise ValueError(
@@ -196,7 +195,6 @@ def _report(scores: Tensor, labels: Sequence[Label], config: TrainFilterConfig) 
 
 
 def _write_curve(out: Path, scores: Tensor, good: Tensor) -> None:
-    """curve.csv and curve.png."""
     rows = [{"threshold": i / CURVE} | kept_at(scores, good, i / CURVE) for i in range(CURVE + 1)]
     with atomic_path(out / "curve.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

@@ -269,7 +269,7 @@ def test_a_cache_of_the_first_version_is_read_and_gone_on_with(shapes, tmp_path,
 
 @pytest.mark.parametrize("text", ["", "a cup \u2615 on \U0001f600", "\ud83d", "line\nbreak \x00"])
 def test_any_caption_comes_back(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(Captions, "_of_old", lambda *_: pytest.fail("these are no old files"))
+    monkeypatch.setattr(Captions, "_read_first_version", lambda *_: pytest.fail("these are no old files"))
     said = [["b", text], [text, "c" * 300], ["", text]]
     write_tensors(tmp_path / "a.safetensors", pack_captions(said), {})
     captions = Captions()

@@ -12,10 +12,9 @@ import torch
 from PIL import Image
 
 from t2l.data.example import Example
+from t2l.data.report import render_page, save_sheet, sheet_of, write_report
 from t2l.data.shards import write_shard
-from t2l.data.sheet import save_sheet, sheet_of
 from t2l.data.stats import Histogram, Names, component_areas, count_pieces, origin_of, statistics, summarise_lengths
-from t2l.data.stats_page import render_page, write_report
 from t2l.io.image import contact_sheet
 from t2l.layers import Layers
 

@@ -34,14 +34,13 @@ from ...layers import Layers
 from ..cache_folder import evenly_spaced
 from ..claim import claim, other_pictures
 from ..pack import SPLITS
+from ..report import PICTURES, save_sheet
 from ..shards import Shards
-from ..sheet import PICTURES, save_sheet
-from .config import BuildConfig
 from .engines import Engine, run_shards
 from .hashes import find_duplicates
 from .opening import open_source
 from .plan import Job, Plan, write_plan
-from .stages import ModelFactory
+from .stages import BuildConfig, ModelFactory
 from .worker import Recipe, build_shard, hash_shard, is_stale, read_report
 
 KEPT = ("key", "split", "name", "source", "licence", "sha256")

@@ -16,8 +16,8 @@ import numpy as np
 
 from ..pack import SPLITS
 from ..shards import read_places
-from .config import BuildConfig
 from .sources import Place, Source
+from .stages import BuildConfig
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,6 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """All shards of a build."""
-
     jobs: tuple[Job, ...]
     pictures: int
     digest: str  # of what goes where

@@ -31,10 +31,10 @@ from ..claim import digest_files, disk_error, file_times, other_pictures
 from ..example import Example
 from ..shards import shard_is_finished, write_shard
 from ..workers import tell
-from .config import BuildConfig
 from .plan import Job, Row, read_rows
 from .sources import Record, Source
 from .stages import (
+    BuildConfig,
     Deduplicate,
     Dropped,
     Item,
@@ -104,7 +104,6 @@ class Report:
 
 
 def read_report(path: Path) -> Report:
-    """Raises ValueError for a damaged one."""
     found = read_object(path, "the report of a shard")
     kinds = {"kept": list, "dropped": list, "shown": list, "content": str, "times": str}
     if found.keys() != kinds.keys() or not all(isinstance(found[name], kind) for name, kind in kinds.items()):

@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 
 from ..budget import KINDS, TEXT_BYTES, as_text, check_regular, parse_json, parse_object, shown, shown_path
 from .example import TEXTS
-from .part_names import TEXT_ENDINGS, composed, readings, without_ending
+from .part_names import TEXT_ENDINGS, interpret_path, normalise, without_ending
 
 LARGEST_TEXT = 1 << 20  # bytes of a caption's file
 LONGEST_LISTED = 10_000  # characters of one of several captions
@@ -60,7 +60,7 @@ class Rows:
                 self.faults.append(reason)
             elif key not in self.said:
                 self.bad[key] = f"has no caption: {reason}"
-        elif key is not None and key in self.said and _normalise(_caption(self.said[key].said)) != _normalise(caption):
+        elif key is not None and key in self.said and _join_words(_caption(self.said[key].said)) != _join_words(caption):
             other = f"{row.where} gives {shown_path(key)} another caption than a line before it"
             self.bad[key] = f"has two captions: {other}"
         elif key is not None and key not in self.said:
@@ -88,10 +88,10 @@ class Names:
         for key, found in self._group_files.items():
             for path in (path for paths in found.values() for path in paths):
                 name = path.relative_to(self._folder)
-                keys[composed(name.as_posix())] = key
-                keys.setdefault(composed(without_ending(PurePosixPath(name))), key)
+                keys[normalise(name.as_posix())] = key
+                keys.setdefault(normalise(without_ending(PurePosixPath(name))), key)
         for key in self._group_files:
-            keys.setdefault(composed(key), key)
+            keys.setdefault(normalise(key), key)
         return keys
 
     @cached_property
@@ -121,10 +121,10 @@ class Names:
 
     def _lookup(self, path: str) -> str | None:
         pure = PurePosixPath(path)
-        forms = [path, without_ending(pure), *(key for key, _ in readings(pure))]
-        found = (self._keys.get(composed(form)) for form in forms)
+        forms = [path, without_ending(pure), *(key for key, _ in interpret_path(pure))]
+        found = (self._keys.get(normalise(form)) for form in forms)
         exact = next((key for key in found if key is not None), None)
-        return exact if exact is not None else self._any_case.get(composed(forms[1]).casefold())
+        return exact if exact is not None else self._any_case.get(normalise(forms[1]).casefold())
 
 
 def is_metadata(path: Path) -> bool:
@@ -170,13 +170,13 @@ def texts_from_row(said: Mapping[str, Any], where: str) -> dict[str, str]:
     texts["caption"] = "" if texts["caption"] is None else texts["caption"]
     if wrong := [text for text, value in texts.items() if not isinstance(value, str)]:
         raise ValueError(f"has no text for {', '.join(wrong)} in {where}, but {shown(texts[wrong[0]])}")
-    texts = {text: _normalise(value) for text, value in texts.items()}
+    texts = {text: _join_words(value) for text, value in texts.items()}
     if not texts["caption"]:
         raise ValueError(f"has an empty caption in {where}")
     return texts
 
 
-def _normalise(text: Any) -> str:
+def _join_words(text: Any) -> str:
     return " ".join(text.split()) if isinstance(text, str) else ""
 
 

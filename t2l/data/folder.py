@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from ..budget import FILE_BYTES
 from .caption_files import Names, Row, Rows, is_metadata, read_rows, read_texts_beside, texts_from_row
 from .layer_sources import Source, read_layers
-from .part_names import PARTS, TEXT_ENDINGS, UNREAD, composed, readings
+from .part_names import PARTS, TEXT_ENDINGS, UNREAD, interpret_path, normalise
 
 __all__ = ["Source", "find_sources", "read_layers"]
 
@@ -26,19 +26,19 @@ Groups = dict[str, dict[str, list[Path]]]  # key -> part -> files
 
 
 def find_sources(
-    folder: Path, captions: Path | None = None, follow_links: bool = False, apart: Path | None = None
+    folder: Path, captions: Path | None = None, follow_links: bool = False, exclude: Path | None = None
 ) -> tuple[list[Source], list[str]]:
     """The layered pictures under a folder, by name, and "name: reason" for every other picture and every link not
     followed.
 
     Links within the folder are followed, those that lead out of it only with follow_links: a data set is shared, and
     must not take along what was not meant. captions: a file of captions for many pictures, whose file names are
-    relative to the folder; then no other captions are looked for. apart: a folder that is not looked into. Raises
+    relative to the folder; then no other captions are looked for. exclude: a folder that is not looked into. Raises
     FileNotFoundError, or ValueError for a captions file without a line of use.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; name the one that holds your layered pictures")
-    paths, skipped = _find_files(folder, follow_links, apart)
+    paths, skipped = _find_files(folder, follow_links, exclude)
     groups = _group_files(folder, [path for path in paths if path.suffix.lower() not in TEXT_ENDINGS])
     found_captions = _Captions(folder, groups, paths, captions)
     skipped += found_captions.faults
@@ -81,8 +81,8 @@ class _Captions:
             if is_metadata(path) and not _is_of_one(relative, groups):
                 self._find(path, relative, names)
             elif path.suffix.lower() in TEXT_ENDINGS:
-                for key, part in readings(relative):
-                    self._beside.setdefault(composed(key), []).append((part, path))
+                for key, part in interpret_path(relative):
+                    self._beside.setdefault(normalise(key), []).append((part, path))
 
     def _find(self, path: Path, relative: PurePosixPath, names: Names) -> None:
         try:
@@ -105,7 +105,7 @@ class _Captions:
 
     def of(self, key: str) -> dict[str, str]:
         """The texts of a picture. Raises ValueError with a reason."""
-        files = {path: part for part, path in reversed(self._beside.get(composed(key), []))}
+        files = {path: part for part, path in reversed(self._beside.get(normalise(key), []))}
         texts = read_texts_beside([(part, path) for path, part in files.items()]) if files else None
         if texts is not None:
             return texts
@@ -130,10 +130,10 @@ def _is_of_one(path: PurePosixPath, groups: Groups) -> bool:
     return path.suffix.lower() == ".json" and not own.isdisjoint(groups)
 
 
-def _find_files(folder: Path, follow_links: bool, apart: Path | None) -> tuple[list[Path], list[str]]:
+def _find_files(folder: Path, follow_links: bool, exclude: Path | None) -> tuple[list[Path], list[str]]:
     """Every file below a folder that is not hidden, each folder once, and a reason for what was left out."""
     files, skipped = [], []
-    for path, reason in walk_files(folder, follow_links, apart):
+    for path, reason in walk_files(folder, follow_links, exclude):
         if reason:
             skipped.append(f"{_relative_name(path, folder)}: {reason}")
         else:
@@ -141,13 +141,13 @@ def _find_files(folder: Path, follow_links: bool, apart: Path | None) -> tuple[l
     return files, skipped
 
 
-def walk_files(folder: Path, follow_links: bool, apart: Path | None = None) -> Iterator[tuple[Path, str]]:
+def walk_files(folder: Path, follow_links: bool, exclude: Path | None = None) -> Iterator[tuple[Path, str]]:
     """Every file below a folder that is not hidden, each folder once, in an order that every system gives.
 
-    With "", or with the reason why something is left out. In memory are the names of one folder. apart: a folder that
+    With "", or with the reason why something is left out. In memory are the names of one folder. exclude: a folder that
     is left out, where it lies below.
     """
-    root, other = folder.resolve(), None if apart is None else apart.resolve()
+    root, other = folder.resolve(), None if exclude is None else exclude.resolve()
     waiting, seen = [folder], {root}
     while waiting:
         here = waiting.pop()
@@ -201,14 +201,14 @@ def _group_files(folder: Path, files: list[Path]) -> Groups:
     lacks just that, and is else told by the likeliest.
     """
     paths = {_relative_name(path, folder): path for path in files}
-    left = {name: found for name in sorted(paths) if (found := readings(PurePosixPath(name)))}
+    left = {name: found for name in sorted(paths) if (found := interpret_path(PurePosixPath(name)))}
     groups: Groups = {}
     keys: dict[str, str] = {}  # of the complete ones: composed -> as it is written
     for turn in range(max(map(len, left.values()), default=0)):
         tried: dict[str, list[str]] = {}
         for name, found in left.items():
             if turn < len(found):
-                tried.setdefault(composed(found[turn][0]), []).append(name)
+                tried.setdefault(normalise(found[turn][0]), []).append(name)
         for key, names in tried.items():
             parts = {left[name][turn][1] for name in names}
             known = groups.get(keys.get(key, ""), {})

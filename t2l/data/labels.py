@@ -173,10 +173,10 @@ def _lock(file: BinaryIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def is_held_out(sources: Iterable[str], share: float = 0.25, seed: int = 0) -> bool | None:
+def is_held_out(sources: Iterable[str], fraction: float = 0.25, seed: int = 0) -> bool | None:
     """Whether a sample is kept for testing, by a hash of its sources' names; None where they fall on both sides.
 
     No source is then both trained and tested on, and the answer never changes.
     """
-    sides = {zlib.crc32(f"{seed} {source}".encode()) % 1000 < round(share * 1000) for source in sources}
+    sides = {zlib.crc32(f"{seed} {source}".encode()) % 1000 < round(fraction * 1000) for source in sources}
     return sides.pop() if len(sides) == 1 else None

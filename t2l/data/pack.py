@@ -157,7 +157,7 @@ def pack(
     that are too long. Raises ValueError when nothing can be used, when pictures that `out` holds are gone and when it
     was packed with other options, OSError with a sentence for a disk that is full, and what `find_sources` raises.
     """
-    sources, skipped = find_sources(folder, captions, follow_links, apart=out)
+    sources, skipped = find_sources(folder, captions, follow_links, exclude=out)
     if not sources:
         where = ""
         if not (out / CONFIG).is_file():  # else the lines there are those of an earlier packing

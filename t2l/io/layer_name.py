@@ -24,7 +24,7 @@ class Names:
     guess: str | None  # the character set that was guessed; None where there was nothing to guess
 
 
-def decoded(names: Sequence[bytes]) -> Names:
+def decode_names(names: Sequence[bytes]) -> Names:
     """Names of one file as text: ASCII and UTF-8 as they are, all others in the one character set that fits them best.
 
     That is Mac Roman, which the format means, unless they make little sense in it and more in another.

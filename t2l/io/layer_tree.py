@@ -33,15 +33,15 @@ def plain_layers(
     has_background: the lowest node is one that no hole goes through. whole: as `open_layer_file` takes it.
     """
     scope = _Scope(
-        _reach(nodes, (0, 0, width, height)), (height, width), account, bottom=int(has_background), whole=whole
+        _bounding_box(nodes, (0, 0, width, height)), (height, width), account, bottom=int(has_background), whole=whole
     )
     for node in nodes:
         scope.add(node)
-    scope.let_go()
+    scope.release()
     return scope.layers
 
 
-def _reach(nodes: Iterable[Node], canvas: Box) -> Box:
+def _bounding_box(nodes: Iterable[Node], canvas: Box) -> Box:
     """The part of the canvas that layers touch."""
     found = [_rectangle(layer) for node in nodes for layer in _leaves(node)]
     left, top = (max(canvas[i], min((x[i] for x in found), default=0)) for i in (0, 1))
@@ -85,7 +85,7 @@ def _is_binary(values: Tensor) -> bool:
     return bool(((values == 0) | (values == 1)).all())
 
 
-def _masked(layer: Layer, mask: Mask | None, opacity: float = 1.0) -> Layer:
+def _under_mask(layer: Layer, mask: Mask | None, opacity: float = 1.0) -> Layer:
     """A layer under one more mask."""
     shown = layer.mask if mask is None else layer.mask * mask.over(layer)
     return replace(layer, mask=shown, opacity=layer.opacity * opacity)
@@ -100,7 +100,7 @@ def _outside_of(shape: Mask) -> Mask:
     return Mask(1 - shape.values, shape.x, shape.y, outside=1 - shape.outside)
 
 
-def _moved(layer: Layer, box: Box) -> Layer:
+def _seen_from(layer: Layer, box: Box) -> Layer:
     """A layer as seen from the corner of a box."""
     return replace(layer, x=layer.x - box[0], y=layer.y - box[1])
 
@@ -109,7 +109,7 @@ def _slices(layer: Layer) -> tuple[slice, slice]:
     return slice(layer.y, layer.y + layer.size[0]), slice(layer.x, layer.x + layer.size[1])
 
 
-def _met(layer: Layer, colour: Tensor, alpha: Tensor) -> Tensor:
+def _blend_with(layer: Layer, colour: Tensor, alpha: Tensor) -> Tensor:
     """A layer's colours after its blend mode with a backdrop, (3, H, W): where that is transparent, its own."""
     return blended(layer.image, colour, alpha, layer.blend_mode)
 
@@ -118,7 +118,7 @@ def _mix_in(layer: Layer, colour: Tensor, alpha: Tensor, image: Tensor, mask: Te
     """A layer over a picture of its size, (3, H, W) and (1, H, W), and into the layers' own part, image times mask."""
     for piece in pieces(*layer.size):
         small = replace(layer, image=layer.image[piece], mask=layer.mask[piece])
-        weight, source = small.mask * small.opacity, _met(small, colour[piece], alpha[piece])
+        weight, source = small.mask * small.opacity, _blend_with(small, colour[piece], alpha[piece])
         image[piece] = torch.lerp(image[piece], source, weight)
         mask[piece] = torch.lerp(mask[piece], torch.ones_like(weight), weight)
         colour[piece], alpha[piece] = over(small, colour[piece], alpha[piece])
@@ -187,20 +187,20 @@ class _Scope:
         A single layer stays itself; several that differ in their modes become one.
         """
         inside = self._through(group)
-        seen = inside.seen()
-        found = [self._resolved(inside, seen, group)] if len(seen) > 1 else inside.layers
-        inside.let_go()
-        return [_masked(layer, group.mask, group.opacity) for layer in found]
+        seen = inside.visible_layers()
+        found = [self._merge_through(inside, seen, group)] if len(seen) > 1 else inside.layers
+        inside.release()
+        return [_under_mask(layer, group.mask, group.opacity) for layer in found]
 
     def _through(self, group: Group) -> _Scope:
         """The layers of a group that lets blend modes through, on the picture so far."""
-        box = _reach(group.children, self.box)
+        box = _bounding_box(group.children, self.box)
         inside = _Scope(box, self.canvas, self.account, base=lambda: self.below(box))
         for child in group.children:
             inside.add(child)
         return inside
 
-    def _resolved(self, inside: _Scope, seen: Sequence[Layer], group: Group) -> Layer:
+    def _merge_through(self, inside: _Scope, seen: Sequence[Layer], group: Group) -> Layer:
         """The layers of a group that lets blend modes through as one."""
         if any(layer.blend_mode != "normal" for layer in seen):
             self.account.notes.append(
@@ -209,7 +209,7 @@ class _Scope:
             )
         return inside.merged(seen, group.name)
 
-    def seen(self, start: int = 0) -> list[Layer]:
+    def visible_layers(self, start: int = 0) -> list[Layer]:
         """The visible layers on the canvas, from `start` on."""
         return [x for x in self.layers[start:] if x.visible and cropped(x, *self.canvas) is not None]
 
@@ -226,27 +226,27 @@ class _Scope:
         if group.pass_through and group.visible:
             inside = self._through(group)
         else:
-            inside = _Scope(_reach(group.children, self.box), self.canvas, self.account)
+            inside = _Scope(_bounding_box(group.children, self.box), self.canvas, self.account)
             for child in group.children:
                 inside.add(child)
-        seen = inside.seen()
+        seen = inside.visible_layers()
         if not seen:
             return None
-        merged = self._resolved(inside, seen, group) if inside.base else inside.merged(seen, group.name)
-        inside.let_go()
+        merged = self._merge_through(inside, seen, group) if inside.base else inside.merged(seen, group.name)
+        inside.release()
         mode = "normal" if group.pass_through else group.blend_mode
-        return _masked(replace(merged, blend_mode=mode, visible=group.visible), group.mask, group.opacity)
+        return _under_mask(replace(merged, blend_mode=mode, visible=group.visible), group.mask, group.opacity)
 
     def merged(self, layers: Sequence[Layer], name: str, start: int = 0) -> Layer:
         """Layers from `start` on as one that covers what lies below: their joint mask, the colours they end up with."""
         parts = [part for part in (cropped(layer, *self.canvas) for layer in layers) if part is not None]
-        box = _reach(parts, (0, 0, self.canvas[1], self.canvas[0]))
+        box = _bounding_box(parts, (0, 0, self.canvas[1], self.canvas[0]))
         height, width = box[3] - box[1], box[2] - box[0]
         self.account.claim(height, width)
         colour, alpha = self.below(box, start)
         image, mask = torch.zeros_like(colour), torch.zeros_like(alpha)
         for part in parts:
-            place = (slice(None), *_slices(_moved(part, box)))
+            place = (slice(None), *_slices(_seen_from(part, box)))
             _mix_in(part, colour[place], alpha[place], image[place], mask[place])
         image /= mask.clamp(min=torch.finfo(mask.dtype).tiny)
         return Layer(image=image.clamp_(0, 1), mask=mask, name=name, x=box[0], y=box[1])
@@ -293,7 +293,7 @@ class _Scope:
         for upper in node.above:
             layer = self._layer(upper)
             if layer is not None:
-                shown = replace(_masked(layer, mask, node.opacity), visible=layer.visible and base.visible)
+                shown = replace(_under_mask(layer, mask, node.opacity), visible=layer.visible and base.visible)
                 self.add(replace(upper, node=shown) if isinstance(upper, Special) else shown)
 
     # ---- nodes that meet what lies below in another way
@@ -330,7 +330,7 @@ class _Scope:
         """A layer that changes only some channels: the others have the colours below it."""
         self.account.claim(*layer.size, channels=3)
         colour, alpha = self.below(_rectangle(layer))
-        image, changes = _met(layer, colour, alpha), colour.new_tensor(channels).bool()[:, None, None]
+        image, changes = _blend_with(layer, colour, alpha), colour.new_tensor(channels).bool()[:, None, None]
         image = image.clone() if image is layer.image else image
         for piece in pieces(*layer.size):
             kept = torch.lerp(layer.image[piece], colour[piece], alpha[piece])
@@ -344,13 +344,13 @@ class _Scope:
     def _add_knockout(self, layer: Layer, start: int, fill: float) -> None:
         """A layer that hides those from `start` on and is painted onto what is below them, as far as `fill`."""
         self.account.claim(*layer.size, channels=3)
-        image = _met(layer, *self.below(_rectangle(layer), start))
+        image = _blend_with(layer, *self.below(_rectangle(layer), start))
         if fill == 1:
             self.layers.append(replace(layer, image=image, blend_mode="normal"))
             self.account.notes.append(
                 f"{layer.name!r} knocks out: it is merged with the colours at the bottom of its hole"
             )
-        elif fill == 0 or _is_binary(_shape(layer).values) or not self.seen(start):
+        elif fill == 0 or _is_binary(_shape(layer).values) or not self.visible_layers(start):
             self._cut(layer, _outside_of(_shape(layer)), start)
             self.layers.append(replace(layer, opacity=layer.opacity * fill))
         else:
@@ -360,12 +360,12 @@ class _Scope:
     def _mix(self, layer: Layer, fill: float) -> None:
         """Another layer in place of the topmost one, under its own shape and as far as `fill`."""
         top = self.layers.pop()
-        box = _reach([top, layer], (0, 0, self.canvas[1], self.canvas[0]))
+        box = _bounding_box([top, layer], (0, 0, self.canvas[1], self.canvas[0]))
         size = box[3] - box[1], box[2] - box[0]
         self.account.claim(*size)
         self.account.claim(*size)  # the other, of which nothing stays
-        image, mask = (x.clone() for x in placed(_moved(top, box), *size))
-        above, shape = placed(_moved(layer, box), *size)
+        image, mask = (x.clone() for x in placed(_seen_from(top, box), *size))
+        above, shape = placed(_seen_from(layer, box), *size)
         for piece in pieces(*size):
             kept, weight = mask[piece] * (1 - shape[piece]), shape[piece] * fill
             mixed = image[piece] * kept + above[piece] * weight
@@ -380,9 +380,9 @@ class _Scope:
         if _is_binary(alpha[layer.mask > 0]):
             self.layers.append(replace(layer, mask=layer.mask * alpha))
             return
-        if len(self.seen()) > 1:
+        if len(self.visible_layers()) > 1:
             self._merge(0, layer.name)
-        at = self.layers.index(self.seen()[0])
+        at = self.layers.index(self.visible_layers()[0])
         painted = self._merged_clipping(Clipped(base=self.layers[at], above=(layer,)))
         self.layers[at] = self.layers[at] if painted is None else painted
         self._forget()
@@ -395,23 +395,23 @@ class _Scope:
         else:
             colour, alpha = self.below(_rectangle(layer))
             self.account.notes.append(f"{layer.name!r} is merged with what lies below it")
-            seen = self.seen()
+            seen = self.visible_layers()
             unseen = [x for x in self.layers if x not in seen]
             self.layers = [*unseen, replace(layer, image=torch.lerp(layer.image, colour, alpha))]
         self._forget()
 
     def _cut(self, layer: Layer, keep: Mask, start: int = 0) -> None:
         """Leave of the layers from `start` on what a mask keeps: of each where that is exact, else of all merged."""
-        if len(self.seen(start)) > 1 and not _is_binary(keep.values):
+        if len(self.visible_layers(start)) > 1 and not _is_binary(keep.values):
             self._merge(start, layer.name)
         self.account.notes.append(f"the layers below {layer.name!r} are cut along its shape")
         self.floors = [replace(x, is_torn=x.is_torn or x.count > start) for x in self.floors]
-        self.layers[start:] = [_masked(x, keep) if x.visible else x for x in self.layers[start:]]
+        self.layers[start:] = [_under_mask(x, keep) if x.visible else x for x in self.layers[start:]]
         self._forget(start)
 
     def _merge(self, start: int, name: str) -> None:
         """The visible layers from `start` on as one, on top of those that are not seen."""
-        seen = self.seen(start)
+        seen = self.visible_layers(start)
         if len(seen) > 1:
             self.account.notes.append(f"{len(seen)} layers below {name!r} are merged into one")
         self.floors = [_Floor(start, is_torn=True) if x.count > start else x for x in self.floors]
@@ -439,11 +439,11 @@ class _Scope:
         """The lowest layers over one another, (3, h, w) and (1, h, w) of the box; goes on with what was composited."""
         if count == len(self.layers):
             self._head = self._head or self._blank()
-            return self._head.grown(self.layers)
+            return self._head.grow(self.layers)
         if self._floor is None or self._floor.count != count:
             self._drop(self._floor)
             self._floor = self._blank()
-        return self._floor.grown(self.layers[:count])
+        return self._floor.grow(self.layers[:count])
 
     def _blank(self) -> _Picture:
         left, top, right, bottom = self.box
@@ -465,7 +465,7 @@ class _Scope:
             self._drop(self._floor)
             self._floor = None
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """The layers are taken; the pictures made of them are not needed any more."""
         self._forget(-1)
 
@@ -486,7 +486,7 @@ class _Picture:
     alpha: Tensor  # (1, h, w)
     count: int = 0  # how many layers
 
-    def grown(self, layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
+    def grow(self, layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
         """With those layers that it does not show yet."""
         for layer in layers[self.count :]:
             if layer.visible:

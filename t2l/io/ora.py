@@ -116,7 +116,7 @@ def _attributes(layer: Layer, source: str) -> dict[str, str]:
     }
 
 
-def _thinned(stack: Stack, step: int) -> Stack:
+def _subsample(stack: Stack, step: int) -> Stack:
     """Every `step`th pixel of every `step`th row; layers without any are left out."""
     if step == 1:
         return stack
@@ -162,7 +162,7 @@ class _Reading:
 
     def layer_file(self, whole: Whole | None) -> LayerFile:
         root = self._xml()
-        height, width = (self._whole(root, key, "0") for key in "hw")
+        height, width = (self._whole_number(root, key, "0") for key in "hw")
         if min(height, width) < 1:
             raise ValueError(f"{self.name} has a canvas of {width} x {height} pixels; it needs at least one")
         self.account.check_picture(height, width)  # the canvas, for what is made of it later
@@ -188,7 +188,7 @@ class _Reading:
             return  # it is not needed
         pixels = pixels.movedim(-1, 0).float() / 255
         theirs = torch.lerp(torch.ones_like(pixels[:3]), pixels[:3], pixels[3:])
-        difference = 255 * (_thinned(stack, step).composite() - theirs).abs().amax(dim=0)
+        difference = 255 * (_subsample(stack, step).composite() - theirs).abs().amax(dim=0)
         share = float((difference > 2).float().mean())
         if share > 0:
             self.notes.append(
@@ -225,25 +225,25 @@ class _Reading:
                     f"{LAYERS.variable}"
                 )
             if element.tag == "stack":
-                children, look = self._nodes(element, depth + 1), self._look(element, "group")
-                plain = look["opacity"] == 1 and element.get("composite-op", "svg:src-over") == "svg:src-over"
+                children, fields = self._nodes(element, depth + 1), self._common_fields(element, "group")
+                plain = fields["opacity"] == 1 and element.get("composite-op", "svg:src-over") == "svg:src-over"
                 through = element.get("isolation") == "auto" and plain  # otherwise isolated, by the specification
-                nodes.append(self._operated(element, Group(children=children, pass_through=through, **look)))
+                nodes.append(self._with_operator(element, Group(children=children, pass_through=through, **fields)))
             elif element.tag == "layer":
-                nodes.append(self._operated(element, self._layer(element)))
+                nodes.append(self._with_operator(element, self._layer(element)))
             else:
                 self.notes.append(f"the {element.tag} {element.get('name', '')!r} holds no pixels and is left out")
         return tuple(nodes)
 
-    def _operated(self, element: ElementTree.Element, node: Layer | Group) -> Node:
+    def _with_operator(self, element: ElementTree.Element, node: Layer | Group) -> Node:
         operator = OPERATORS.get(element.get("composite-op", ""))
         return Special(node=node, operator=operator) if operator else node
 
     def _layer(self, element: ElementTree.Element) -> Layer:
-        look, source = self._look(element, "layer"), element.get("src", "")
+        fields, source = self._common_fields(element, "layer"), element.get("src", "")
         image, mask = self._picture(source)
-        x, y = (self._whole(element, key, "0") for key in "xy")
-        return Layer(image=image, mask=mask, x=x, y=y, **look)
+        x, y = (self._whole_number(element, key, "0") for key in "xy")
+        return Layer(image=image, mask=mask, x=x, y=y, **fields)
 
     def _picture(self, source: str) -> tuple[Tensor, Tensor]:
         """An entry's picture, (3, H, W) and (1, H, W) in [0, 1], read once; its size is checked first."""
@@ -264,7 +264,7 @@ class _Reading:
         self.pictures[source] = image, mask
         return image, mask
 
-    def _look(self, element: ElementTree.Element, kind: str) -> dict[str, Any]:
+    def _common_fields(self, element: ElementTree.Element, kind: str) -> dict[str, Any]:
         """What layers and groups have in common."""
         name, operator = element.get("name") or kind, element.get("composite-op", "svg:src-over")
         NAME_LENGTH.check(max(len(name), len(operator)), f"{self.name}: the name {shown(name)} or its blend mode has")
@@ -282,7 +282,7 @@ class _Reading:
             "visible": element.get("visibility", "visible") != "hidden",
         }
 
-    def _whole(self, element: ElementTree.Element, key: str, default: str) -> int:
+    def _whole_number(self, element: ElementTree.Element, key: str, default: str) -> int:
         text = element.get(key, default)
         try:
             return max(-(2**24), min(2**24, round(float(text))))

@@ -59,7 +59,7 @@ def write_curves(panels: Mapping[str, Mapping[str, Points]], out: Path, across: 
 
     Raises OSError for a full disk or an unwritable folder.
     """
-    _draw([_Panel(title, dict(lines), is_share=True) for title, lines in panels.items()], out, across)
+    _draw([_Panel(title, dict(lines), is_fraction=True) for title, lines in panels.items()], out, across)
 
 
 def _draw(panels: Sequence[_Panel], out: Path, across: str) -> None:
@@ -78,7 +78,7 @@ def _draw(panels: Sequence[_Panel], out: Path, across: str) -> None:
 class _Panel:
     title: str
     lines: dict[str, Points]
-    is_share: bool = False  # of values from 0 to 1, drawn as they are
+    is_fraction: bool = False  # of values from 0 to 1, drawn as they are
 
     @property
     def values(self) -> list[float]:
@@ -87,7 +87,7 @@ class _Panel:
     @property
     def is_logarithmic(self) -> bool:
         low, high = min(self.values), max(self.values)
-        return not self.is_share and low > 0 and high > STEEP * low and self.title != LEARNING_RATE
+        return not self.is_fraction and low > 0 and high > STEEP * low and self.title != LEARNING_RATE
 
 
 def _read(stats: Path) -> dict[str, Points]:
@@ -143,7 +143,7 @@ def _draw_panel(draw: Any, panel: _Panel, top: int, last: float, across: str) ->
     spacing = min(FONT_SIZE + 7, (lower - upper - FONT_SIZE) // len(panel.lines))
     for number, (name, points) in enumerate(panel.lines.items()):
         colour = COLOURS[number % len(COLOURS)]
-        _draw_line(draw, points, x, y, colour, is_noisy=not panel.is_share and name != LEARNING_RATE)
+        _draw_line(draw, points, x, y, colour, is_noisy=not panel.is_fraction and name != LEARNING_RATE)
         place = upper + number * spacing
         draw.line([(right + 14, place + 9), (right + 38, place + 9)], fill=colour, width=LINE_WIDTH + 1)
         draw.text((right + 46, place), name, fill=INK, font=font)

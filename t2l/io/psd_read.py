@@ -17,7 +17,7 @@ from ..budget import FILE_BYTES, GROUP_DEPTH, LAYERS, check_regular
 from ..compositing.blend import BlendMode
 from ..compositing.placement import linear_to_srgb
 from ..compositing.stack import Layer, Stack, pieces
-from .layer_name import decoded
+from .layer_name import decode_names
 from .layer_nodes import Account, Clipped, Group, Knockout, LayerFile, Mask, Node, Special, Whole
 from .layer_tree import plain_layers
 from .psd import MODES, check_installed
@@ -133,7 +133,9 @@ class _Reading:
     def _decoded_names(self) -> dict[int, str]:
         """The names of layers that have none in Unicode, by the layer's id(): old and Japanese software's."""
         plain = [x for x in self.psd.descendants() if self.tags.UNICODE_LAYER_NAME not in x.tagged_blocks]
-        names = decoded([x._record.name.encode("mac_roman") for x in plain])  # psd-tools reads the bytes as Mac Roman
+        names = decode_names(
+            [x._record.name.encode("mac_roman") for x in plain]
+        )  # psd-tools reads the bytes as Mac Roman
         if names.guess:
             self.notes.append(
                 f"the names of layers are stored without Unicode and read as {names.guess}, which is a guess"

@@ -46,7 +46,7 @@ def save_psd(
 
     _check_size(stack)
     merged = _merged_planes(stack, depth)
-    stack = replace(stack, layers=tuple(_in_photoshops_modes(layer) for layer in stack.layers))
+    stack = replace(stack, layers=tuple(_to_photoshop_modes(layer) for layer in stack.layers))
     header = FileHeader(
         channels=len(merged), height=stack.height, width=stack.width, depth=depth, color_mode=ColorMode.RGB
     )
@@ -80,7 +80,7 @@ def _check_size(stack: Stack) -> None:
             raise ValueError(f"a PSD is at most {MAX_SIDE:,} pixels along a side, got {width:,} x {height:,} ({name})")
 
 
-def _in_photoshops_modes(layer: Layer) -> Layer:
+def _to_photoshop_modes(layer: Layer) -> Layer:
     """Grain merge b + s - 1/2 and grain extract b - s + 1/2 as linear light b + 2 s - 1."""
     if layer.blend_mode == "soft light krita":
         return replace(layer, blend_mode="soft light")

@@ -68,7 +68,7 @@ def train_filter(
     Raises FileNotFoundError, and ValueError with a sentence for too few labels or labels of other samples.
     """
     shards = Shards(data)
-    rows = _rows(shards, read_labels(labels, config.kind), data)
+    rows = _label_rows(shards, read_labels(labels, config.kind), data)
     sides = {index: _side(shards, index, config) for index in rows}
     _check_enough(rows, sides, config)
     used = [index for index in rows if sides[index] is not None]
@@ -101,7 +101,7 @@ def choose_threshold(scores: Tensor, good: Tensor, precision: float) -> float:
     return float(enough[0] if len(enough) else candidates[-1])
 
 
-def _rows(shards: Shards, said: dict[str, Label], data: Path) -> dict[int, Label]:
+def _label_rows(shards: Shards, said: dict[str, Label], data: Path) -> dict[int, Label]:
     rows = {index: said[key] for index in range(len(shards)) if (key := shards.key(index)) in said}
     if said and not rows:
         raise ValueError(
@@ -133,14 +133,14 @@ def sample_features(judge: Filter, shards: Shards, used: Sequence[int], cache: P
     known = _read_cache(cache, shards.digest(), judge.config)
     missing = [index for index in used if index not in known]
     for done, indices in enumerate(batches(missing, BATCH), 1):
-        known |= dict(zip(indices, _see(judge, shards, indices), strict=True))
+        known |= dict(zip(indices, _compute_features(judge, shards, indices), strict=True))
         if done * BATCH % SAVED_EVERY == 0 or done * BATCH >= len(missing):
             _write_cache(cache, known, shards.digest(), judge.config)
             progress(f"the network has seen {min(done * BATCH, len(missing))} of {len(missing)} samples")
     return torch.stack([known[index] for index in used])
 
 
-def _see(judge: Filter, shards: Shards, indices: Sequence[int]) -> Iterator[Tensor]:
+def _compute_features(judge: Filter, shards: Shards, indices: Sequence[int]) -> Iterator[Tensor]:
     """Features of some samples; pictures of one size go together."""
     for index in indices:
         layers = shards[index].layers

@@ -25,8 +25,8 @@ from .tables import TABLES, ParquetSource, TableSource
 BLOCK = tarfile.BLOCKSIZE
 
 
-def open_source(path: Path, follow_links: bool = False, apart: Path | None = None) -> Source:
-    """The source at a path, by what is there. apart: a folder that is not looked into. Raises FileNotFoundError and
+def open_source(path: Path, follow_links: bool = False, exclude: Path | None = None) -> Source:
+    """The source at a path, by what is there. exclude: a folder that is not looked into. Raises FileNotFoundError and
     ValueError, and ModuleNotFoundError for a Parquet file without pyarrow.
     """
     if path.is_dir():
@@ -34,7 +34,7 @@ def open_source(path: Path, follow_links: bool = False, apart: Path | None = Non
             return TarSource(path, follow_links)
         tables = [file for ending in TABLES if (file := path / f"metadata{ending}").is_file()]
         if not tables:
-            return FolderSource(path, follow_links, apart)
+            return FolderSource(path, follow_links, exclude)
         path = tables[0]
     check_regular(path, "the source")
     ending = path.suffix.lower()
@@ -49,14 +49,14 @@ def open_source(path: Path, follow_links: bool = False, apart: Path | None = Non
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Pictures with their captions beside them. A place is a path in the folder. apart: a folder that is left out."""
+    """Pictures with their captions beside them. A place is a path in the folder. exclude: a folder that is left out."""
 
     folder: Path
     follow_links: bool = False
-    apart: Path | None = None
+    exclude: Path | None = None
 
     def scan(self) -> Iterator[tuple[Place, str]]:
-        for path, reason in walk_files(self.folder, self.follow_links, self.apart):
+        for path, reason in walk_files(self.folder, self.follow_links, self.exclude):
             ending = path.suffix.lower()
             if not reason and ending in UNREAD and ending not in ENDINGS:
                 reason = "is of a kind that is not read; save it as PNG or JPEG"

@@ -60,7 +60,9 @@ class Rows:
                 self.faults.append(reason)
             elif key not in self.said:
                 self.bad[key] = f"has no caption: {reason}"
-        elif key is not None and key in self.said and _join_words(_caption(self.said[key].said)) != _join_words(caption):
+        elif (
+            key is not None and key in self.said and _join_words(_caption(self.said[key].said)) != _join_words(caption)
+        ):
             other = f"{row.where} gives {shown_path(key)} another caption than a line before it"
             self.bad[key] = f"has two captions: {other}"
         elif key is not None and key not in self.said:

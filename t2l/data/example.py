@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..budget import KINDS, as_text, parse_json, shown
+from ..io.image import encode_image, to_image
 from ..io.picture_file import Unreadable, decoded
 from ..layers import Layers
 
@@ -62,9 +63,9 @@ def encode_example(example: Example) -> dict[str, bytes]:
     optional = {"licences": list(example.licences), "scores": example.scores}
     metadata |= {name: value for name, value in optional.items() if value}
     return {
-        "foreground.webp": _to_file(example.layers.foreground, "webp", quality=QUALITY, method=2),
-        "background.webp": _to_file(example.layers.background, "webp", quality=QUALITY, method=2),
-        "mask.png": _to_file(example.layers.mask, "png", compress_level=4),
+        "foreground.webp": encode_image(to_image(example.layers.foreground[0]), "webp", quality=QUALITY, method=2),
+        "background.webp": encode_image(to_image(example.layers.background[0]), "webp", quality=QUALITY, method=2),
+        "mask.png": encode_image(to_image(example.layers.mask[0]), "png", compress_level=4),
         "json": json.dumps(metadata, sort_keys=True).encode(),
     }
 
@@ -148,13 +149,6 @@ def _from_json(data: bytes) -> Any:
         return parse_json(as_text(data, "it"), "it")
     except ValueError as error:
         raise ValueError(f"its json is unreadable: {error}") from error
-
-
-def _to_file(pixels: Tensor, kind: str, **options: Any) -> bytes:
-    array = (pixels[0] * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def _from_file(name: str, data: bytes) -> Image.Image:

@@ -8,6 +8,7 @@ from PIL import Image, ImageChops
 from torch import Tensor
 
 from ..compositing.bleed import push_pull
+from ..io.image import to_pixels
 
 DARK_MASK = "its mask never exceeds 1/255; it was perhaps saved as 0 and 1, multiply it by 255"
 INVERTED = (
@@ -61,7 +62,7 @@ def _find_rim(foreground: Image.Image, mask: np.ndarray) -> list[str]:
     if soft.sum() < FEWEST or not opaque.any():
         return []
     piece = foreground.crop((columns.start, rows.start, columns.start + mask.shape[1], rows.start + mask.shape[0]))
-    colours = torch.from_numpy(np.array(piece)).movedim(-1, 0)[None].float() / 255
+    colours = to_pixels(piece)
     inside = push_pull(colours, torch.from_numpy(opaque)[None, None].float())
     shown = torch.from_numpy(mask.copy())[None, None].float() / 255
     edge = torch.from_numpy(soft)

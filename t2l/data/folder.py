@@ -97,10 +97,7 @@ class _Captions:
             self.faults += rows.faults[:1]
 
     def _take(self, rows: Rows) -> None:
-        for key, row in rows.said.items():
-            self._said.setdefault(key, row)
-        for key, reason in rows.bad.items():
-            self._bad.setdefault(key, reason)
+        self._said, self._bad = rows.said | self._said, rows.bad | self._bad  # of two the first counts
         self.faults += rows.faults
 
     def of(self, key: str) -> dict[str, str]:

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from ..compositing.bleed import bled
 from ..compositing.stack import TOP, Stack
-from ..io.image import to_image
+from ..io.image import to_image, to_pixels
 from ..io.layer_file import open_layer_file
 from ..io.picture_file import read_colours, read_mask
 from ..layers import Layers
@@ -77,7 +75,7 @@ def read_layers(source: Source, size: int) -> tuple[Layers, tuple[str, ...]]:
         smaller = round(mask.width * factor), round(mask.height * factor)
         foreground = _scale_down(foreground, smaller, mask if is_cut_out else None)
         background, mask = _scale_down(background, smaller), _scale_down(mask, smaller)
-    layers = Layers(_pixels(foreground), _pixels(background), _pixels(mask))
+    layers = Layers(to_pixels(foreground), to_pixels(background), to_pixels(mask))
     return replace(layers, foreground=bled(layers.foreground, layers.mask)) if is_cut_out else layers, notes
 
 
@@ -171,9 +169,3 @@ def _scale_down(image: Image.Image, size: tuple[int, int], mask: Image.Image | N
     cut_out = image.copy()
     cut_out.putalpha(mask)
     return cut_out.resize(size, Image.Resampling.HAMMING).convert("RGB")
-
-
-def _pixels(image: Image.Image) -> Tensor:
-    """(1, C, H, W) in [0, 1]."""
-    values = np.array(image).reshape(image.height, image.width, -1)
-    return torch.from_numpy(values).movedim(-1, 0)[None].float() / 255

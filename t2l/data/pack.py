@@ -240,12 +240,12 @@ def _find_long_captions(jobs: Sequence[Job], count_tokens: CountTokens | None) -
         return []
     lines = []
     for job in jobs:
-        said = [
-            (source.name, text) for source in job.packed() for text in dict.fromkeys(training_captions(source.texts))
-        ]
         long = [
-            (name, text) for name, text in said if len(text.encode(errors="replace")) > MOST_TOKENS - 2
-        ]  # one a byte at most
+            (source.name, text)
+            for source in job.packed()
+            for text in dict.fromkeys(training_captions(source.texts))
+            if len(text.encode(errors="replace")) > MOST_TOKENS - 2  # one a byte at most
+        ]
         counts = count_tokens([text for _, text in long])
         too_long = dict.fromkeys(name for (name, _), count in zip(long, counts, strict=True) if count > MOST_TOKENS)
         lines += [f"{name}: {LONG_CAPTION}" for name in too_long]
@@ -272,9 +272,8 @@ def _write_summary(
 def _mark_pictures(jobs: Sequence[Job], notes: Sequence[str]) -> dict[int, str]:
     """What looks wrong with which picture of a split, by its number in the shards."""
     named = [line.partition(": ")[::2] for line in notes]
-    wrong = {
-        name: f"{name}: {SHORT_NAMES[fault].removeprefix('with ')}" for name, fault in named if fault in SHORT_NAMES
-    }
+    short = {fault: name.removeprefix("with ") for fault, name in SHORT_NAMES.items()}
+    wrong = {name: f"{name}: {short[fault]}" for name, fault in named if fault in short}
     packed = [source.name for job in jobs for source in job.packed()]
     return {number: wrong[name] for number, name in enumerate(packed) if name in wrong}
 

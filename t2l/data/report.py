@@ -6,7 +6,6 @@ The page has no script, fetches nothing and escapes every word of the data set.
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -16,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from ..io.atomic import atomic_path, write_whole
-from ..io.image import COLUMNS, contact_sheet
+from ..io.image import COLUMNS, contact_sheet, encode_image
 from ..io.picture_file import Unreadable, decoded
 from .cache_folder import evenly_spaced
 from .several import Repeated, SeveralShards
@@ -203,9 +202,8 @@ def _image(sheet: Image.Image, alt: str) -> str:
     """A picture inside the page."""
     shown = sheet.copy()
     shown.thumbnail((WIDEST, 100 * WIDEST))
-    data = io.BytesIO()
-    shown.save(data, "JPEG", quality=QUALITY)
-    return f'<img alt="{alt}" src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'
+    data = base64.b64encode(encode_image(shown, "JPEG", quality=QUALITY)).decode()
+    return f'<img alt="{alt}" src="data:image/jpeg;base64,{data}">'
 
 
 def _sheet_of_dropped(path: Path) -> Image.Image | None:

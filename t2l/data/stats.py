@@ -159,6 +159,7 @@ def statistics(folder: Path, count_tokens: CountTokens | None = None, workers: i
             _count_origin(one.metadata, sources, licences, scores)
         if count_tokens is not None:
             tokens.update(count_tokens([one.metadata["caption"] for one in some]))
+    too_long = sum(count for number, count in tokens.items() if number > MOST_TOKENS)
     return {
         "pictures": len(shards),
         "splits": {name: len(part) for name, part in zip(splits, shards.parts, strict=True) if name},
@@ -166,7 +167,7 @@ def statistics(folder: Path, count_tokens: CountTokens | None = None, workers: i
         "mask_area": {str(at): histogram.summary() for at, histogram in zip(AREA_AT, areas, strict=True)},
         "mask_pieces": {str(at): _sorted_counts(counter) for at, counter in zip(PIECES_AT, found_pieces, strict=True)},
         "words": summarise_lengths(words),
-        **({} if count_tokens is None else {"tokens": summarise_lengths(tokens) | {"too_long": _count_longer(tokens)}}),
+        **({"tokens": summarise_lengths(tokens) | {"too_long": too_long}} if tokens else {}),
         "scores": {name: scores[name].summary() for name in sorted(scores)},
         "sources": sources.summary(),
         "licences": licences.summary(),
@@ -217,10 +218,6 @@ def _percentile(counter: Counter[int], rank: float) -> int:
 
 def _sorted_counts(counter: Counter[int]) -> dict[str, int]:
     return {str(number): counter[number] for number in sorted(counter)}
-
-
-def _count_longer(counter: Counter[int]) -> int:
-    return sum(count for number, count in counter.items() if number > MOST_TOKENS)
 
 
 def _read_dropped(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import textwrap
@@ -59,6 +60,13 @@ def save_png(image: Image.Image, path: str | Path, texts: Mapping[str, str] | No
         chunks.add_text(name, text)
     with atomic_path(path) as partial:
         image.save(partial, format="PNG", pnginfo=chunks)
+
+
+def encode_image(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """A picture as the bytes of a file. kind, options: as pillow takes them."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def to_image(pixels: Tensor) -> Image.Image:

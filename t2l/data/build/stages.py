@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...compositing.split import SplitConfig, hole_of, split
 from ...config import check_ranges
+from ...io.image import to_pixels
 from ...io.picture_file import BROKEN, Unreadable, decode_colours
 from ...layers import Layers
 from ..layer_sources import LONGEST, SMALLEST
@@ -250,7 +251,7 @@ class Decode(PerPicture):
         if alpha is not None:
             image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
         image = _resized(image, self.config)
-        picture = torch.from_numpy(np.array(image)).movedim(-1, 0)[None].float() / 255
+        picture = to_pixels(image)
         return replace(sample, picture=picture, hash=perceptual_hash(image), record=replace(sample.record, data=b""))
 
     def _check(self, file: Image.Image) -> None:

@@ -70,7 +70,6 @@ HEADER_BYTES = Limit("T2L_MAX_HEADER_BYTES", 100_000_000, "bytes")  # of a safet
 METADATA = Limit("T2L_MAX_METADATA", 10_000, "entries of metadata")  # of a checkpoint
 TEXT_BYTES = Limit("T2L_MAX_TEXT_BYTES", 256 << 20, "bytes")  # of a JSON file, an index or captions for a whole folder
 JSON_VALUES = Limit("T2L_MAX_JSON_VALUES", 1_000_000, "values")  # of one JSON text; 200 bytes each in memory
-LIMITS = tuple(limit for limit in globals().values() if isinstance(limit, Limit))
 
 
 def check_regular(path: Path, what: str) -> int:

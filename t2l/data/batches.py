@@ -30,7 +30,7 @@ class BatchConfig:
 
 
 class Batch(NamedTuple):
-    """What one step is trained on, or a process's share of it."""
+    """What one step is trained on, or one process's part of it."""
 
     latents: Tensor  # (N, C, h, w), scaled latents drawn from the posterior
     noise: Tensor  # the same shape
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
 
 
 class LatentBatches:
-    """Item k is the batch of step k, a pure function of (seed, k), or a process's share of it.
+    """Item k is the batch of step k, a pure function of (seed, k), or one process's part of it.
 
     All of one shape: `BucketOrder` says which pictures. tokenize: N texts -> their ids (N, 77).
     """
@@ -64,7 +64,7 @@ class LatentBatches:
         self.tokenize = tokenize
 
     def __getitem__(self, step: int) -> Batch:
-        """What is small is drawn for the whole batch, latents and noise for the share alone."""
+        """What is small is drawn for the whole batch, latents and noise for the local part alone."""
         config, generator = self.config, step_generator(self.config.seed, step)
         size, local_indices = config.batch_size, list(self.local_indices)
         bucket, ranks = self.order[step]
@@ -80,7 +80,7 @@ class LatentBatches:
         return Batch(latents * self.latent_scale, noise, t[local_indices], text)
 
     def _text(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        """One caption of each picture of the share; some dropped, some words replaced by the unknown one."""
+        """One caption of each local picture; some dropped, some words replaced by the unknown one."""
         size, local_indices = self.config.batch_size, list(self.local_indices)
         ways = torch.randint(self.cached.captions.each, (size,), generator=generator)[local_indices].tolist()
         unknown = torch.rand((size, TOKENS), generator=generator)[local_indices] < self.config.unknown_word

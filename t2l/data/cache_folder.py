@@ -170,7 +170,7 @@ class Rows:
 
 
 def read_tensor(path: Path, entry: Entry) -> np.ndarray:
-    """A whole tensor of a file, of a dtype of KINDS that numpy has."""
+    """A whole tensor of a file, of a dtype that numpy has."""
     dtype = torch.empty(0, dtype=DTYPES[entry.dtype]).numpy().dtype
     size = math.prod(entry.shape) * dtype.itemsize
     return np.frombuffer(read_bytes(path, entry.begin, size), dtype).reshape(entry.shape)

@@ -34,9 +34,9 @@ class CropConfig:
 
 
 class CropBatches(Dataset):
-    """Item k is the batch of step k, or a process's share of it: (share, 7, crop, crop), stacked layers in 8 bits.
+    """Item k is the batch of step k, or one process's part of it: (n, 7, crop, crop), stacked layers in 8 bits.
 
-    Pieces that are cut out as they are stay exact, what is resized or made flat is rounded once. share: which pieces of
+    Pieces that are cut out as they are stay exact, what is resized or made flat is rounded once. local_indices: which pieces of
     the batch; only their pictures are read, and every piece has a generator of its own.
     """
 

@@ -17,10 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from ..budget import FILE_BYTES
 from .caption_files import Names, Row, Rows, is_metadata, read_rows, read_texts_beside, texts_from_row
-from .layer_sources import Source, read_layers
+from .layer_sources import Source
 from .part_names import PARTS, TEXT_ENDINGS, UNREAD, interpret_path, normalise
-
-__all__ = ["Source", "find_sources", "read_layers"]
 
 Groups = dict[str, dict[str, list[Path]]]  # key -> part -> files
 

@@ -31,8 +31,8 @@ from ..io.picture_file import BROKEN
 from .claim import CONFIG, digest_files, disk_error, file_times, find_differences, other_pictures, write_lines
 from .example import Example, training_captions, words_of
 from .faults import LONG_CAPTION, SHORT_NAMES, count_faults
-from .folder import Source, find_sources, read_layers
-from .layer_sources import SMALLEST
+from .folder import find_sources
+from .layer_sources import SMALLEST, Source, read_layers
 from .report import write_sheet
 from .shards import shard_is_finished, write_shard
 from .workers import run_jobs, tell

@@ -7,7 +7,6 @@ KEY.mask.png, KEY.png   what a person drew on it, white = foreground, as `find_m
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -145,15 +144,6 @@ def find_masks(task: DrawingTask, folder: Path, indices: Sequence[int]) -> dict[
                 f"{path} is {size[0]} x {size[1]}, the picture is {wanted[0]} x {wanted[1]}; save the mask at its size"
             )
     return found
-
-
-def digest_of(path: Path) -> str:
-    """A file's SHA-256."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_list(path: Path, rows: Sequence[dict[str, Any]]) -> None:

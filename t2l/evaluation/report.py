@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..config import config_to_dict
 from ..data.buckets import center_crop
+from ..data.claim import hash_file
 from ..data.shards import Shards
 from ..generate import GenerateConfig
 from ..io.atomic import atomic_path
@@ -33,7 +34,7 @@ from ..model.autoencoder import Autoencoder
 from ..model.device import pick_device, place
 from ..model.saliency import Preset
 from ..model.text2layer import Text2Layer, load_autoencoder
-from .drawing import LIST, DrawingTask, Drawn, Progress, Said, concatenated, digest_of, draw, find_masks, look
+from .drawing import LIST, DrawingTask, Drawn, Progress, Said, concatenated, draw, find_masks, look
 from .features import Probe, train_probe
 from .figures import MASK_FIGURES, with_errors
 from .judges import open_judges
@@ -179,7 +180,7 @@ def whole_task(
         model.trained_size, device, saliency, files.features, files.clip, config.threads, config.saliency_range
     )
     settings = {"samples": files.samples, "export": files.export, "masks": files.masks}
-    digest = digest_of(checkpoint) if files.export or files.masks else ""
+    digest = hash_file(checkpoint) if files.export or files.masks else ""
     drawing = DrawingTask(
         model, judges, task.test, config.generation, config.batch_size, task.share, task.tell, digest, **settings
     )

@@ -16,7 +16,8 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from t2l.compositing.stack import Layer, Stack
 from t2l.data import pack as room
-from t2l.data.folder import find_sources, read_layers
+from t2l.data.folder import find_sources
+from t2l.data.layer_sources import read_layers
 from t2l.data.pack import PackConfig, pack
 from t2l.data.shards import Shards
 from t2l.io.image import save_layers

@@ -10,7 +10,8 @@ from PIL import Image
 
 from t2l.compositing.stack import Layer, Stack
 from t2l.data.faults import DARK_MASK, DARK_RIM, INVERTED, WHITE_RIM, find_faults
-from t2l.data.folder import find_sources, read_layers
+from t2l.data.folder import find_sources
+from t2l.data.layer_sources import read_layers
 from t2l.data.pack import PackConfig, pack
 from t2l.data.shards import Shards
 from t2l.io.layer_file import save_layer_file

@@ -25,7 +25,7 @@ def perceptual_hash(image: Image.Image) -> int:
 
 
 def find_duplicates(numbers: np.ndarray, hashes: np.ndarray, distance: int) -> np.ndarray:
-    """Pictures that look like one before them, and that one: (D, 2) int64, sorted. numbers: (N,), rising; looks: (N,)
+    """Pictures that look like one before them, and that one: (D, 2) int64, sorted. numbers: (N,), rising; hashes: (N,)
     hashes.
 
     Hashes that differ in `distance` bits agree in one of distance + 1 bands; only those are compared. Where several

@@ -277,8 +277,10 @@ def _resized(image: Image.Image, config: BuildConfig) -> Image.Image:
     return image.resize(size, how, box)
 
 
-class Deduplicate:
+class Deduplicate(PerPicture):
     """Drops what `find_duplicates` named. path: its table, (D, 2) int64, sorted."""
+
+    name = "duplicate"
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -286,13 +288,10 @@ class Deduplicate:
     def setup(self) -> None:
         self.table = np.load(self.path, mmap_mode="r", allow_pickle=False) if self.path.is_file() else np.zeros((0, 2))
 
-    def __call__(self, batch: Sequence[Sample]) -> list[Item]:
-        return [self._answer(sample) for sample in batch]
-
-    def _answer(self, sample: Sample) -> Item:
+    def work(self, sample: Sample) -> Item:
         row = int(np.searchsorted(self.table[:, 0], sample.number))
         if row < len(self.table) and self.table[row, 0] == sample.number:
-            return sample.dropped("duplicate", f"looks like picture {int(self.table[row, 1]):08d}, which came before")
+            raise ValueError(f"looks like picture {int(self.table[row, 1]):08d}, which came before")
         return sample
 
 
@@ -403,7 +402,7 @@ def _mask(sample: Sample) -> Tensor:
 
 
 def _background(sample: Sample) -> Tensor:
-    assert sample.layers is not None, "TakeApart comes before"
+    assert sample.layers is not None, "SplitLayers comes before"
     return sample.layers.background
 
 

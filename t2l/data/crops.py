@@ -36,8 +36,8 @@ class CropConfig:
 class CropBatches(Dataset):
     """Item k is the batch of step k, or one process's part of it: (n, 7, crop, crop), stacked layers in 8 bits.
 
-    Pieces that are cut out as they are stay exact, what is resized or made flat is rounded once. local_indices: which pieces of
-    the batch; only their pictures are read, and every piece has a generator of its own.
+    Pieces that are cut out as they are stay exact, what is resized or made flat is rounded once. local_indices: which
+    pieces of the batch; only their pictures are read, and every piece has a generator of its own.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ def crop_batches(
     local_indices: Sequence[int] | None = None,
     pin: bool = False,
 ) -> Iterator[Tensor]:
-    """The batches of steps start..stop-1, or a share of each, read ahead by `workers` processes.
+    """The batches of steps start..stop-1, or the local part of each, read ahead by `workers` processes.
 
     pin: as `read_in_workers` takes it, which also says what it raises. `pixels_from_bytes` makes floats of a batch.
     """

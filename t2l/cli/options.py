@@ -53,7 +53,7 @@ def data_set(text: str) -> Any:
     from ..data.several import Repeated
 
     try:
-        return Repeated.parsed(text)
+        return Repeated.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

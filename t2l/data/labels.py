@@ -55,7 +55,9 @@ def read_labels(paths: Path | Sequence[Path], kind: str) -> dict[str, Label]:
     for path in [paths] if isinstance(paths, Path) else paths:
         lines = read_text(path, "the file of labels").split("\n")
         for number, line in enumerate(lines, 1):
-            if line.strip() and (label := _parsed(line, f"{shown_path(path)}, line {number}", number == len(lines))):
+            if line.strip() and (
+                label := _parse_line(line, f"{shown_path(path)}, line {number}", number == len(lines))
+            ):
                 if label.kind == kind:
                     _put(found, label)
     return found
@@ -68,7 +70,7 @@ def _put(labels: dict[str, Label], label: Label) -> None:
         labels[label.key] = label
 
 
-def _parsed(line: str, where: str, is_last: bool) -> Label | None:
+def _parse_line(line: str, where: str, is_last: bool) -> Label | None:
     """A line's label; None where it is the last and was cut off. Other kinds than the one asked for are read too."""
     try:
         values = parse_json(line, "it")

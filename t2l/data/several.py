@@ -33,7 +33,7 @@ class Repeated:
             )
 
     @classmethod
-    def parsed(cls, text: str) -> Repeated:
+    def parse(cls, text: str) -> Repeated:
         """`FOLDER` or `FOLDER:TIMES`; a folder that is called so is meant itself."""
         match = None if Path(text).exists() else TIMES.fullmatch(text)
         return cls(Path(text)) if match is None else cls(Path(match[1]), int(match[2]))

@@ -150,7 +150,7 @@ class Shards:
         begin, end = (int(place) for place in self._places(path, shard)[line : line + 2])
         with _parsing(path):
             text = as_text(read_places(path, {"": (begin, end - begin)})[""], "a line")
-            return shard, _checked_row(parse_json(text, f"line {line + 2}"))
+            return shard, _check_row(parse_json(text, f"line {line + 2}"))
 
     def _places(self, index: Path, shard: int) -> np.ndarray:
         """Where the lines of a shard's index begin."""
@@ -220,7 +220,7 @@ def _read_lines(index: Path, count: int) -> np.ndarray:
     return ends.astype(np.uint32)
 
 
-def _checked_row(found: dict[str, Any]) -> dict[str, Any]:
+def _check_row(found: dict[str, Any]) -> dict[str, Any]:
     """A line of an index, of which only ROW is kept. Raises what `_parsing` makes a sentence of."""
     row = {name: found[name] for name in ROW if name in found or name != "sha256"}
     check_metadata(row["metadata"])

@@ -158,7 +158,7 @@ class _Scope:
         elif isinstance(node, Group):
             self._add_group(node)
         elif node.as_group:
-            self._append(self._merged_clipping(node))
+            self._append(self._merge_clipping(node))
         else:
             self._add_ungrouped(node)
 
@@ -167,7 +167,7 @@ class _Scope:
 
     def _add_group(self, group: Group) -> None:
         if self.whole is not None and self.whole(group.name):
-            self._append(self._merged_group(group))
+            self._append(self._merge_group(group))
         elif not group.visible:
             inner = plain_layers(group.children, *self.canvas, self.account)
             self.layers += [replace(layer, visible=False) for layer in inner]
@@ -179,7 +179,7 @@ class _Scope:
         elif group.pass_through:
             self.layers += self._faded(group)
         else:
-            self._append(self._merged_group(group))
+            self._append(self._merge_group(group))
 
     def _faded(self, group: Group) -> list[Layer]:
         """A group that lets blend modes through and is masked or faded: between the backdrop and what it makes of it.
@@ -207,7 +207,7 @@ class _Scope:
                 f"the group {group.name!r} lets blend modes through while it is faded, masked or clipped to: its "
                 "layers are merged with the colours that lie below them"
             )
-        return inside.merged(seen, group.name)
+        return inside.merge(seen, group.name)
 
     def visible_layers(self, start: int = 0) -> list[Layer]:
         """The visible layers on the canvas, from `start` on."""
@@ -219,9 +219,9 @@ class _Scope:
             return node
         if isinstance(node, Special):
             return self._layer(node.node)
-        return self._merged_group(node) if isinstance(node, Group) else self._merged_clipping(node)
+        return self._merge_group(node) if isinstance(node, Group) else self._merge_clipping(node)
 
-    def _merged_group(self, group: Group) -> Layer | None:
+    def _merge_group(self, group: Group) -> Layer | None:
         """Merged as far as its layers reach on the canvas."""
         if group.pass_through and group.visible:
             inside = self._through(group)
@@ -232,12 +232,12 @@ class _Scope:
         seen = inside.visible_layers()
         if not seen:
             return None
-        merged = self._merge_through(inside, seen, group) if inside.base else inside.merged(seen, group.name)
+        merged = self._merge_through(inside, seen, group) if inside.base else inside.merge(seen, group.name)
         inside.release()
         mode = "normal" if group.pass_through else group.blend_mode
         return _under_mask(replace(merged, blend_mode=mode, visible=group.visible), group.mask, group.opacity)
 
-    def merged(self, layers: Sequence[Layer], name: str, start: int = 0) -> Layer:
+    def merge(self, layers: Sequence[Layer], name: str, start: int = 0) -> Layer:
         """Layers from `start` on as one that covers what lies below: their joint mask, the colours they end up with."""
         parts = [part for part in (cropped(layer, *self.canvas) for layer in layers) if part is not None]
         box = _bounding_box(parts, (0, 0, self.canvas[1], self.canvas[0]))
@@ -253,7 +253,7 @@ class _Scope:
 
     # ---- clipped layers
 
-    def _merged_clipping(self, node: Clipped) -> Layer | None:
+    def _merge_clipping(self, node: Clipped) -> Layer | None:
         """The clipped layers painted onto the colours of their base, whose mask stays."""
         base = self._layer(node.base)
         if base is None:
@@ -383,7 +383,7 @@ class _Scope:
         if len(self.visible_layers()) > 1:
             self._merge(0, layer.name)
         at = self.layers.index(self.visible_layers()[0])
-        painted = self._merged_clipping(Clipped(base=self.layers[at], above=(layer,)))
+        painted = self._merge_clipping(Clipped(base=self.layers[at], above=(layer,)))
         self.layers[at] = self.layers[at] if painted is None else painted
         self._forget()
 
@@ -415,7 +415,7 @@ class _Scope:
         if len(seen) > 1:
             self.account.notes.append(f"{len(seen)} layers below {name!r} are merged into one")
         self.floors = [_Floor(start, is_torn=True) if x.count > start else x for x in self.floors]
-        merged = self.merged(seen, seen[-1].name, start)
+        merged = self.merge(seen, seen[-1].name, start)
         self.layers[start:] = [*(x for x in self.layers[start:] if x not in seen), merged]
         self._forget(start)
 

@@ -32,9 +32,7 @@ class CacheConfig:
     size: int = 256  # pixels, height and width; with buckets the root of a picture's largest area
     bucket_step: int | None = None  # the sides of aspect buckets are multiples of it; None = every picture is square
     std: Std = "fp16"  # the posterior's: 8 bits are 2.8 % off; with none latents are the means
-    workers: int = field(
-        default_factory=lambda: min(8, count_processors())
-    )  # that read pictures while a network computes
+    workers: int = field(default_factory=lambda: min(8, count_processors()))  # that read while a network computes
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)  # of a Stable Diffusion file
 
 

@@ -29,11 +29,7 @@ CAPTIONS = ("caption", "foreground_caption", "background_caption")
 TEXTS = (*CAPTIONS, "thing", "place")  # what people's own files may say of a picture
 LISTS = ("sources", "licences")
 KEYS = {*CAPTIONS, *LISTS, "scores"}  # of the json; what is named otherwise is a label
-NO_LABELS: dict[str, Any] = {
-    "thing": "",
-    "place": "",
-    "colour": None,
-}  # stand in every json: the first version cannot read it without
+NO_LABELS: dict[str, Any] = {"thing": "", "place": "", "colour": None}  # in every json: version 0.1.0 asks for them
 
 
 @dataclass(frozen=True, eq=False)

@@ -136,7 +136,7 @@ train-systems: $(FULL) ## every system of the paper in a small world, and a tabl
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-no-sup.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)-no-sup
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-separate.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)-separate
-	$(BIN)/t2l convert-model $(AUTOENCODERS)-separate/snapshot.safetensors layout=composite latent_channels=4 --out $(AUTOENCODERS)-composite.safetensors
+	$(BIN)/t2l export $(AUTOENCODERS)-separate/snapshot.safetensors layout=composite latent_channels=4 --out $(AUTOENCODERS)-composite.safetensors
 	$(CACHE) --data $(SYSTEMS)/data/train --size $(SYSTEM_SIZE) --checkpoint $(AUTOENCODERS)/snapshot.safetensors --out $(LATENTS)
 	$(CACHE) --data $(SYSTEMS)/data-unfiltered/train --size $(SYSTEM_SIZE) --checkpoint $(AUTOENCODERS)/snapshot.safetensors --out $(LATENTS)-unfiltered
 	$(CACHE) --data $(SYSTEMS)/data/train --size $$((2 * $(SYSTEM_SIZE))) --checkpoint $(AUTOENCODERS)/snapshot.safetensors --out $(LATENTS)-doubled

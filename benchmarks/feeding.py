@@ -218,7 +218,7 @@ def link_shards(folder: Path, pictures: int, length: int = 1000) -> Path:
 
 def link_latents(folder: Path, pictures: int, length: int = 6000) -> Path:
     """The same of a latent cache, of pictures of three shapes."""
-    from t2l.data.captions import packed
+    from t2l.data.cache_folder import pack_captions
     from t2l.io.checkpoint import write_tensors
 
     folder.mkdir()
@@ -227,7 +227,7 @@ def link_latents(folder: Path, pictures: int, length: int = 6000) -> Path:
         places = torch.arange(length)[number :: len(shapes)]
         tensors[f"mean.{name}"] = torch.zeros(len(places), 1, *shape, dtype=torch.float16)
         tensors |= {f"std.{name}": tensors[f"mean.{name}"].clone(), f"pictures.{name}": places}
-    write_tensors(folder / "000000.safetensors", tensors | packed([["a cup " * 12, "a cup"]] * length), {})
+    write_tensors(folder / "000000.safetensors", tensors | pack_captions([["a cup " * 12, "a cup"]] * length), {})
     for number in range(1, pictures // length):
         os.link(folder / "000000.safetensors", folder / f"{number:06d}.safetensors")
     about = {"size": 512, "pictures": pictures // length * length, "files": pictures // length, "buckets": list(shapes)}
@@ -243,15 +243,15 @@ def resident() -> float:
 
 def read_shards(folder: Path, count: int) -> None:
     """Print what opening a data set takes, and reading `count` of its captions anywhere."""
-    from t2l.data.orders import dealt
+    from t2l.data.draws import shuffle_epochs
     from t2l.data.shards import Shards
 
-    dealt(np.arange(4), 10, 0)
+    shuffle_epochs(np.arange(4), 10, 0)
     before, start = resident(), time.perf_counter()
     shards = Shards(folder)
     opened, seconds = resident(), time.perf_counter() - start
     start = time.perf_counter()
-    for index in dealt(np.arange(count), len(shards), 0).tolist():
+    for index in shuffle_epochs(np.arange(count), len(shards), 0).tolist():
         shards.metadata(index)
     each = (time.perf_counter() - start) / count
     print(json.dumps([len(shards), opened - before, resident() - before, seconds, each]))
@@ -269,7 +269,7 @@ def read_latents(folder: Path, count: int) -> None:
     order, start = BucketOrder(cached.counts, 32, 0), time.perf_counter()
     for step in range(count // 32):
         bucket, ranks = order[10**6 * step]
-        cached.of_bucket(bucket, ranks)
+        cached.read_bucket(bucket, ranks)
         cached.captions[cached.pictures(bucket, ranks)]
     each = (time.perf_counter() - start) / count
     print(json.dumps([len(cached), opened - before, resident() - before, seconds, each]))

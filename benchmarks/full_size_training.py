@@ -34,8 +34,7 @@ def write_pictures(folder: Path, count: int = 4) -> None:
         "caption": "a cup on a table",
         "foreground_caption": "a cup",
         "background_caption": "on a table",
-        "thing": "cup",
-        "place": "table",
+        "labels": {"thing": "cup", "place": "table"},
     }
     examples = []
     for number in range(count):

@@ -21,7 +21,8 @@ from psd_tools import PSDImage
 
 from t2l.compositing.stack import Stack
 from t2l.io.image import layer_images
-from t2l.io.psd import open_psd, save_psd
+from t2l.io.psd_read import open_psd
+from t2l.io.psd_write import save_psd
 from t2l.layers import Layers
 
 SIDE, ROUNDS = 1024, 7

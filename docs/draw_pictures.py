@@ -51,7 +51,7 @@ def main() -> None:
     model = Text2Layer.load(sys.argv[1] if len(sys.argv) > 1 else default_checkpoint())
     IMAGES.mkdir(exist_ok=True)
     config = GenerateConfig(height=model.trained_size, width=model.trained_size, seed=7)
-    save_png(contact_sheet(text_to_layers(model, list(PROMPTS), config), list(PROMPTS)), IMAGES / "demo.png")
+    save_png(contact_sheet(text_to_layers(model, list(PROMPTS), config).layers, list(PROMPTS)), IMAGES / "demo.png")
     swap_grid(model, seed=7).save(IMAGES / "swap-grid.jpg", quality=90)
 
 

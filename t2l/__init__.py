@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .data.shards import Shards as Shards
     from .diffusion import DiffusionConfig as DiffusionConfig
     from .generate import GenerateConfig as GenerateConfig
-    from .generate import generate as text_to_layers
+    from .generate import generate as text_to_layers  # noqa: F401
     from .io.layer_file import open_layer_file as open_layer_file
     from .io.layer_file import save_layer_file as save_layer_file
     from .layers import Layers as Layers
@@ -21,21 +21,7 @@ if TYPE_CHECKING:
     from .model.autoencoder import LayeredAutoencoder as LayeredAutoencoder
     from .model.text2layer import Text2Layer as Text2Layer
 
-__all__ = [
-    "AutoencoderConfig",
-    "DiffusionConfig",
-    "GenerateConfig",
-    "LayeredAutoencoder",
-    "Layers",
-    "Shards",
-    "Stack",
-    "Text2Layer",
-    "open_layer_file",
-    "save_layer_file",
-    "text_to_layers",
-]
-
-_HOMES = {
+_HOMES = {  # `t2l.generate` is the module: a function of that name would vanish once somebody imports the module
     "AutoencoderConfig": "model.autoencoder",
     "DiffusionConfig": "diffusion",
     "GenerateConfig": "generate",
@@ -48,17 +34,16 @@ _HOMES = {
     "save_layer_file": "io.layer_file",
     "text_to_layers": "generate",
 }
-# `t2l.generate` is the module: a function of that name here would vanish once somebody imports the module.
-_OTHER_NAMES = {"text_to_layers": "generate"}
+__all__ = list(_HOMES)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"t2l has no {name}; it has {', '.join(__all__)}")
-    value = getattr(import_module(f".{_HOMES[name]}", __name__), _OTHER_NAMES.get(name, name))
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), "generate" if name == "text_to_layers" else name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted(globals().keys() | set(__all__))
+    return sorted(globals().keys() | _HOMES)

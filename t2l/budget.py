@@ -1,7 +1,7 @@
 """What one file or one node may ask for. A file may come from a stranger: it is measured before anything is allocated.
 
-Every limit has a default that an artist does not meet, and an environment variable for those who do. Nothing else in the
-project holds such a number. Imports nothing heavy.
+Every limit has a default that an artist does not meet, and an environment variable for those who do. Nothing else in
+the project holds such a number. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,14 +17,7 @@ from typing import Any
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = 80
 JSON_DEPTH = 64  # lists and objects inside each other; our own files have 4
-KINDS = {
-    list: "a list",
-    str: "a text",
-    int: "a number",
-    float: "a number",
-    bool: "a truth value",
-    type(None): "null",
-}  # of JSON
+KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "a truth value", type(None): "null"}
 
 
 class NotJSON(ValueError):
@@ -64,14 +57,12 @@ class Limit:
 PIXELS = Limit("T2L_MAX_PIXELS", 40 << 20, "pixels")  # of a canvas, and of one picture in a file; 16 bytes each
 LAYER_PIXELS = Limit(
     "T2L_MAX_LAYER_PIXELS", 128 << 20, "pixels"
-)  # of a file's layers, and what is merged of them, at once
+)  # at once, of a file's layers and what is merged of them
 CANVAS_PIXELS = Limit("T2L_MAX_CANVAS_PIXELS", 100_000_000, "pixels")  # of what a node makes: 1.6 GB in memory
 WHOLE_PIXELS = Limit("T2L_MAX_WHOLE_PIXELS", 8 << 20, "pixels")  # that an autoencoder takes at once; more go in tiles
 PICTURE_PIXELS = Limit("T2L_MAX_PICTURE_PIXELS", 170_000_000, "pixels")  # of a picture to pack; 3 bytes each, half a GB
 FILE_BYTES = Limit("T2L_MAX_FILE_BYTES", 512 << 20, "bytes")  # of a layer file
-INFLATED_BYTES = Limit(
-    "T2L_MAX_INFLATED_BYTES", 512 << 20, "bytes"
-)  # that one file unpacks to, before pictures are decoded
+INFLATED_BYTES = Limit("T2L_MAX_INFLATED_BYTES", 512 << 20, "bytes")  # that one file unpacks to, pictures not decoded
 LAYERS = Limit("T2L_MAX_LAYERS", 1000, "layers")  # of a file or document, groups counted too
 GROUP_DEPTH = Limit("T2L_MAX_GROUP_DEPTH", 32, "levels of groups")
 NAME_LENGTH = Limit("T2L_MAX_NAME_LENGTH", 4096, "characters")  # of a layer's, a tensor's, a file's name
@@ -79,7 +70,6 @@ HEADER_BYTES = Limit("T2L_MAX_HEADER_BYTES", 100_000_000, "bytes")  # of a safet
 METADATA = Limit("T2L_MAX_METADATA", 10_000, "entries of metadata")  # of a checkpoint
 TEXT_BYTES = Limit("T2L_MAX_TEXT_BYTES", 256 << 20, "bytes")  # of a JSON file, an index or captions for a whole folder
 JSON_VALUES = Limit("T2L_MAX_JSON_VALUES", 1_000_000, "values")  # of one JSON text; 200 bytes each in memory
-LIMITS = tuple(limit for limit in globals().values() if isinstance(limit, Limit))
 
 
 def check_regular(path: Path, what: str) -> int:
@@ -115,7 +105,7 @@ def as_text(data: bytes, what: str) -> str:
 
 
 def parse_json(text: str, what: str) -> Any:
-    """JSON from a file. what: begins the sentence, e.g. the file's name. Raises NotJSON, and ValueError for too many values or levels."""
+    """JSON from a file; what: begins the sentence. Raises NotJSON; ValueError for too many values or levels."""
     JSON_VALUES.check(sum(text.count(mark) for mark in ",[{"), f"{what} has up to")
     try:
         found = json.loads(text)
@@ -125,6 +115,14 @@ def parse_json(text: str, what: str) -> Any:
         raise NotJSON(f"{what} is not JSON: {error}") from error
     if text.count("[") + text.count("{") > JSON_DEPTH and _depth(found) > JSON_DEPTH:
         raise ValueError(_too_deep(what))
+    return found
+
+
+def parse_object(text: str, what: str) -> dict[str, Any]:
+    """The object that JSON from a file holds. Raises as `parse_json`, and ValueError for anything else."""
+    found = parse_json(text, what)
+    if not isinstance(found, dict):
+        raise ValueError(f"{what} should hold an object and holds {KINDS[type(found)]}")
     return found
 
 

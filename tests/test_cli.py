@@ -69,6 +69,28 @@ def test_every_command_has_help(command, capsys):
     assert f"usage: t2l {command}" in capsys.readouterr().out
 
 
+def test_commands_that_were_renamed_are_not_in_the_help(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    listed = capsys.readouterr().out
+    assert "convert-model" not in listed and "build-demo" not in listed and "export" in listed
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "export takes either --run DIR or a SOURCE"),
+        (["x", "--run", "y"], "export takes either --run DIR or a SOURCE"),
+        (["--run", "y", "layout=composite"], "export takes either --run DIR or a SOURCE"),
+        (["x", "--lora"], "--lora is of a training run"),
+        (["--run", "y", "--whole"], "--whole is of Stable Diffusion 1.x"),
+    ],
+)
+def test_export_says_what_does_not_go_together(words, sentence, capsys, tmp_path):
+    code, line = run(capsys, "export", *words, "--out", tmp_path / "x.safetensors")
+    assert code == 2 and line.startswith(f"t2l: {sentence}")
+
+
 def test_help_loads_no_torch():
     code = "import sys\nfrom t2l import cli\ncli._parser()\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

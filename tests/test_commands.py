@@ -69,7 +69,7 @@ def example(i: int) -> Example:
         ("a red cat", "cat", "on a table", "table"),
         ("a blue dog", "dog", "in a forest", "forest"),
     ][i % 2]
-    return Example(f"{i:06d}", layers, CAPTIONS[i % 2], foreground, background, thing, place)
+    return Example(f"{i:06d}", layers, CAPTIONS[i % 2], foreground, background, {"thing": thing, "place": place})
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +137,8 @@ def test_export_writes_the_precision_asked_for(name, dtype, work, tmp_path):
 
 
 def test_a_checkpoint_goes_to_a_diffusers_folder_and_back(work, tmp_path):
-    t2l("convert-model", work / "model.safetensors", "--out", tmp_path / "folder", "--dtype", "fp16")
-    t2l("convert-model", tmp_path / "folder", "--out", tmp_path / "back.safetensors", "--dtype", "fp16")
+    t2l("export", work / "model.safetensors", "--out", tmp_path / "folder", "--dtype", "fp16")
+    t2l("export", tmp_path / "folder", "--out", tmp_path / "back.safetensors", "--dtype", "fp16")
     (there, about), (back, about_back) = map(read_tensors, (work / "model.safetensors", tmp_path / "back.safetensors"))
     assert about == about_back and there.keys() == back.keys()
     assert all(torch.equal(x, back[name]) for name, x in there.items())
@@ -146,19 +146,26 @@ def test_a_checkpoint_goes_to_a_diffusers_folder_and_back(work, tmp_path):
 
 def test_the_autoencoder_of_a_checkpoint_is_taken_alone_with_its_batchnorm_folded_or_not(work, tmp_path):
     for source in (work / "model.safetensors", work / "ae" / "snapshot.safetensors"):
-        t2l("convert-model", source, "--out", tmp_path / "x.safetensors")
+        t2l("export", source, "--out", tmp_path / "x.safetensors")
         before, after = load_autoencoder(source).state_dict(), load_autoencoder(tmp_path / "x.safetensors").state_dict()
         assert before.keys() == after.keys() and all(torch.equal(x, after[name]) for name, x in before.items())
 
 
+def test_the_old_name_of_a_conversion_goes_on_with_a_hint(work, capsys, tmp_path):
+    for command, out in (("export", "new.safetensors"), ("convert-model", "old.safetensors")):
+        t2l(command, work / "ae" / "snapshot.safetensors", "--out", tmp_path / out)
+    assert (tmp_path / "old.safetensors").read_bytes() == (tmp_path / "new.safetensors").read_bytes()
+    assert "convert-model is now `t2l export`" in capsys.readouterr().err
+
+
 def test_a_value_that_a_conversion_does_not_take_is_refused(work, capsys, tmp_path):
-    line = refused(capsys, "convert-model", work / "model.safetensors", "--out", tmp_path / "folder", "layout=separate")
+    line = refused(capsys, "export", work / "model.safetensors", "--out", tmp_path / "folder", "layout=separate")
     assert line == "t2l: name=value is for writing an autoencoder alone; leave out layout=separate"
 
 
 def test_an_autoencoder_that_takes_layers_together_cannot_take_them_apart(work, capsys, tmp_path):
     source, layout = work / "ae" / "snapshot.safetensors", ["layout=separate", "latent_channels=12"]
-    line = refused(capsys, "convert-model", source, "--out", tmp_path / "x.safetensors", *layout)
+    line = refused(capsys, "export", source, "--out", tmp_path / "x.safetensors", *layout)
     assert (
         "does not fit its config: it lacks encoder.conv_in.weight" in line and not (tmp_path / "x.safetensors").exists()
     )
@@ -167,7 +174,7 @@ def test_an_autoencoder_that_takes_layers_together_cannot_take_them_apart(work, 
 def test_stable_diffusions_autoencoder_is_taken_for_another_layout(stable_diffusion, tmp_path):
     small = ["base_channels=32", "channel_multipliers=[1,1]", "num_res_blocks=1"]
     layout = ["layout=separate", "latent_channels=12"]
-    t2l("convert-model", stable_diffusion.path, "--out", tmp_path / "x.safetensors", *layout, *small)
+    t2l("export", stable_diffusion.path, "--out", tmp_path / "x.safetensors", *layout, *small)
     assert load_autoencoder(tmp_path / "x.safetensors").config.layout == "separate"
 
 

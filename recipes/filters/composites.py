@@ -1,7 +1,8 @@
-"""Composites with known foreground, background and mask, and the faults planted into them: what the shipped filters learn from.
+"""Composites with known foreground, background and mask, and the faults planted into them: what the shipped filters
+learn from.
 
-Cut-outs and places are those of the demo's packages (MIT, CC0, CC-BY, public domain). A sample's are all held out or none is, by the
-same rule by which `t2l train-filter` keeps a part for testing.
+Cut-outs and places are those of the demo's packages (MIT, CC0, CC-BY, public domain). A sample's are all held out or
+none is, by the same rule by which `t2l train-filter` keeps a part for testing.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from torch import Tensor
 from t2l.compositing.edges import square_max
 from t2l.data.example import Example
 from t2l.data.labels import is_held_out
-from t2l.data.planted_faults import FILL_FAULTS, MASK_FAULTS, SMALLEST, bad_fill, bad_mask, good_fill, good_mask
 from t2l.layers import Layers
 
 from ..demo.captions import load_things
 from ..demo.cutouts import Pose, place_cutout, read_cutout
 from ..demo.places import Place, PlaceArtist, decode_photo, load_places, photo_crop
 from ..demo.sources import read_source
+from .planted_faults import FILL_FAULTS, MASK_FAULTS, SMALLEST, bad_fill, bad_mask, good_fill, good_mask
 
 SIZE = 256
 WALLPAPERS = (  # photographs without a subject, in plasma-workspace-wallpapers and mate-backgrounds
@@ -66,7 +67,7 @@ class Material:
 
 
 def photo_material(stamps: Path, wallpapers: Path) -> Material:
-    """Photographed cut-outs (Debian's tuxpaint-stamps-default, GPL-2) before wallpapers. To test on, never to train on."""
+    """Photographed cut-outs (tuxpaint-stamps-default, GPL-2) before wallpapers. To test on, never to train on."""
     cutouts = {str(file.relative_to(stamps)): file for file in stamps.rglob("*.png") if _is_photo(file, stamps)}
     places = {str(file.relative_to(wallpapers)): file for name in WALLPAPERS for file in wallpapers.rglob(name)}
     photo = cache(lambda source: decode_photo(places[source].read_bytes()))
@@ -132,7 +133,7 @@ def _parts(sources: tuple[str, ...], held_out: bool | None) -> tuple[str, ...]:
 def compose(
     material: Material, held_out: bool | None, rng: np.random.Generator, small: bool = False
 ) -> tuple[Layers, tuple[str, ...]]:
-    """One picture and its sources: an object somewhere before a place, at times with another thing in the background."""
+    """One picture and its sources: an object before a place, at times with another thing in the background."""
     while True:
         cutout, place = choose(material, held_out, rng)
         extent = float(rng.uniform(0.02, 0.09) if small else rng.uniform(0.3, 0.95))
@@ -170,7 +171,7 @@ Sample = tuple[Layers, str, tuple[str, ...]]  # layers, the fault or "good", sou
 
 
 class Draughtsman:
-    """Draws the samples of one part of a set; every one is a pure function of (part, number), its neighbours share composites."""
+    """Draws the samples of one part of a set, each a pure function of (part, number); neighbours share composites."""
 
     def __init__(self, material: Material, part: str) -> None:
         self.material, self.part = material, part

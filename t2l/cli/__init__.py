@@ -1,7 +1,8 @@
 """The command `t2l`: one small function per subcommand, and the only place that knows all rooms.
 
-What a user or a file gets wrong becomes one line on stderr, `t2l: <sentence>`, and exit code 2. A traceback appears only
-with T2L_DEBUG=1. Everything cheap is checked before anything slow is loaded, and rooms are imported where they are used.
+What a user or a file gets wrong becomes one line on stderr, `t2l: <sentence>`, and exit code 2. A traceback appears
+only with T2L_DEBUG=1. Everything cheap is checked before anything slow is loaded, and rooms are imported where they are
+used.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(run: Any, name: str) -> Any:
-        added = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+    def command(run: Any, name: str, is_hidden: bool = False) -> Any:
+        help = {} if is_hidden else {"help": run.__doc__}
+        added = commands.add_parser(name, description=run.__doc__, **help)
         added.set_defaults(command=run)
         return added.add_argument
 

@@ -8,86 +8,65 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .options import KINDS, LARGEST, SMALLEST, Command, add_overrides, check_out, config_of, note, say, whole
+from .options import (
+    FILTERS,
+    LARGEST,
+    SMALLEST,
+    Command,
+    add_out,
+    add_overrides,
+    add_validation,
+    check_out,
+    config_of,
+    note,
+    say,
+    whole,
+)
 
 
 def add_commands(command: Command) -> None:
     """Put this file's commands and their options into the command line."""
-    add = command(build_demo, "build-demo")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for shards, captions and the licence ledger")
+    add = command(build_demo, "build-demo", is_hidden=True)
+    add_out(add, "folder for shards, captions and the licence ledger")
     add_overrides(add)
-    _add_pack(command)
+
+    add = command(pack, "pack")
+    folder = "KEY.foreground.png or KEY_fg.png, background and mask; or foreground/KEY.png; or KEY.psd; KEY.txt"
+    add("folder", type=Path, metavar="FOLDER", help=folder)
+    add_out(add, "folder for train and validation, and what was skipped")
+    size = "pixels of the shorter side, at most (default: 1024)"
+    add("--size", type=whole("size", SMALLEST, LARGEST), metavar="N", help=size)
+    add("--follow-links", action="store_true", help="read also what links lead to outside of FOLDER")
+    add_validation(add, "pictures to keep back (default: 0)")
+    captions = "a .jsonl, .csv or .json of file_name and text or caption; then no other captions are looked for"
+    add("--captions", type=Path, metavar="FILE", help=captions)
+    add("--layer", metavar="NAME", help="which layer or group of a .psd or .ora is the foreground, as in Load Layers")
+    add_overrides(add)
 
     add = command(stats, "stats")
     add("folder", type=Path, metavar="DIR", help="data set from pack or build, or folder of shards")
-    add(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="the page, its numbers go beside it as .json (default: DIR/report.html)",
-    )
+    out = "the page, its numbers go beside it as .json (default: DIR/report.html)"
+    add("--out", type=Path, metavar="FILE", help=out)
     add("--workers", type=whole("workers", 0, 1024), default=0, metavar="N", help="processes that read (default: 0)")
     _add_labelling(command)
-
-
-def _add_pack(command: Command) -> None:
-    add = command(pack, "pack")
-    add(
-        "folder",
-        type=Path,
-        metavar="FOLDER",
-        help="KEY.foreground.png or KEY_fg.png, background and mask; or foreground/KEY.png; or KEY.psd; KEY.txt",
-    )
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for train and validation, and what was skipped")
-    add(
-        "--size",
-        type=whole("size", SMALLEST, LARGEST),
-        metavar="N",
-        help="pixels of the shorter side, at most (default: 1024)",
-    )
-    add("--follow-links", action="store_true", help="read also what links lead to outside of FOLDER")
-    add("--validation", type=whole("validation", 0, 10**9), metavar="N", help="pictures to keep back (default: 0)")
-    add(
-        "--captions",
-        type=Path,
-        metavar="FILE",
-        help="a .jsonl, .csv or .json of file_name and text or caption; then no other captions are looked for",
-    )
-    add("--layer", metavar="NAME", help="which layer or group of a .psd or .ora is the foreground, as in Load Layers")
-    add_overrides(add)
 
 
 def _add_labelling(command: Command) -> None:
     add = command(label, "label")
     add("data", type=Path, metavar="DIR", help="shards, as t2l build and t2l pack write them")
-    add("--kind", choices=KINDS, default="mask", help="what is judged (default: %(default)s)")
+    add("--kind", choices=FILTERS, default="mask", help="what is judged (default: %(default)s)")
     add("--out", type=Path, metavar="FILE", help="where labels are appended (default: labels.jsonl in DIR)")
-    add(
-        "--port",
-        type=whole("port", 0, 65535),
-        default=8765,
-        metavar="N",
-        help="0 takes a free one (default: %(default)s)",
-    )
-    add(
-        "--count",
-        type=whole("count", 1, 10**6),
-        default=6000,
-        metavar="N",
-        help="samples to label, drawn from all of them (default: %(default)s, the paper's)",
-    )
+    port = "0 takes a free one (default: %(default)s)"
+    add("--port", type=whole("port", 0, 65535), default=8765, metavar="N", help=port)
+    count = "samples to label, drawn from all of them (default: %(default)s, the paper's)"
+    add("--count", type=whole("count", 1, 10**6), default=6000, metavar="N", help=count)
 
     add = command(train_filter, "train-filter")
     add("data", type=Path, metavar="DIR", help="the shards that were labelled")
-    add(
-        "--labels",
-        type=Path,
-        action="append",
-        metavar="FILE",
-        help="what t2l label wrote; may be given several times (default: labels.jsonl in DIR)",
-    )
-    add("--kind", choices=KINDS, default="mask", help="which filter (default: %(default)s)")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for filter.safetensors, its figures and curves")
+    labels = "what t2l label wrote; may be given several times (default: labels.jsonl in DIR)"
+    add("--labels", type=Path, action="append", metavar="FILE", help=labels)
+    add("--kind", choices=FILTERS, default="mask", help="which filter (default: %(default)s)")
+    add_out(add, "folder for filter.safetensors, its figures and curves")
     add_overrides(add)
 
 
@@ -105,7 +84,8 @@ def build_demo(args: argparse.Namespace) -> None:
 
 
 def pack(args: argparse.Namespace) -> None:
-    """Pack a folder of layered pictures with captions into shards to train on; the same command goes on, and adds new ones."""
+    """Pack a folder of layered pictures with captions into shards to train on; the same command goes on, and adds new
+    ones."""
     check_out(args.out)
     from ..data.pack import PackConfig
     from ..data.pack import pack as run
@@ -125,8 +105,8 @@ def pack(args: argparse.Namespace) -> None:
 def stats(args: argparse.Namespace) -> None:
     """What a data set is like, as one HTML page: areas and pieces of masks, lengths of captions, sources, pictures."""
     out = args.out or args.folder / "report.html"
+    from ..data.report import write_report
     from ..data.stats import find_splits
-    from ..data.stats_page import write_report
     from ..model.tokenizer import Tokenizer
 
     find_splits(args.folder)

@@ -15,27 +15,32 @@ if TYPE_CHECKING:
 
     from ..model.saliency import SaliencyModel
 
-Command = Callable[[Callable[[argparse.Namespace], None], str], Any]  # (function, name) -> the parser's add_argument
+Command = Callable[..., Any]  # (function, name, is_hidden) -> the parser's add_argument
 
 MODELS = Path(__file__).resolve().parent.parent.parent / "models"  # the shipped checkpoint, beside the package
 SMALLEST, LARGEST = 64, 4096  # pixels along a side
 DTYPES = ("fp32", "fp16", "bf16")
-KINDS = ("mask", "inpainting")  # of quality filters
+FILTERS = ("mask", "inpainting")  # kinds of quality filters
 
 
 def add_overrides(add: Any) -> None:
     add("overrides", nargs="*", metavar="name=value", help="replaces one value of the config, e.g. seed=1")
 
 
-def add_device(add: Any) -> None:
+def add_device(add: Any, with_dtype: bool = True) -> None:
     """Where a command's networks run, and how precise their weights are there."""
-    add(
-        "--device",
-        default="auto",
-        metavar="NAME",
-        help="auto, cpu, cuda, cuda:N or mps (default: auto, the card where there is one)",
-    )
-    add("--dtype", choices=DTYPES, default="fp32", help="precision of the networks (default: %(default)s)")
+    cards = "auto, cpu, cuda, cuda:N or mps (default: auto, the card where there is one)"
+    add("--device", default="auto", metavar="NAME", help=cards)
+    if with_dtype:
+        add("--dtype", choices=DTYPES, default="fp32", help="precision of the networks (default: %(default)s)")
+
+
+def add_out(add: Any, help: str) -> None:
+    add("--out", type=Path, required=True, metavar="DIR", help=help)
+
+
+def add_validation(add: Any, help: str) -> None:
+    add("--validation", type=whole("validation", 0, 10**9), metavar="N", help=help)
 
 
 def add_data(add: Any, option: str, required: bool, help: str) -> None:
@@ -48,19 +53,14 @@ def data_set(text: str) -> Any:
     from ..data.several import Repeated
 
     try:
-        return Repeated.parsed(text)
+        return Repeated.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_models(add: Any) -> None:
-    """What takes flat pictures apart."""
-    add(
-        "--saliency",
-        type=Path,
-        metavar="FILE",
-        help="an .onnx file that finds the subject (default: the shipped network)",
-    )
+    saliency = "an .onnx file that finds the subject (default: the shipped network)"
+    add("--saliency", type=Path, metavar="FILE", help=saliency)
     presets = "what that file is: isnet, u2net, birefnet, inspyrenet, icon, imagenet (default: as the file tells)"
     add("--preset", default="auto", metavar="NAME", help=presets)
     inpainting = "what paints the background: fill, patchmatch, or the path of a network (default: %(default)s)"
@@ -135,7 +135,7 @@ def check_out(folder: Path, needed: int = 1 << 20) -> None:
 
 
 def config_of(cls: type, args: argparse.Namespace, **options: object) -> Any:
-    """The config of a command: the file's values or the defaults, with name=value and the options that were given put in."""
+    """The config of a command: the file's values or the defaults, then name=value and the options that were given."""
     from ..budget import read_object
     from ..config import dotted_names, load_config, override, present_name
 
@@ -155,7 +155,6 @@ def print_once(line: object) -> None:
 
 
 def note_once(sentence: str) -> None:
-    """A note from the first of the processes."""
     if os.environ.get("RANK", "0") == "0":
         note(sentence)
 

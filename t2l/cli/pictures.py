@@ -13,6 +13,7 @@ from .options import (
     Command,
     add_device,
     add_models,
+    add_out,
     check_out,
     default_checkpoint,
     note,
@@ -56,7 +57,7 @@ def add_commands(command: Command) -> None:
 
     add = command(split, "split")
     add("pictures", type=Path, nargs="+", metavar="PICTURE", help="photographs, drawings, any flat pictures")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add_out(add, "folder to write to")
     add("--format", choices=("psd", "ora", "png"), default="psd", help="of the layers (default: %(default)s)")
     add("--mask", type=Path, metavar="FILE", help="white = foreground; default: the subject that stands out")
     add("--background", type=Path, metavar="FILE", help="what lies behind; default: painted in")
@@ -69,7 +70,8 @@ def add_commands(command: Command) -> None:
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Prompts -> a folder of pictures: layers, mask, composite, cut-out, contact sheet; or layered files for editors."""
+    """Prompts -> a folder of pictures: layers, mask, composite, cut-out, contact sheet; or layered files for
+    editors."""
     prompts = [_checked_prompt(prompt) for prompt in args.prompts for _ in range(args.count)]
     height, width = args.size or (256, 256)
     check_out(args.out, needed=40 * height * width * len(prompts))
@@ -93,7 +95,7 @@ def generate(args: argparse.Namespace) -> None:
         for path in _save(drawn.layers[i * args.count : (i + 1) * args.count], args.out, stem, args.format, parts):
             print(path)
     sheet = args.out / "contact_sheet.png"
-    save_png(contact_sheet(drawn, prompts, has_layers), sheet)
+    save_png(contact_sheet(drawn.layers, prompts, has_layers), sheet)
     print(sheet)
 
 

@@ -15,6 +15,7 @@ from .options import (
     Command,
     add_data,
     add_device,
+    add_out,
     add_overrides,
     config_of,
     default_checkpoint,
@@ -28,37 +29,27 @@ from .options import (
 if TYPE_CHECKING:
     from ..model.text2layer import Text2Layer
 
+SEVERAL = "; several are one data set, DIR:3 comes three times"
+
 
 def add_commands(command: Command) -> None:
     """Put this file's commands and their options into the command line."""
+    _add_training(command)
+    _add_export(command)
+    _add_evaluation(command)
+
+    add = command(info, "info")
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="a .safetensors file of this project")
+
+
+def _add_training(command: Command) -> None:
     add = command(train_autoencoder, "train-autoencoder")
     add("config", type=Path, metavar="CONFIG.json", help="see configs/")
-    more = "; several are one data set, DIR:3 comes three times"
-    add_data(add, "--data", True, f"folder of shards, e.g. from pack or build{more}")
-    add_data(add, "--validation", False, f"shards to log a loss on that are not trained on{more}")
+    add_data(add, "--data", True, f"folder of shards, e.g. from pack or build{SEVERAL}")
+    add_data(add, "--validation", False, f"shards to log a loss on that are not trained on{SEVERAL}")
     _add_run(add)
 
-    add = command(cache_latents, "cache-latents")
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="the autoencoder")
-    add_data(add, "--data", True, f"folder of shards{more}")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the latents")
-    add("--size", type=whole("size", SMALLEST, LARGEST), metavar="N", help="pixels a side (default: 256)")
-    step = {"nargs": "?", "const": 64, "type": whole("buckets", 8, LARGEST), "metavar": "STEP"}
-    add("--buckets", **step, help="aspect buckets: sides in steps of 64 or STEP pixels, at most the square's area")
-    add(
-        "--std",
-        choices=("fp16", "uint8", "none"),
-        help="keep the latents' std in 16 bits (default), 8 bits, or not at all",
-    )
-    add(
-        "--workers",
-        type=whole("workers", 0, 1024),
-        metavar="N",
-        help="processes that read pictures (default: one a core, 8 at most)",
-    )
-    add("--text-encoder", type=Path, metavar="FILE", help="frozen one: cache the captions' embeddings too")
-    add("--check", type=whole("check", 1, 10**9), default=0, metavar="N", help="at the end encode N pictures again")
-    add_device(add)
+    _add_cache(command)
 
     add = command(train_unet, "train-unet")
     add("config", type=Path, metavar="CONFIG.json", help="see configs/")
@@ -66,19 +57,46 @@ def add_commands(command: Command) -> None:
     add("--validation", type=Path, metavar="DIR", help="latents of pictures that are not trained on, to log a loss on")
     _add_run(add)
 
-    add = command(export, "export")
-    add("--run", type=Path, required=True, metavar="DIR", help="run folder of train-autoencoder or train-unet")
-    add("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
-    add("--dtype", choices=DTYPES, default="fp16", help="precision of the weights (default: %(default)s)")
-    add("--lora", action="store_true", help="of a run with lora_rank the LoRA alone, for ComfyUI's Load LoRA")
 
-    add = command(convert_model, "convert-model")
-    add("source", type=Path, metavar="SOURCE", help="a checkpoint of ours, a diffusers folder, or Stable Diffusion 1.x")
-    add("--out", type=Path, required=True, metavar="PATH", help="a .safetensors file, or a folder for diffusers")
-    add("--dtype", choices=DTYPES, default="fp32", help="precision of the weights (default: %(default)s)")
-    add("--whole", action="store_true", help="all of Stable Diffusion 1.x, to be drawn with and scored without layers")
+def _add_cache(command: Command) -> None:
+    add = command(cache_latents, "cache-latents")
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help="the autoencoder")
+    add_data(add, "--data", True, f"folder of shards{SEVERAL}")
+    add_out(add, "folder for the latents")
+    add("--size", type=whole("size", SMALLEST, LARGEST), metavar="N", help="pixels a side (default: 256)")
+    step = {"nargs": "?", "const": 64, "type": whole("buckets", 8, LARGEST), "metavar": "STEP"}
+    add("--buckets", **step, help="aspect buckets: sides in steps of 64 or STEP pixels, at most the square's area")
+    std = "keep the latents' std in 16 bits (default), 8 bits, or not at all"
+    add("--std", choices=("fp16", "uint8", "none"), help=std)
+    workers = "processes that read pictures (default: one a core, 8 at most)"
+    add("--workers", type=whole("workers", 0, 1024), metavar="N", help=workers)
+    add("--text-encoder", type=Path, metavar="FILE", help="frozen one: cache the captions' embeddings too")
+    add("--check", type=whole("check", 1, 10**9), default=0, metavar="N", help="at the end encode N pictures again")
+    add_device(add)
+
+
+def _add_export(command: Command) -> None:
+    source = "instead of --run: a checkpoint of ours, a diffusers folder, or Stable Diffusion 1.x"
+    out = "a .safetensors file, or a folder for diffusers"
+    whole_model = "all of Stable Diffusion 1.x, to be drawn with and scored without layers"
+    add = command(export, "export")
+    add("source", type=Path, nargs="?", metavar="SOURCE", help=source)
+    add("--run", type=Path, metavar="DIR", help="run folder of train-autoencoder or train-unet")
+    add("--out", type=Path, required=True, metavar="PATH", help=out)
+    add("--dtype", choices=DTYPES, help="precision of the weights (default: fp16 of a run, else fp32)")
+    add("--lora", action="store_true", help="of a run with lora_rank the LoRA alone, for ComfyUI's Load LoRA")
+    add("--whole", action="store_true", help=whole_model)
     add_overrides(add)
 
+    add = command(convert_model, "convert-model", is_hidden=True)
+    add("source", type=Path, metavar="SOURCE", help=source.removeprefix("instead of --run: "))
+    add("--out", type=Path, required=True, metavar="PATH", help=out)
+    add("--dtype", choices=DTYPES, default="fp32", help="precision of the weights (default: %(default)s)")
+    add("--whole", action="store_true", help=whole_model)
+    add_overrides(add)
+
+
+def _add_evaluation(command: Command) -> None:
     add = command(evaluate, "evaluate")
     add("--data", type=Path, required=True, metavar="DIR", help="data set from pack or build, or folder of shards")
     add("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
@@ -95,27 +113,16 @@ def add_commands(command: Command) -> None:
     add_overrides(add)
 
     add = command(fetch_saliency, "fetch-saliency")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the 136 MB package and its model")
-
-    add = command(info, "info")
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="a .safetensors file of this project")
+    add_out(add, "folder for the 136 MB package and its model")
 
 
 def _add_run(add: Any) -> None:
     add("--run", type=Path, required=True, metavar="DIR", help="run folder; the same command goes on where it stopped")
     add("--init", type=Path, metavar="FILE", help="checkpoint to start from: ours, or Stable Diffusion 1.x")
     add("--any-processes", action="store_true", help="go on where another number of processes stopped")
-    add(
-        "--accept-changes",
-        action="store_true",
-        help="go on with other values than the run was begun with, e.g. more steps",
-    )
-    add(
-        "--device",
-        default="auto",
-        metavar="NAME",
-        help="auto, cpu, cuda, cuda:N or mps (default: auto, the card where there is one)",
-    )
+    changes = "go on with other values than the run was begun with, e.g. more steps"
+    add("--accept-changes", action="store_true", help=changes)
+    add_device(add, with_dtype=False)
     add_overrides(add)
 
 
@@ -154,31 +161,48 @@ def train_unet(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write a training run's weights as one checkpoint for use."""
-    snapshot, lora = args.run / "snapshot.safetensors", args.run / "lora.safetensors"
-    if not snapshot.is_file():
-        raise FileNotFoundError(
-            f"{args.run} holds no snapshot.safetensors yet; train longer, or name another run folder"
-        )
-    if args.lora and not lora.is_file():
-        raise FileNotFoundError(
-            f"{args.run} holds no lora.safetensors, which a run with lora_rank writes beside its snapshot; leave --lora out to "
-            "export the whole checkpoint"
-        )
-    from ..model.convert import export_lora, export_snapshot
-
-    if args.lora:
-        export_lora(lora, args.out, args.dtype)
-    elif rounded := export_snapshot(snapshot, args.out, args.dtype):
-        note(rounded)
+    """Write a model for use: of a training run, or a checkpoint as a diffusers folder, one file, another layout."""
+    if (args.run is None) == (args.source is None):
+        raise ValueError("export takes either --run DIR or a SOURCE, a checkpoint or a folder")
+    if args.run is None:
+        if args.lora:
+            raise ValueError("--lora is of a training run; name it with --run DIR")
+        args.dtype = args.dtype or "fp32"
+        _export_source(args)
+    else:
+        if args.whole:
+            raise ValueError("--whole is of Stable Diffusion 1.x; name its file instead of --run")
+        _export_run(args.run, args.out, args.dtype or "fp16", args.lora)
     print(args.out)
 
 
-def convert_model(args: argparse.Namespace) -> None:
-    """A checkpoint -> a diffusers folder, and back; an ordinary autoencoder -> another layout; --whole: SD as it is."""
+def _export_source(args: argparse.Namespace) -> None:
     from ..model.convert import convert_model as convert
 
     convert(args.source, args.out, args.dtype, args.whole, args.overrides)
+
+
+def _export_run(run: Path, out: Path, dtype: str, lora: bool) -> None:
+    snapshot, matrices = run / "snapshot.safetensors", run / "lora.safetensors"
+    if not snapshot.is_file():
+        raise FileNotFoundError(f"{run} holds no snapshot.safetensors yet; train longer, or name another run folder")
+    if lora and not matrices.is_file():
+        raise FileNotFoundError(
+            f"{run} holds no lora.safetensors, which a run with lora_rank writes beside its snapshot; leave --lora out "
+            "to export the whole checkpoint"
+        )
+    from ..model.convert import export_lora, export_snapshot
+
+    if lora:
+        export_lora(matrices, out, dtype)
+    elif rounded := export_snapshot(snapshot, out, dtype):
+        note(rounded)
+
+
+def convert_model(args: argparse.Namespace) -> None:
+    """The old name of `t2l export SOURCE`."""
+    note("convert-model is now `t2l export`; the old name goes on working")
+    _export_source(args)
     print(args.out)
 
 
@@ -227,4 +251,4 @@ def _draw_samples(model: Text2Layer, prompts: Sequence[str], path: Path) -> None
 
     size = model.trained_size
     drawn = text_to_layers(model, prompts, GenerateConfig(height=size, width=size))
-    save_png(contact_sheet(drawn, prompts, model.autoencoder.config.has_layers), path)
+    save_png(contact_sheet(drawn.layers, prompts, model.autoencoder.config.has_layers), path)

@@ -1,4 +1,4 @@
-"""What is read ahead of its use: by processes, for pictures, or by a thread, for what is small. Order and values stay."""
+"""What is read ahead of its use: pictures by processes, what is small by a thread. Order and values stay."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class _Answer(NamedTuple):
 def read_ahead(batches: Iterable[Item], depth: int, pin: bool = False) -> Iterator[Item]:
     """The same items in the same order, made in a thread that is at most `depth` items ahead.
 
-    pin: tensors, also in tuples, in page-locked memory, from which a card reads while it computes. An error comes out in the
-    place of its item. The thread ends with the iterator: when that is used up, closed or forgotten.
+    pin: tensors, also in tuples, in page-locked memory, from which a card reads while it computes. An error comes out
+    in the place of its item. The thread ends with the iterator: when that is used up, closed or forgotten.
     """
     ready: Queue[_Answer] = Queue(depth)
     stopped = threading.Event()
@@ -70,7 +70,7 @@ def _pinned(item: Any) -> Any:
     return item
 
 
-def processors() -> int:
+def count_processors() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -78,18 +78,19 @@ def processors() -> int:
 def read_in_workers(items: Dataset, numbers: Iterable[int], workers: int, pin: bool = False) -> Iterator[Any]:
     """Some items of a data set in the order of their numbers, read ahead by `workers` processes; 0 reads when asked.
 
-    pin: as in `read_ahead`. Raises what an item raises, ValueError or OSError. For a worker that dies see `worker_deaths_told`.
+    pin: as in `read_ahead`. Raises what an item raises, ValueError or OSError. For a worker that dies see
+    `explain_worker_death`.
     """
     sampler: Any = numbers  # torch's own type asks for a length, which nothing needs
-    options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin, "collate_fn": _as_it_is}
-    return _read(iter(DataLoader(_Answers(items), batch_size=None, sampler=sampler, **options)))
+    options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin, "collate_fn": _keep}
+    return _raise_errors(iter(DataLoader(_OrErrors(items), batch_size=None, sampler=sampler, **options)))
 
 
-def _as_it_is(item: Any) -> Any:
+def _keep(item: Any) -> Any:
     return item
 
 
-class _Answers(Dataset):
+class _OrErrors(Dataset):
     """Items, or why there is none: an error that leaves a worker by itself drags the worker's traceback along."""
 
     def __init__(self, items: Dataset) -> None:
@@ -102,7 +103,7 @@ class _Answers(Dataset):
             return error
 
 
-def _read(answers: Iterator[Any]) -> Iterator[Any]:
+def _raise_errors(answers: Iterator[Any]) -> Iterator[Any]:
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
@@ -110,8 +111,8 @@ def _read(answers: Iterator[Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def worker_deaths_told() -> Iterator[None]:
-    """Says in a sentence that a worker of `read_in_workers` died. torch notices by a signal, whatever is going on just then."""
+def explain_worker_death() -> Iterator[None]:
+    """Say in a sentence that a worker of `read_in_workers` died; torch notices by a signal, whatever is going on."""
     try:
         yield
     except RuntimeError as error:

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..layers import Layers
-from .orders import dealt, uniform
+from .draws import shuffle_epochs, uniform
 
 Size = tuple[int, int]  # height and width in pixels, as Layers.size
 WIDEST = 2.0  # the longer side by the shorter one, at most
 
 
-def aspect_buckets(size: int, step: int, widest: float = WIDEST) -> list[Size]:
+def aspect_buckets(size: int, step: int) -> list[Size]:
     """The square of `size` and, for every shorter side, the longest that keeps its area, upright and lying.
 
     Raises ValueError when size is no multiple of step.
@@ -31,7 +31,7 @@ def aspect_buckets(size: int, step: int, widest: float = WIDEST) -> list[Size]:
         raise ValueError(f"the size must be a multiple of the buckets' step, got {size} for {step}")
     shorter = range(step, size + 1, step)
     pairs = [(side, size * size // side // step * step) for side in shorter]
-    return sorted({p for pair in pairs if pair[1] <= widest * pair[0] for p in (pair, pair[::-1])})
+    return sorted({p for pair in pairs if pair[1] <= WIDEST * pair[0] for p in (pair, pair[::-1])})
 
 
 def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
@@ -40,12 +40,12 @@ def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
     return min(buckets, key=lambda bucket: abs(math.log(bucket[0] / bucket[1]) - aspect))
 
 
-def cover(layers: Layers, size: Size) -> Layers:
+def center_crop(layers: Layers, size: Size) -> Layers:
     """The largest piece around the centre that has the shape of `size`, at that size; nothing is squeezed."""
-    return layers if layers.size == size else Layers.from_stacked(cover_stacked(layers.stacked(), size))
+    return layers if layers.size == size else Layers.from_stacked(center_crop_stacked(layers.stacked(), size))
 
 
-def cover_stacked(stacked: Tensor, size: Size) -> Tensor:
+def center_crop_stacked(stacked: Tensor, size: Size) -> Tensor:
     """The same of (N, C, H, W) floats in [0, 1], or 8 bits, which become such.
 
     Cropped before it is resized: a strip of one pixel by ten thousand needs no memory.
@@ -60,7 +60,7 @@ def cover_stacked(stacked: Tensor, size: Size) -> Tensor:
     return F.interpolate(pixels, size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
 
-class Dealt(NamedTuple):
+class BucketBatch(NamedTuple):
     """What a batch is made of."""
 
     bucket: int
@@ -70,9 +70,10 @@ class Dealt(NamedTuple):
 class BucketOrder:
     """Item k is what step k's batch is made of, all of one bucket; a pure function of (seed, k), in constant memory.
 
-    A bucket's batches are the slices of its own orders, one an epoch, laid end to end: no picture is left out or comes twice.
-    How often a bucket comes is its share of the pictures, never off by a whole batch: its batches have equal stretches of time,
-    one each, and come at a moment of theirs that is drawn from the seed. After batch_size epochs all are used up together.
+    A bucket's batches are the slices of its own orders, one an epoch, laid end to end: no picture is left out or comes
+    twice. How often a bucket comes is its share of the pictures, never off by a whole batch: its batches have equal
+    stretches of time, one each, and come at a moment of theirs that is drawn from the seed. After batch_size epochs all
+    are used up together.
 
     counts: how many pictures each bucket has, 1 or more.
     """
@@ -82,10 +83,12 @@ class BucketOrder:
         self._batch_size = batch_size
         self._seed = seed
 
-    def __getitem__(self, step: int) -> Dealt:
+    def __getitem__(self, step: int) -> BucketBatch:
         bucket, number = self._batch(step)
         positions = np.arange(number * self._batch_size, (number + 1) * self._batch_size)
-        return Dealt(bucket, torch.from_numpy(dealt(positions, self._counts[bucket], self._seed, bucket)))
+        return BucketBatch(
+            bucket, torch.from_numpy(shuffle_epochs(positions, self._counts[bucket], self._seed, bucket))
+        )
 
     def _batch(self, step: int) -> tuple[int, int]:
         """The bucket of a step, and how many batches of it came before."""

@@ -1,4 +1,10 @@
-"""A cache's folder: what it was made of, numbered files that several processes write, rows that are read when needed."""
+"""A cache's folder: what it was made of, numbered files that several processes write, rows that are read when needed;
+and the captions in its files, which stay on the disk too.
+
+A file of latents holds `captions`, (bytes,) uint8, all of them in UTF-8 laid end to end, and `caption_places`, (n, k +
+1) int64: where the first of a picture's k captions begins, and where each of them ends. Files of the first version hold
+captions as JSON in their metadata; of those that were read last they stay in memory.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +12,9 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,18 +22,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..budget import parse_json, read_object, shown
-from ..io.atomic import atomic_path
-from ..io.checkpoint import write_tensors
+from ..io.atomic import write_whole
+from ..io.checkpoint import read_metadata, write_tensors
 from ..io.header import Entry, Header, read_header
-from .shards import read_places
+from .shards import locate, read_places
 
 ABOUT = "cache.json"
 DATA = "data"  # in cache.json: Shards.digest
 FILE_LENGTH = 1000  # rows in a file: 118 MB of captions' embeddings at CLIP ViT-L/14's width
 MOST_READ = 1_000_000  # files that a cache.json may name
 MOST_FILES = 10_000
-KINDS = {"F16": torch.float16, "F32": torch.float32, "U8": torch.uint8, "I64": torch.int64}  # of tensors in a cache
+DTYPES = {"F16": torch.float16, "F32": torch.float32, "U8": torch.uint8, "I64": torch.int64}  # of tensors in a cache
 Content = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata of one file
+BYTES, PLACES = "captions", "caption_places"
+OLD_FILES_KEPT = 100  # 0.4 MB each, at 1,000 pictures
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -51,11 +60,11 @@ def read_captions(metadata: Mapping[str, str], name: str) -> list[Any]:
     return found
 
 
-def divide(count: int, begun: int | None = None) -> list[range]:
+def divide_rows(count: int, begun: int | None = None) -> list[range]:
     """The rows of every file: FILE_LENGTH each, or the smallest multiple of it that needs at most MOST_FILES files.
 
-    begun: the number of files that the folder's cache.json names. The first version knew no MOST_FILES: what it began goes
-    on in files of FILE_LENGTH.
+    begun: the number of files that the folder's cache.json names. The first version knew no MOST_FILES: what it began
+    goes on in files of FILE_LENGTH.
     """
     length = FILE_LENGTH * max(1, -(-count // (FILE_LENGTH * MOST_FILES)))
     if begun == -(-count // FILE_LENGTH):
@@ -66,8 +75,8 @@ def divide(count: int, begun: int | None = None) -> list[range]:
 def claim(folder: Path, about: Mapping[str, Any], addition: bool = False) -> None:
     """Write into cache.json what the cache is made of, or check that it says so already. None = does not apply.
 
-    addition: a cache that says nothing about it yet may have it too. The first version kept no digest of the data: what it
-    began is not compared by it. Raises ValueError for the folder of another cache.
+    addition: a cache that says nothing about it yet may have it too. The first version kept no digest of the data: what
+    it began is not compared by it. Raises ValueError for the folder of another cache.
     """
     found = read_about(folder)
     if found and DATA not in found:
@@ -79,8 +88,8 @@ def claim(folder: Path, about: Mapping[str, Any], addition: bool = False) -> Non
             f"{folder} holds a cache of something else, made with {json.dumps(there)}; take another folder for "
             f"{json.dumps(wanted)}"
         )
-    with atomic_path(folder / ABOUT) as partial:
-        partial.write_text(json.dumps(found | {name: value for name, value in about.items() if value is not None}))
+    kept = {name: value for name, value in about.items() if value is not None}
+    write_whole(folder / ABOUT, json.dumps(found | kept))
 
 
 def write_files(
@@ -92,7 +101,8 @@ def write_files(
     wait: Callable[[], None],
     what: str,
 ) -> None:
-    """Write the files that are not there yet, dealt evenly to the processes; make: their numbers -> what is in each, by turns.
+    """Write the files that are not there yet, dealt evenly to the processes; make: their numbers -> what is in each, by
+    turns.
 
     wait: returns when all processes have called it.
     """
@@ -111,7 +121,7 @@ def write_files(
             writing.result()
 
 
-def alone() -> None:
+def no_barrier() -> None:
     """Waiting of a process that has no others."""
 
 
@@ -132,7 +142,7 @@ class Rows:
     """
 
     def __init__(self, parts: Iterable[tuple[Path, Entry]]) -> None:
-        """parts: one or more files, each with its tensor, (n, *shape), of KINDS. Raises ValueError for shapes or kinds that differ."""
+        """parts: files, each with its tensor, (n, *shape). Raises ValueError where shapes or dtypes differ."""
         paths, entries = zip(*parts, strict=True)
         for path, entry in zip(paths, entries, strict=True):
             if (entry.shape[1:], entry.dtype) != (entries[0].shape[1:], entries[0].dtype):
@@ -141,36 +151,27 @@ class Rows:
                 )
         self._paths: tuple[Path, ...] = paths
         self.shape: tuple[int, ...] = entries[0].shape[1:]
-        self.dtype = KINDS[entries[0].dtype]
+        self.dtype = DTYPES[entries[0].dtype]
         self._begins = np.array([entry.begin for entry in entries])
-        self._ends = np.cumsum([entry.shape[0] for entry in entries])
+        self.ends = np.cumsum([entry.shape[0] for entry in entries])
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self.ends[-1])
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """rows: (N,). Returns (N, *shape) in the dtype of the files."""
         found = torch.empty(len(rows), *self.shape, dtype=self.dtype)
         size = math.prod(self.shape) * self.dtype.itemsize
         for place, row in enumerate(rows.tolist()):
-            part, number = self.locate(row)
+            part, number = locate(self.ends, row, "the cache")
             data = read_bytes(self._paths[part], int(self._begins[part]) + number * size, size)
             found[place] = torch.frombuffer(bytearray(data), dtype=self.dtype).view(self.shape)
         return found
 
-    def locate(self, row: int) -> tuple[int, int]:
-        """Which part a row is in, and which row of that it is."""
-        part = int(np.searchsorted(self._ends, row, side="right"))
-        return part, row - self.starts_at(part)
 
-    def starts_at(self, part: int) -> int:
-        """How many rows are in the parts before."""
-        return int(self._ends[part - 1]) if part else 0
-
-
-def read_whole(path: Path, entry: Entry) -> np.ndarray:
-    """A whole tensor of a file, of a dtype of KINDS that numpy has."""
-    dtype = torch.empty(0, dtype=KINDS[entry.dtype]).numpy().dtype
+def read_tensor(path: Path, entry: Entry) -> np.ndarray:
+    """A whole tensor of a file, of a dtype that numpy has."""
+    dtype = torch.empty(0, dtype=DTYPES[entry.dtype]).numpy().dtype
     size = math.prod(entry.shape) * dtype.itemsize
     return np.frombuffer(read_bytes(path, entry.begin, size), dtype).reshape(entry.shape)
 
@@ -183,7 +184,7 @@ def read_bytes(path: Path, begin: int, size: int) -> bytes:
         raise ValueError(f"{path.name} is damaged: {error}; make the cache again") from error
 
 
-def spread(length: int, count: int) -> list[int]:
+def evenly_spaced(length: int, count: int) -> list[int]:
     """`count` numbers below `length`, or all when there are fewer, from the first to the last at even distances."""
     return torch.linspace(0, length - 1, min(count, length), dtype=torch.float64).long().tolist()
 
@@ -191,8 +192,8 @@ def spread(length: int, count: int) -> list[int]:
 def compare(what: str, pairs: Iterable[tuple[str, Tensor, Tensor]], precision: torch.dtype) -> str:
     """A sentence that says how far cached tensors are from those computed again. pairs: name, cached, computed.
 
-    precision: of the computation, where it is coarser than the cache's float16. Raises ValueError when one is further off
-    than the rounding of its largest value explains.
+    precision: of the computation, where it is coarser than the cache's float16. Raises ValueError when one is further
+    off than the rounding of its largest value explains.
     """
     half, largest = torch.finfo(torch.float16), 0.0
     unit = max(half.eps, torch.finfo(precision).eps)
@@ -205,8 +206,114 @@ def compare(what: str, pairs: Iterable[tuple[str, Tensor, Tensor]], precision: t
         explained = unit * max(float(computed.abs().max()), half.tiny)  # below it float16's steps get no smaller
         if not difference <= explained:
             raise ValueError(
-                f"the {name} in the cache is {difference:.2g} from the one computed again, rounding explains {explained:.2g}; "
-                "it was made of other data, or a file is damaged: make the cache again in another folder"
+                f"the {name} in the cache is {difference:.2g} from the one computed again, rounding explains "
+                f"{explained:.2g}; it was made of other data, or a file is damaged: make the cache again "
+                "in another folder"
             )
         largest = max(largest, difference)
     return f"{what}, computed again, differ from the cache by at most {largest:.2g}, which rounding explains"
+
+
+# ---- captions
+
+
+def pack_captions(captions: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+    """The tensors that hold k captions of each of n pictures, n and k 1 or more."""
+    texts = [[text.encode("utf-8", "surrogatepass") for text in said] for said in captions]
+    ends = np.cumsum([len(text) for said in texts for text in said]).reshape(len(texts), -1)
+    begins = np.append(0, ends[:-1, -1])
+    data = np.frombuffer(b"".join(text for said in texts for text in said), np.uint8)
+    places = np.concatenate([begins[:, None], ends], axis=1).astype(np.int64)
+    return {BYTES: torch.from_numpy(data.copy()), PLACES: torch.from_numpy(places)}
+
+
+class _File(NamedTuple):
+    """Where the captions of a file are; of the first version only the path."""
+
+    path: Path
+    data: Entry | None = None
+    places: Entry | None = None
+
+
+class Captions:
+    """The captions of every picture, by its number; `each` says how many a picture has."""
+
+    def __init__(self) -> None:
+        self.each = 0
+        self._files: list[_File] = []
+        self._ends: list[int] = []  # of the pictures of each file
+        self._old: dict[int, list[list[str]]] = {}
+
+    def add(self, path: Path, header: Header, count: int) -> None:
+        """Take the next file, which holds `count` pictures. Raises ValueError when its captions are not theirs."""
+        data, places = header.tensors.get(BYTES), header.tensors.get(PLACES)
+        if data is None or places is None:
+            file, each = _File(path), _check(read_captions(header.metadata, path.name), path, count)
+        else:
+            kinds = data.dtype, len(data.shape), places.dtype, len(places.shape), places.shape[:1]
+            if kinds != ("U8", 1, "I64", 2, (count,)) or places.shape[1] < 2:
+                raise _damaged(path, count)
+            file, each = _File(path, data, places), places.shape[1] - 1
+        if self._files and each != self.each:
+            raise _damaged(path, count)
+        self.each = each
+        self._files.append(file)
+        self._ends.append(count + (self._ends[-1] if self._ends else 0))
+
+    def __getitem__(self, pictures: Tensor) -> list[list[str]]:
+        """pictures: (N,), their numbers. Returns the captions of each. Raises ValueError for a file that is damaged."""
+        return [self._read(picture) for picture in pictures.tolist()]
+
+    def __iter__(self) -> Iterator[str]:
+        """Every caption of every picture, one after the other; a file's in memory at a time."""
+        for file in self._files:
+            if file.data is None or file.places is None:
+                yield from (text for said in read_captions(read_metadata(file.path), file.path.name) for text in said)
+                continue
+            data, places = read_tensor(file.path, file.data).tobytes(), read_tensor(file.path, file.places)
+            for row in places.tolist():
+                yield from _decode_texts(data, row, file.path)
+
+    def _read(self, picture: int) -> list[str]:
+        number, place = locate(self._ends, picture, "the cache")
+        file = self._files[number]
+        if file.data is None or file.places is None:
+            return self._read_first_version(number, file.path)[place]
+        size = 8 * (self.each + 1)
+        row = np.frombuffer(read_bytes(file.path, file.places.begin + place * size, size), np.int64)
+        begin, end = int(row[0]), int(row[-1])
+        if not 0 <= begin <= end <= file.data.shape[0]:
+            raise ValueError(
+                f"{file.path.name} is damaged, it has no captions at the bytes {begin} to {end}; make the cache again"
+            )
+        data = read_bytes(file.path, file.data.begin + begin, end - begin)
+        return _decode_texts(data, (row - begin).tolist(), file.path)
+
+    def _read_first_version(self, number: int, path: Path) -> list[list[str]]:
+        said = self._old.get(number)
+        if said is None:
+            said = self._old[number] = read_captions(read_metadata(path), path.name)
+            for oldest in list(self._old)[: max(0, len(self._old) - OLD_FILES_KEPT)]:
+                self._old.pop(oldest, None)  # another thread may have been faster
+        return said
+
+
+def _decode_texts(data: bytes, places: Sequence[int], path: Path) -> list[str]:
+    try:
+        return [data[begin:end].decode("utf-8", "surrogatepass") for begin, end in pairwise(places)]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: its captions are not UTF-8 text; make the cache again") from error
+
+
+def _check(captions: Sequence[Any], path: Path, count: int) -> int:
+    """How many captions each of `count` pictures has. Raises ValueError when they have not as many."""
+    are_texts = all(isinstance(said, list) and all(isinstance(text, str) for text in said) for said in captions)
+    if len(captions) != count or not are_texts or len({len(said) for said in captions}) != 1 or not captions[0]:
+        raise _damaged(path, count)
+    return len(captions[0])
+
+
+def _damaged(path: Path, count: int) -> ValueError:
+    return ValueError(
+        f"{path.name}: the captions of the latent cache are not those of its {count} pictures; make the cache again"
+    )

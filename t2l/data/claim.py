@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..budget import read_object
-from ..io.atomic import atomic_path
+from ..io.atomic import write_whole
+
+CONFIG = "config.json"
 
 
-def claim(out: Path, wanted: dict[str, Any]) -> None:
+def claim(out: Path, wanted: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
     """Write into config.json what is put into `out`, or check that it is what `out` was begun with.
 
-    Raises ValueError that names what differs, and for a config.json that cannot be read.
+    defaults: of what config.json does not say yet. Raises ValueError that names what differs, and for a config.json
+    that cannot be read.
     """
-    wanted = json.loads(json.dumps(wanted))  # tuples become lists
-    path = out / "config.json"
-    found = read_object(path, "the options of the first run") if path.is_file() else wanted
-    if other := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
+    if other := find_differences(out, wanted, defaults):
         raise other_pictures(out, other)
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(wanted, indent=2))
+    write_whole(out / CONFIG, json.dumps(wanted, indent=2))
+
+
+def find_differences(out: Path, wanted: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> list[str]:
+    """The names of what `out` was begun with and is wanted otherwise, sorted; nothing for a folder that is free."""
+    if not (out / CONFIG).is_file():
+        return []
+    wanted, before = (json.loads(json.dumps(values)) for values in (wanted, defaults or {}))  # tuples become lists
+    found = before | read_object(out / CONFIG, "the options of the first run")
+    return sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
 
 
 def other_pictures(out: Path, differing: Sequence[str]) -> ValueError:
@@ -54,7 +62,17 @@ def file_times(path: Path) -> bytes:
 
 def disk_error(shard: Path, error: OSError) -> OSError:
     """The sentence for a shard that could not be written."""
-    return OSError(f"{shard} cannot be written ({error.strerror or error}); make room and run the same command again")
+    found = error.__cause__ if isinstance(error.__cause__, OSError) else error  # atomic_path has made a sentence of it
+    return OSError(f"{shard} cannot be written ({found.strerror or error}); make room and run the same command again")
+
+
+def hash_file(path: Path) -> str:
+    """A file's SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:
@@ -63,5 +81,4 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
         path.unlink(missing_ok=True)
         return
     text = "".join(" ".join(line.split()) + "\n" for line in lines)
-    with atomic_path(path) as partial:
-        partial.write_bytes(text.encode(errors="backslashreplace"))
+    write_whole(path, text.encode(errors="backslashreplace"))

@@ -2,14 +2,14 @@
 
 KEY.foreground.webp, KEY.background.webp    lossy colours
 KEY.mask.png                                8-bit grey, exact
-KEY.json                                    captions, thing, place, colour, sources; licences and scores where there are some
+KEY.json                                    captions, labels, sources; licences and scores where there are some
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,17 @@ from PIL import Image
 from torch import Tensor
 
 from ..budget import KINDS, as_text, parse_json, shown
+from ..io.image import encode_image, to_image
 from ..io.picture_file import Unreadable, decoded
 from ..layers import Layers
 
 PICTURES = ("foreground.webp", "background.webp", "mask.png")
-MEMBERS = (*PICTURES, "json")
+QUALITY = 92  # of the lossy webp colours
+CAPTIONS = ("caption", "foreground_caption", "background_caption")
+TEXTS = (*CAPTIONS, "thing", "place")  # what people's own files may say of a picture
 LISTS = ("sources", "licences")
-TEXTS = ("caption", "foreground_caption", "background_caption", "thing", "place")
+KEYS = {*CAPTIONS, *LISTS, "scores"}  # of the json; what is named otherwise is a label
+NO_LABELS: dict[str, Any] = {"thing": "", "place": "", "colour": None}  # in every json: version 0.1.0 asks for them
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,25 +41,27 @@ class Example:
     caption: str  # the whole prompt
     foreground_caption: str = ""  # "a red teapot"; what follows may be empty
     background_caption: str = ""  # "on a wooden table"
-    thing: str = ""  # "teapot"
-    place: str = ""  # "wooden table"
-    colour: str | None = None  # the colour word in the caption, if there is one
+    labels: dict[str, str] = field(default_factory=dict)  # "thing": "teapot"; evaluation asks for thing and place
     sources: tuple[str, ...] = ()  # ids or addresses of the files it was drawn from
     licences: tuple[str, ...] = ()  # of the sources, where they are known
     scores: dict[str, float] = field(default_factory=dict)  # what judged it, e.g. "mask": 1 = surely good
 
 
-def encode_example(example: Example, quality: int = 92) -> dict[str, bytes]:
-    """The example's files by their suffix: `PICTURES` and "json". quality: of the lossy webp colours."""
-    metadata = {name: getattr(example, name) for name in TEXTS}
-    metadata |= {"colour": example.colour, "sources": list(example.sources)}
-    metadata |= {
-        name: value for name, value in (("licences", list(example.licences)), ("scores", example.scores)) if value
-    }
+def encode_example(example: Example) -> dict[str, bytes]:
+    """The example's files by their suffix: `PICTURES` and "json".
+
+    Raises ValueError for a label that is named as something else in the json.
+    """
+    if taken := KEYS & example.labels.keys():
+        raise ValueError(f"a label needs another name than {', '.join(sorted(taken))}")
+    metadata = {name: getattr(example, name) for name in CAPTIONS} | NO_LABELS | example.labels
+    metadata |= {"sources": list(example.sources)}
+    optional = {"licences": list(example.licences), "scores": example.scores}
+    metadata |= {name: value for name, value in optional.items() if value}
     return {
-        "foreground.webp": _to_file(example.layers.foreground, "webp", quality=quality, method=2),
-        "background.webp": _to_file(example.layers.background, "webp", quality=quality, method=2),
-        "mask.png": _to_file(example.layers.mask, "png", compress_level=4),
+        "foreground.webp": encode_image(to_image(example.layers.foreground[0]), "webp", quality=QUALITY, method=2),
+        "background.webp": encode_image(to_image(example.layers.background[0]), "webp", quality=QUALITY, method=2),
+        "mask.png": encode_image(to_image(example.layers.mask[0]), "png", compress_level=4),
         "json": json.dumps(metadata, sort_keys=True).encode(),
     }
 
@@ -70,9 +76,14 @@ def decode_example(key: str, files: dict[str, bytes], metadata: dict[str, Any] |
     pictures = decode_pictures(files, missing)
     metadata = check_metadata(_from_json(files["json"]) if metadata is None else metadata)
     layers = Layers.from_stacked(stacked_bytes(pictures).float() / 255)
-    texts = {name: metadata[name] for name in TEXTS}
     lists: dict[str, Any] = {name: tuple(metadata.get(name, ())) for name in LISTS}
-    return Example(key, layers, colour=metadata.get("colour"), scores=metadata.get("scores", {}), **lists, **texts)
+    return Example(key, layers, scores=metadata.get("scores", {}), **lists, **words_of(metadata))
+
+
+def words_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Captions and labels as `Example` takes them, out of one object; every text that is named otherwise is a label."""
+    labels = {name: text for name, text in metadata.items() if name not in KEYS and isinstance(text, str) and text}
+    return {name: metadata[name] for name in CAPTIONS} | {"labels": labels}
 
 
 Pictures = tuple[Image.Image, Image.Image, Image.Image]  # foreground and background in RGB, the mask in L
@@ -101,29 +112,29 @@ def decode_mask(files: dict[str, bytes]) -> Image.Image:
 
 
 def stacked_bytes(pictures: Pictures, box: tuple[int, int, int, int] | None = None) -> Tensor:
-    """Foreground, background and mask as they are stored, (1, 7, H, W) uint8. box: left, top, right and bottom of a piece."""
+    """Foreground, background and mask as stored, (1, 7, H, W) uint8. box: left, top, right and bottom of a piece."""
     pieces = pictures if box is None else [picture.crop(box) for picture in pictures]
     return torch.from_numpy(np.stack([np.asarray(channel) for piece in pieces for channel in piece.split()]))[None]
 
 
 def check_metadata(metadata: Any) -> dict[str, Any]:
-    """The metadata as it came. Raises ValueError when one of `TEXTS` is missing, and for what is no text."""
+    """The metadata as it came. Raises ValueError when one of `CAPTIONS` is missing, and for what is no text."""
     if not isinstance(metadata, dict):
         raise ValueError(f"its json should hold an object and holds {KINDS[type(metadata)]}")
     lists, colour = [metadata.get(name, []) for name in LISTS], metadata.get("colour")
-    if not all(isinstance(part, list) for part in lists) or not all(
-        isinstance(text, str) for text in [*sum(lists, []), colour or ""]
-    ):
+    are_lists = all(isinstance(part, list) for part in lists)
+    if not are_lists or not all(isinstance(text, str) for text in [*sum(lists, []), colour or ""]):
         raise ValueError(f"its json has sources, licences or a colour that are no texts: {shown([*lists, colour])}")
     scores = metadata.get("scores", {})
     if not isinstance(scores, dict) or not all(type(score) in (int, float) for score in scores.values()):
         raise ValueError(f"its json has scores that are no numbers: {shown(scores)}")
-    if missing := [name for name in TEXTS if not isinstance(metadata.get(name), str)]:
+    texts = NO_LABELS | metadata
+    if missing := [name for name in TEXTS if not isinstance(texts.get(name), str)]:
         raise ValueError(f"its json has no {', '.join(missing)}")
     return metadata
 
 
-def ways_to_say(metadata: dict[str, Any]) -> list[str]:
+def training_captions(metadata: Mapping[str, Any]) -> list[str]:
     """The two captions a picture is trained with; the same one twice where its layers have none of their own."""
     parts = metadata["foreground_caption"], metadata["background_caption"]
     return [metadata["caption"], " ".join(parts) if all(parts) else metadata["caption"]]
@@ -134,13 +145,6 @@ def _from_json(data: bytes) -> Any:
         return parse_json(as_text(data, "it"), "it")
     except ValueError as error:
         raise ValueError(f"its json is unreadable: {error}") from error
-
-
-def _to_file(pixels: Tensor, kind: str, **options: Any) -> bytes:
-    array = (pixels[0] * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def _from_file(name: str, data: bytes) -> Image.Image:

@@ -1,9 +1,9 @@
 """A folder of somebody's layered pictures: which files belong together, and their captions.
 
-    KEY.foreground.png, KEY.background.png, KEY.mask.png    or as part_names.py says, as `t2l generate` and `t2l convert` write
+    KEY.foreground.png, KEY.background.png, KEY.mask.png    also as part_names.py says, and `t2l generate` writes
     KEY.foreground.png, KEY.background.png                  a foreground with transparency: its alpha is the mask
-    KEY.psd, KEY.psb, KEY.ora                               layers: background, and foreground over it (layers_found.py)
-    captions                                                beside them, or in one file for many (captions_found.py)
+    KEY.psd, KEY.psb, KEY.ora                               layers: background, foreground over it (layer_sources.py)
+    captions                                                beside them, or in one file for many (caption_files.py)
 
 Whatever cannot be used has a reason, a sentence without a subject: "a: has no background ...".
 """
@@ -16,46 +16,46 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from ..budget import FILE_BYTES
-from .captions_found import Names, Row, Rows, is_metadata, read_rows, texts_beside, texts_of
-from .layers_found import Source, read_layers
-from .part_names import PARTS, TEXT_ENDINGS, UNREAD, composed, readings
-
-__all__ = ["Source", "find_sources", "read_layers"]
+from .caption_files import Names, Row, Rows, is_metadata, read_rows, read_texts_beside, texts_from_row
+from .layer_sources import Source
+from .part_names import PARTS, TEXT_ENDINGS, UNREAD, interpret_path, normalise
 
 Groups = dict[str, dict[str, list[Path]]]  # key -> part -> files
 
 
 def find_sources(
-    folder: Path, captions: Path | None = None, follow_links: bool = False, apart: Path | None = None
+    folder: Path, captions: Path | None = None, follow_links: bool = False, exclude: Path | None = None
 ) -> tuple[list[Source], list[str]]:
-    """The layered pictures under a folder, by name, and "name: reason" for every other picture and every link not followed.
+    """The layered pictures under a folder, by name, and "name: reason" for every other picture and every link not
+    followed.
 
-    Links within the folder are followed, those that lead out of it only with follow_links: a data set is shared, and must not
-    take along what was not meant. captions: a file of captions for many pictures, whose file names are relative to the folder;
-    then no other captions are looked for. apart: a folder that is not looked into. Raises FileNotFoundError, or ValueError for a captions file without a line of use.
+    Links within the folder are followed, those that lead out of it only with follow_links: a data set is shared, and
+    must not take along what was not meant. captions: a file of captions for many pictures, whose file names are
+    relative to the folder; then no other captions are looked for. exclude: a folder that is not looked into. Raises
+    FileNotFoundError, or ValueError for a captions file without a line of use.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; name the one that holds your layered pictures")
-    paths, skipped = _files(folder, follow_links, apart)
-    groups = _groups(folder, [path for path in paths if path.suffix.lower() not in TEXT_ENDINGS])
-    words = _Words(folder, groups, paths, captions)
-    skipped += words.faults
+    paths, skipped = _find_files(folder, follow_links, exclude)
+    groups = _group_files(folder, [path for path in paths if path.suffix.lower() not in TEXT_ENDINGS])
+    found_captions = _Captions(folder, groups, paths, captions)
+    skipped += found_captions.faults
     sources: list[Source] = []
     for name, found in groups.items():
         try:
-            files, beside = _chosen(found)
-            skipped += [f"{_relative(path, folder)}: {reason}" for path, reason in beside]
+            files, beside = _choose_files(found)
+            skipped += [f"{_relative_name(path, folder)}: {reason}" for path, reason in beside]
             if files:
                 for path in files.values():
                     FILE_BYTES.check(path.stat().st_size, f"has {path.name} of")
-                title = _relative(files["layers"], folder) if "layers" in files else name
-                sources.append(Source(title, files, words.of(name)))
+                title = _relative_name(files["layers"], folder) if "layers" in files else name
+                sources.append(Source(title, files, found_captions.of(name)))
         except (ValueError, OSError) as error:
             skipped.append(f"{name}: {error}")
     return sources, skipped
 
 
-class _Words:
+class _Captions:
     """What is said of the pictures of a folder, and in faults which lines of its files of captions are of no use.
 
     captions: as `find_sources` takes it.
@@ -69,18 +69,18 @@ class _Words:
         self.faults: list[str] = []
         names = Names(folder, groups)
         if captions is not None:
-            rows = read_rows(captions, captions, ("", _base(captions, folder)), names)
+            rows = read_rows(captions, captions, ("", _relative_folder(captions, folder)), names)
             if reason := rows.why_none():
                 raise ValueError(reason)
             self._take(rows)
             return
         for path in sorted(paths):
-            relative = PurePosixPath(_relative(path, folder))
+            relative = PurePosixPath(_relative_name(path, folder))
             if is_metadata(path) and not _is_of_one(relative, groups):
                 self._find(path, relative, names)
             elif path.suffix.lower() in TEXT_ENDINGS:
-                for key, part in readings(relative):
-                    self._beside.setdefault(composed(key), []).append((part, path))
+                for key, part in interpret_path(relative):
+                    self._beside.setdefault(normalise(key), []).append((part, path))
 
     def _find(self, path: Path, relative: PurePosixPath, names: Names) -> None:
         try:
@@ -95,56 +95,54 @@ class _Words:
             self.faults += rows.faults[:1]
 
     def _take(self, rows: Rows) -> None:
-        for key, row in rows.said.items():
-            self._said.setdefault(key, row)
-        for key, reason in rows.bad.items():
-            self._bad.setdefault(key, reason)
+        self._said, self._bad = rows.said | self._said, rows.bad | self._bad  # of two the first counts
         self.faults += rows.faults
 
     def of(self, key: str) -> dict[str, str]:
         """The texts of a picture. Raises ValueError with a reason."""
-        files = {path: part for part, path in reversed(self._beside.get(composed(key), []))}
-        texts = texts_beside([(part, path) for path, part in files.items()]) if files else None
+        files = {path: part for part, path in reversed(self._beside.get(normalise(key), []))}
+        texts = read_texts_beside([(part, path) for path, part in files.items()]) if files else None
         if texts is not None:
             return texts
         if key in self._bad:
             raise ValueError(self._bad[key])
         if key in self._said:
-            return texts_of(self._said[key].said, self._said[key].where)
+            return texts_from_row(self._said[key].said, self._said[key].where)
         name = PurePosixPath(key).name
         none = f"has no caption: there is no {name}.txt and no {name}.json"
         raise ValueError("has no line in the captions file" if self._is_given else none)
 
 
-def _base(captions: Path, folder: Path) -> str:
+def _relative_folder(captions: Path, folder: Path) -> str:
     """The folder of a file of captions, from the data set's; "" where it lies elsewhere."""
     here, root = captions.absolute().parent, folder.absolute()
     return here.relative_to(root).as_posix() if here.is_relative_to(root) else ""
 
 
 def _is_of_one(path: PurePosixPath, groups: Groups) -> bool:
-    """Whether a file that is named as one of captions for many belongs to one picture: metadata.json beside metadata.psd."""
+    """Whether a file named as captions for many belongs to one picture: metadata.json beside metadata.psd."""
     own = {path.with_suffix("").as_posix(), path.parent.as_posix()}
     return path.suffix.lower() == ".json" and not own.isdisjoint(groups)
 
 
-def _files(folder: Path, follow_links: bool, apart: Path | None) -> tuple[list[Path], list[str]]:
+def _find_files(folder: Path, follow_links: bool, exclude: Path | None) -> tuple[list[Path], list[str]]:
     """Every file below a folder that is not hidden, each folder once, and a reason for what was left out."""
     files, skipped = [], []
-    for path, reason in walk_files(folder, follow_links, apart):
+    for path, reason in walk_files(folder, follow_links, exclude):
         if reason:
-            skipped.append(f"{_relative(path, folder)}: {reason}")
+            skipped.append(f"{_relative_name(path, folder)}: {reason}")
         else:
             files.append(path)
     return files, skipped
 
 
-def walk_files(folder: Path, follow_links: bool, apart: Path | None = None) -> Iterator[tuple[Path, str]]:
+def walk_files(folder: Path, follow_links: bool, exclude: Path | None = None) -> Iterator[tuple[Path, str]]:
     """Every file below a folder that is not hidden, each folder once, in an order that every system gives.
 
-    With "", or with the reason why something is left out. In memory are the names of one folder. apart: a folder that is left out, where it lies below.
+    With "", or with the reason why something is left out. In memory are the names of one folder. exclude: a folder that
+    is left out, where it lies below.
     """
-    root, other = folder.resolve(), None if apart is None else apart.resolve()
+    root, other = folder.resolve(), None if exclude is None else exclude.resolve()
     waiting, seen = [folder], {root}
     while waiting:
         here = waiting.pop()
@@ -158,7 +156,7 @@ def walk_files(folder: Path, follow_links: bool, apart: Path | None = None) -> I
             if name.startswith((".", "__MACOSX")):
                 continue
             path = here / name
-            kind = _not_followed(path, root, seen, follow_links) or _kind(path)
+            kind = _why_not_followed(path, root, seen, follow_links) or _file_or_folder(path)
             if kind == "folder":
                 seen.add(path.resolve())
                 waiting += [] if path.resolve() == other else [path]
@@ -166,7 +164,7 @@ def walk_files(folder: Path, follow_links: bool, apart: Path | None = None) -> I
                 yield path, "" if kind == "file" else kind
 
 
-def _kind(path: Path) -> str:
+def _file_or_folder(path: Path) -> str:
     """Either folder or file, or the reason why it is neither."""
     try:
         mode = path.stat().st_mode
@@ -177,7 +175,7 @@ def _kind(path: Path) -> str:
     return "file" if stat.S_ISREG(mode) else "is a pipe or a device, no file"
 
 
-def _not_followed(path: Path, root: Path, seen: set[Path], follow_links: bool) -> str:
+def _why_not_followed(path: Path, root: Path, seen: set[Path], follow_links: bool) -> str:
     """Why a link is left out; "" for what is none, and for one that is followed."""
     if not os.path.islink(path):
         return ""
@@ -191,21 +189,21 @@ def _not_followed(path: Path, root: Path, seen: set[Path], follow_links: bool) -
     return ""
 
 
-def _groups(folder: Path, files: list[Path]) -> Groups:
+def _group_files(folder: Path, files: list[Path]) -> Groups:
     """The picture files that share a key, by what they are of it, in an order that every system gives.
 
-    Of what a name may say the first holds under which a picture is complete. What makes none complete joins one that lacks
-    just that, and is else told by the likeliest.
+    Of what a name may say the first holds under which a picture is complete. What makes none complete joins one that
+    lacks just that, and is else told by the likeliest.
     """
-    paths = {_relative(path, folder): path for path in files}
-    left = {name: found for name in sorted(paths) if (found := readings(PurePosixPath(name)))}
+    paths = {_relative_name(path, folder): path for path in files}
+    left = {name: found for name in sorted(paths) if (found := interpret_path(PurePosixPath(name)))}
     groups: Groups = {}
     keys: dict[str, str] = {}  # of the complete ones: composed -> as it is written
     for turn in range(max(map(len, left.values()), default=0)):
         tried: dict[str, list[str]] = {}
         for name, found in left.items():
             if turn < len(found):
-                tried.setdefault(composed(found[turn][0]), []).append(name)
+                tried.setdefault(normalise(found[turn][0]), []).append(name)
         for key, names in tried.items():
             parts = {left[name][turn][1] for name in names}
             known = groups.get(keys.get(key, ""), {})
@@ -224,7 +222,7 @@ def _is_complete(parts: set[str]) -> bool:
     return "layers" in parts or {"foreground", "background"} <= parts
 
 
-def _chosen(found: dict[str, list[Path]]) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
+def _choose_files(found: dict[str, list[Path]]) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
     """The files of a group that make a layered picture, none if there is none, and reasons for the others."""
     parts: dict[str, list[Path]] = {part: found[part] for part in PARTS if part in found}
     for part, paths in parts.items():
@@ -243,5 +241,5 @@ def _chosen(found: dict[str, list[Path]]) -> tuple[dict[str, Path], list[tuple[P
     return {}, [(path, UNREAD.get(path.suffix.lower(), flat)) for paths in found.values() for path in paths]
 
 
-def _relative(path: Path, folder: Path) -> str:
+def _relative_name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()

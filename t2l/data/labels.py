@@ -1,4 +1,5 @@
-"""What people said of samples: good, or bad for one of the paper's reasons. One JSON object a line, appended as they work.
+"""What people said of samples: good, or bad for one of the paper's reasons. One JSON object a line, appended as they
+work.
 
     {"good": false, "key": "train-000123", "kind": "mask", "reason": "incomplete"}
 
@@ -54,7 +55,9 @@ def read_labels(paths: Path | Sequence[Path], kind: str) -> dict[str, Label]:
     for path in [paths] if isinstance(paths, Path) else paths:
         lines = read_text(path, "the file of labels").split("\n")
         for number, line in enumerate(lines, 1):
-            if line.strip() and (label := _parsed(line, f"{shown_path(path)}, line {number}", number == len(lines))):
+            if line.strip() and (
+                label := _parse_line(line, f"{shown_path(path)}, line {number}", number == len(lines))
+            ):
                 if label.kind == kind:
                     _put(found, label)
     return found
@@ -67,7 +70,7 @@ def _put(labels: dict[str, Label], label: Label) -> None:
         labels[label.key] = label
 
 
-def _parsed(line: str, where: str, is_last: bool) -> Label | None:
+def _parse_line(line: str, where: str, is_last: bool) -> Label | None:
     """A line's label; None where it is the last and was cut off. Other kinds than the one asked for are read too."""
     try:
         values = parse_json(line, "it")
@@ -116,7 +119,7 @@ class LabelFile:
         self._lock.close()
 
     def add(self, label: Label) -> None:
-        """Append a label; it is on the disk when this returns. Raises OSError for a full disk, and nothing is half written."""
+        """Append a label; it is on the disk when this returns. Raises OSError for a full disk, with nothing written."""
         assert label.kind == self.kind, f"this file takes labels of {self.kind}"
         end = self._file.seek(0, os.SEEK_END)
         try:
@@ -172,10 +175,10 @@ def _lock(file: BinaryIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def is_held_out(sources: Iterable[str], share: float = 0.25, seed: int = 0) -> bool | None:
+def is_held_out(sources: Iterable[str], fraction: float = 0.25, seed: int = 0) -> bool | None:
     """Whether a sample is kept for testing, by a hash of its sources' names; None where they fall on both sides.
 
     No source is then both trained and tested on, and the answer never changes.
     """
-    sides = {zlib.crc32(f"{seed} {source}".encode()) % 1000 < round(share * 1000) for source in sources}
+    sides = {zlib.crc32(f"{seed} {source}".encode()) % 1000 < round(fraction * 1000) for source in sources}
     return sides.pop() if len(sides) == 1 else None

@@ -1,24 +1,24 @@
-"""The latent cache: mean and std of every picture's latents with its captions, so that the UNet never waits for pictures.
+"""The latent cache: mean and std of every picture's latents with its captions, so that the UNet never waits for
+pictures.
 
-    DIR/cache.json                 size, number of pictures and files, hashes of autoencoder and data; buckets and text if there are
+    DIR/cache.json                 size, number of pictures and files, hashes of autoencoder and data; buckets, text
     DIR/autoencoder.safetensors    the autoencoder that made them, and that will decode them
-    DIR/000000.safetensors         mean, std (n, C, h, w) float16, captions (captions.py); 1,000 pictures a file
+    DIR/000000.safetensors         mean, std (n, C, h, w) float16, captions (cache_folder.py); 1,000 pictures a file
     DIR/text-000000.safetensors    the captions' embeddings, where a frozen text encoder was given (texts.py)
 
-Of more than ten million pictures a file holds more, so that there are at most 10,000 files (`divide` in cache_folder.py).
-With aspect buckets a file holds mean.192x320, std.192x320 and pictures.192x320 for every shape that occurs, width x height
-in pixels; `pictures` (n,), rising, are their places in the file, and so in its captions.
-std may also be uint8 (`std_to_bytes`), or missing where cache.json says so: then latents are the means.
+Of more than ten million pictures a file holds more, so that there are at most 10,000 files (`divide_rows` in
+cache_folder.py). With aspect buckets a file holds mean.192x320, std.192x320 and pictures.192x320 for every shape that
+occurs, width x height in pixels; `pictures` (n,), rising, are their places in the file, and so in its captions. std may
+also be uint8 (`std_to_bytes`), or missing where cache.json says so: then latents are the means.
 
 Written file by file: the same command goes on where it stopped. `encode` is a callable, so data knows no model.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -35,29 +35,31 @@ from ..io.atomic import atomic_path, remove_partials
 from ..io.header import Entry, Header
 from ..layers import Layers
 from .ahead import read_ahead, read_in_workers
-from .buckets import Size, cover, cover_stacked, nearest_bucket
+from .buckets import Size, center_crop, center_crop_stacked, nearest_bucket
 from .cache_folder import (
     ABOUT,
     DATA,
-    KINDS,
+    DTYPES,
     MOST_READ,
+    Captions,
     Content,
     Rows,
-    alone,
     claim,
     compare,
-    divide,
+    divide_rows,
+    evenly_spaced,
+    no_barrier,
+    pack_captions,
     read_about,
     read_headers,
     read_number,
-    read_whole,
-    spread,
+    read_tensor,
     write_files,
 )
-from .captions import Captions, packed
-from .example import stacked_bytes, ways_to_say
+from .claim import hash_file
+from .example import stacked_bytes, training_captions
 from .several import Data, SeveralShards, open_shards
-from .shards import Shards
+from .shards import Shards, locate
 from .texts import TextEmbeddings
 
 Encode = Callable[[Layers], tuple[Tensor, Tensor]]  # layers -> mean and std of the posterior
@@ -74,49 +76,52 @@ def cache_latents(
     batch_size: int = 16,
     process: int = 0,
     processes: int = 1,
-    wait: Callable[[], None] = alone,
+    wait: Callable[[], None] = no_barrier,
     buckets: Sequence[Size] | None = None,
     std: Std = "fp16",
     workers: int = 0,
 ) -> None:
-    """Encode every picture of the shards in `data` into the folder `out`, at size x size or at the nearest bucket's size.
+    """Encode every picture of the shards in `data` into the folder `out`, at size x size or at the nearest bucket's
+    size.
 
     A picture of another shape is cropped, not squeezed. autoencoder: the file `encode` came from; it is kept beside the
-    latents. process: this one's number among `processes` that share the work by whole files; the folder is the same whatever
-    their number. wait: returns when all of them have called it. workers: processes that read pictures ahead while `encode`
-    computes; 0 reads them in between. Raises ValueError when `out` holds the latents of another autoencoder, data set, size or std,
-    or other buckets, and for a std that 8 bits do not hold.
+    latents. process: this one's number among `processes` that share the work by whole files; the folder is the same
+    whatever their number. wait: returns when all of them have called it. workers: processes that read pictures ahead
+    while `encode` computes; 0 reads them in between. Raises ValueError when `out` holds the latents of another
+    autoencoder, data set, size or std, or other buckets, and for a std that 8 bits do not hold.
     """
     if process == 0:
         remove_partials(out)
     wait()  # before anybody writes
     shards = open_shards(data)
-    chunks = divide(len(shards), begun=read_about(out).get("files"))
+    chunks = divide_rows(len(shards), begun=read_about(out).get("files"))
     about = {"size": size, "pictures": len(shards), "files": len(chunks)}
-    shapes = None if buckets is None else [_shape(bucket) for bucket in buckets]
-    digest = hashlib.sha256(autoencoder.read_bytes()).hexdigest()
+    shapes = None if buckets is None else [_format_size(bucket) for bucket in buckets]
+    digest = hash_file(autoencoder)
     kept = None if std == "fp16" else std
     claim(out, about | {"autoencoder": digest, "buckets": shapes, "std": kept, DATA: shards.digest()})
     with atomic_path(out / "autoencoder.safetensors") as partial:
         shutil.copyfile(autoencoder, partial)
 
     def make(numbers: Sequence[int]) -> Iterator[Content]:
-        covered = _Covered(shards, buckets or [(size, size)])
-        read = read_in_workers(covered, chain.from_iterable(chunks[number] for number in numbers), workers)
+        cropped = _CroppedPictures(shards, buckets or [(size, size)])
+        read = read_in_workers(cropped, chain.from_iterable(chunks[number] for number in numbers), workers)
         # copies, because what two processes share is scarce: 64 MB in a container
         pictures = read_ahead((found._replace(stacked=found.stacked.clone()) for found in read), 2 * batch_size)
         for number in numbers:
-            groups, captions = _encoded(encode, islice(pictures if workers else read, len(chunks[number])), batch_size)
-            yield _named(groups, std, bucketed=buckets is not None) | packed(captions), {}
+            groups, captions = _encode_all(
+                encode, islice(pictures if workers else read, len(chunks[number])), batch_size
+            )
+            yield _name_tensors(groups, std, bucketed=buckets is not None) | pack_captions(captions), {}
 
-    write_files(out, _names(len(chunks)), make, process, processes, wait, "latents")
+    write_files(out, _file_names(len(chunks)), make, process, processes, wait, "latents")
 
 
 class Latents:
     """A finished cache, which stays on the disk: in memory are a few numbers for every file and shape.
 
-    counts: how many pictures each bucket has. captions: of every picture. embeddings: of the captions, if it has them. about:
-    cache.json. Raises FileNotFoundError or ValueError when it is missing or unfinished.
+    counts: how many pictures each bucket has. captions: of every picture. embeddings: of the captions, if it has them.
+    about: cache.json. Raises FileNotFoundError or ValueError when it is missing or unfinished.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -126,12 +131,12 @@ class Latents:
         self.about: dict[str, Any] = read_about(folder)
         self.size = read_number(self.about, "size", folder)  # of a square picture, in pixels
         self.autoencoder = folder / "autoencoder.safetensors"
-        names = _names(read_number(self.about, "files", folder, MOST_READ))
+        names = _file_names(read_number(self.about, "files", folder, MOST_READ))
         self.captions = Captions()
         groups: dict[tuple[int, ...], list[_Group]] = {}
         self._ends: list[int] = []  # of the pictures of each file
         for number, header in enumerate(read_headers(folder, names)):
-            found = _groups(folder / names[number], number, header, self.about.get("std") != "none")
+            found = _find_groups(folder / names[number], number, header, self.about.get("std") != "none")
             count = sum(len(group) for group in found)
             for group in found:
                 groups.setdefault(group.mean.shape[1:], []).append(group)
@@ -150,7 +155,7 @@ class Latents:
     @property
     def sizes(self) -> list[Size]:
         """Every size that pictures may have in it."""
-        shapes = self.about.get("buckets", [_shape((self.size, self.size))])
+        shapes = self.about.get("buckets", [_format_size((self.size, self.size))])
         try:
             return [(int(height), int(width)) for width, height in (shape.split("x") for shape in shapes)]
         except (ValueError, TypeError, AttributeError) as error:
@@ -161,11 +166,12 @@ class Latents:
         return chain([""], self.captions)
 
     def pictures(self, bucket: int, ranks: Tensor) -> Tensor:
-        """The numbers, in the order of the data, of some pictures of a bucket, whose pictures are numbered by themselves. (N,)"""
+        """The numbers, (N,) in the order of the data, of some pictures of a bucket, which has numbers of its own."""
         return torch.tensor([self._buckets[bucket].picture(rank, self._ends) for rank in ranks.tolist()])
 
-    def of_bucket(self, bucket: int, ranks: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and std of some pictures of a bucket, whose pictures are numbered by themselves: (N, C, h, w) each, float32.
+    def read_bucket(self, bucket: int, ranks: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std of some pictures of a bucket, whose pictures are numbered by themselves: (N, C, h, w) each,
+        float32.
 
         std is 0 where the cache has none.
         """
@@ -180,10 +186,10 @@ class Latents:
         """The same by their numbers in the order of the data, (N,), all of one bucket."""
         places = [self._place(picture) for picture in pictures.tolist()]
         assert len({bucket for bucket, _ in places}) == 1, "pictures of several shapes make no batch"
-        return self.of_bucket(places[0][0], torch.tensor([rank for _, rank in places]))
+        return self.read_bucket(places[0][0], torch.tensor([rank for _, rank in places]))
 
-    def spread_out(self, count: int) -> Tensor:
-        """The means of so many pictures from all over the cache, (N, C, h, w): of several shapes, what all of them have."""
+    def sample_means(self, count: int) -> Tensor:
+        """The means of pictures from all over the cache, (N, C, h, w): of several shapes, what all of them have."""
         numbers = torch.arange(len(self))[:: max(1, len(self) // count)][:count]
         means = [self.read(number[None])[0] for number in numbers]
         height, width = (min(mean.shape[side] for mean in means) for side in (2, 3))
@@ -191,22 +197,22 @@ class Latents:
 
     def _place(self, picture: int) -> tuple[int, int]:
         """The bucket of a picture, and its number there."""
-        file = bisect_right(self._ends, picture)
-        place = picture - (self._ends[file - 1] if file else 0)
+        file, place = locate(self._ends, picture, "the cache")
         found = ((number, bucket.rank(file, place)) for number, bucket in enumerate(self._buckets))
         return next((number, rank) for number, rank in found if rank is not None)
 
 
 def std_to_bytes(std: Tensor) -> Tensor:
-    """A std in 8 bits, by its logarithm: at most 2.8 % off from 2^-16 to 2^4; what is smaller is off by less than 2^-16.
+    """A std in 8 bits, by its logarithm: at most 2.8 % off from 2^-16 to 2^4; what is smaller is off by less than
+    2^-16.
 
     Raises ValueError for a larger one, or for what is no number.
     """
     std = std.double()
     if not bool((std <= MOST_STD).all()):
         raise ValueError(
-            f"a std in 8 bits goes up to {MOST_STD:g}, the autoencoder gives {float(std.max()):g}: keep it in float16, which "
-            "is the default"
+            f"a std in 8 bits goes up to {MOST_STD:g}, the autoencoder gives {float(std.max()):g}: keep it in float16, "
+            "which is the default"
         )
     steps = (std.clamp_min(LEAST_STD / 4) / LEAST_STD).log2() * (STEPS / math.log2(MOST_STD / LEAST_STD))
     return steps.round().add(1).clamp(0, 255).to(torch.uint8)
@@ -224,13 +230,13 @@ def check_latents(encode: Encode, data: Data, cached: Latents, count: int, preci
     A std that is not kept in float16 is not compared.
     """
     shards = open_shards(data)
-    numbers = spread(len(cached), count)
+    numbers = evenly_spaced(len(cached), count)
     moments = ("mean", "std")[: 1 if "std" in cached.about else 2]
 
     def pairs() -> Iterator[tuple[str, Tensor, Tensor]]:
         for number in numbers:
             layers = shards[number].layers
-            computed = encode(cover(layers, nearest_bucket(layers.size, cached.sizes)))
+            computed = encode(center_crop(layers, nearest_bucket(layers.size, cached.sizes)))
             for name, moment, again in zip(moments, cached.read(torch.tensor([number])), computed, strict=False):
                 yield f"{name} of {shards.key(number)}", moment, again.float().cpu()
 
@@ -245,9 +251,7 @@ class _Picture(NamedTuple):
     captions: list[str]
 
 
-class _Covered(Dataset):
-    """Item k is picture k."""
-
+class _CroppedPictures(Dataset):
     def __init__(self, shards: Shards | SeveralShards, sizes: Sequence[Size]) -> None:
         self.shards = shards
         self.sizes = sizes
@@ -255,8 +259,8 @@ class _Covered(Dataset):
     def __getitem__(self, number: int) -> _Picture:
         pictures = self.shards.pictures(number)
         size = nearest_bucket(pictures[0].size[::-1], self.sizes)
-        captions = ways_to_say(self.shards.metadata(number))
-        return _Picture(size, cover_stacked(stacked_bytes(pictures), size), captions)
+        captions = training_captions(self.shards.metadata(number))
+        return _Picture(size, center_crop_stacked(stacked_bytes(pictures), size), captions)
 
 
 @dataclass
@@ -275,7 +279,7 @@ class _Encoded:
         self.waiting.clear()
 
 
-def _encoded(
+def _encode_all(
     encode: Encode, pictures: Iterable[_Picture], batch_size: int
 ) -> tuple[dict[Size, _Encoded], list[list[str]]]:
     """The latents of some pictures by their size, and the captions of each."""
@@ -294,11 +298,11 @@ def _encoded(
     return groups, captions
 
 
-def _named(groups: dict[Size, _Encoded], std: Std, bucketed: bool) -> dict[str, Tensor]:
+def _name_tensors(groups: dict[Size, _Encoded], std: Std, bucketed: bool) -> dict[str, Tensor]:
     """The tensors of a file: under the names the first caches had, or a name for every shape."""
     tensors: dict[str, Tensor] = {}
     for size, group in groups.items():
-        ending = f".{_shape(size)}" if bucketed else ""
+        ending = f".{_format_size(size)}" if bucketed else ""
         tensors[f"mean{ending}"] = torch.cat(group.mean)
         if std != "none":
             whole = torch.cat(group.std)
@@ -322,7 +326,7 @@ class _Group(NamedTuple):
 
     def places(self) -> np.ndarray:
         """Of its pictures in the file, rising."""
-        return np.arange(len(self)) if self.pictures is None else read_whole(self.path, self.pictures)
+        return np.arange(len(self)) if self.pictures is None else read_tensor(self.path, self.pictures)
 
 
 class _Bucket:
@@ -337,13 +341,13 @@ class _Bucket:
 
     def picture(self, rank: int, ends: Sequence[int]) -> int:
         """The number of one of them among all pictures. ends: of the pictures of each file."""
-        part, place = self.mean.locate(rank)
+        part, place = locate(self.mean.ends, rank, "the cache")
         group = self.groups[part]
         start = ends[group.file - 1] if group.file else 0
         if group.pictures is None:
             return start + place
         entry = Entry((1,), group.pictures.dtype, group.pictures.begin + 8 * place)
-        return start + int(read_whole(group.path, entry)[0])
+        return start + int(read_tensor(group.path, entry)[0])
 
     def rank(self, file: int, place: int) -> int | None:
         """The number, among these, of the picture at a place of a file; None for one of another shape."""
@@ -352,17 +356,18 @@ class _Bucket:
             return None
         places = self.groups[part].places()
         row = int(np.searchsorted(places, place))
-        return self.mean.starts_at(part) + row if row < len(places) and places[row] == place else None
+        start = int(self.mean.ends[part - 1]) if part else 0
+        return start + row if row < len(places) and places[row] == place else None
 
 
-def _groups(path: Path, file: int, header: Header, needs_std: bool) -> list[_Group]:
+def _find_groups(path: Path, file: int, header: Header, needs_std: bool) -> list[_Group]:
     """The groups of a file. Raises ValueError that names it when its tensors are not those of a cache."""
     groups, tensors = [], header.tensors
     for ending in [key.removeprefix("mean") for key in tensors if key.startswith("mean")]:
         mean, std, pictures = (tensors.get(f"{name}{ending}") for name in ("mean", "std", "pictures"))
         assert mean is not None, "it was looked up"
-        fits = std is not None and std.shape == mean.shape and std.dtype in KINDS if needs_std else std is None
-        if len(mean.shape) != 4 or mean.dtype not in KINDS or not fits:
+        fits = std is not None and std.shape == mean.shape and std.dtype in DTYPES if needs_std else std is None
+        if len(mean.shape) != 4 or mean.dtype not in DTYPES or not fits:
             raise ValueError(f"{path.name} needs mean{ending} and std{ending} of one shape; make the cache again")
         groups.append(_Group(path, file, mean, std, pictures))
     kinds_fit = all(group.pictures is None or group.pictures.dtype == "I64" for group in groups)
@@ -374,11 +379,11 @@ def _groups(path: Path, file: int, header: Header, needs_std: bool) -> list[_Gro
     return groups
 
 
-def _shape(size: Size) -> str:
+def _format_size(size: Size) -> str:
     """As the command line says a size, width x height."""
     height, width = size
     return f"{width}x{height}"
 
 
-def _names(files: int) -> list[str]:
+def _file_names(files: int) -> list[str]:
     return [f"{number:06d}.safetensors" for number in range(files)]

@@ -1,13 +1,14 @@
 """A folder of layered pictures -> shards to train on.
 
     OUT/train, OUT/validation         shards, and beside each NUMBER.report.json: what was packed and what was not
-    OUT/config.json, pictures.jsonl   what the folder was begun with; which picture lies where (pack_plan.py)
-    OUT/skipped.txt, OUT/notes.txt    a line for every picture that could not be used; for every one that looks wrong, or is not
-                                      shown as its editor does
+    OUT/config.json, pictures.jsonl   what the folder was begun with; which picture has which key and lies where
+    OUT/skipped.txt, OUT/notes.txt    a line for every picture that could not be used; that looks wrong, or is not shown
+                                      as its editor does
     OUT/sheet.jpg                     some of the pictures as they were packed, those that look wrong first
 
-The bytes do not depend on the number of processes. The same command goes on after the last finished shard, packs a shard
-again whose pictures or captions were changed, and packs new pictures into new shards.
+The bytes do not depend on the number of processes. The same command goes on after the last finished shard, packs a
+shard again whose pictures or captions were changed, and packs new pictures into new shards: none goes from train to
+validation.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from ..budget import read_object
+from ..budget import as_text, parse_json, read_object, read_text, shown_path
 from ..config import config_to_dict
-from ..io.atomic import atomic_path
+from ..io.atomic import remove_partials, write_whole
 from ..io.picture_file import BROKEN
-from .claim import digest_files, disk_error, file_times, other_pictures, write_lines
-from .example import TEXTS, Example, ways_to_say
-from .faults import IN_SHORT, LONG_CAPTION, in_short
-from .folder import Source, find_sources, read_layers
-from .layers_found import SMALLEST
-from .pack_plan import Place, by_shard, grown, plan_of_first_version, read_index, read_plan, write_plan
+from .claim import CONFIG, digest_files, disk_error, file_times, find_differences, other_pictures, write_lines
+from .example import Example, training_captions, words_of
+from .faults import LONG_CAPTION, SHORT_NAMES, count_faults
+from .folder import find_sources
+from .layer_sources import SMALLEST, Source, read_layers
+from .report import write_sheet
 from .shards import shard_is_finished, write_shard
-from .sheet import write_sheet
 from .workers import run_jobs, tell
 
 EVERY = 10.0  # seconds between two lines on one shard
@@ -41,6 +42,8 @@ MOST_TOKENS = 77  # that CLIP reads of a caption, its start and end among them
 MAY_DIFFER = {"processes", "validation", "pictures", "digest"}  # in config.json, of a folder that goes on
 CountTokens = Callable[[Sequence[str]], Sequence[int]]  # captions -> CLIP's tokens of each, start and end among them
 Progress = Callable[[str], None]
+SPLITS = ("train", "validation")
+PLAN = "pictures.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ class PackConfig:
     size: int = 1024  # pixels of the shorter side; larger pictures are scaled down, smaller ones stay as they are
     validation: int = 0  # pictures that are kept back for --validation, not to be trained on
     shard_size: int = 1000  # pictures a shard
-    foreground_layer: str = ""  # of a layer file, which layer or group is the foreground; "" = as layers_found.py says
+    foreground_layer: str = ""  # of a layer file, which layer or group is the foreground; "" = as layer_sources.py says
     processes: int = 2
 
     def __post_init__(self) -> None:
@@ -96,22 +99,15 @@ class Job:
         return shard_is_finished(self.directory, self.number) and self.report.is_file()
 
     def is_stale(self) -> bool:
-        """Whether a picture was repainted since the shard was finished, also when its file kept its size, or a caption changed.
+        """Whether a picture was repainted since the shard was finished, also when its file kept its size, or a caption
+        changed.
 
-        Files are read again only where their times differ. The first version wrote no digests: what it packed is taken as it is.
+        Files are read again only where their times differ.
         """
         report = read_report(self.report)
-        if report["texts"] != self.texts() if "texts" in report else self._says_other_things():
+        if report["texts"] != self.texts():
             return True
-        if "content" not in report or report.get("times") == self.digest(file_times):
-            return False
-        return report["content"] != self.digest(Path.read_bytes)
-
-    def _says_other_things(self) -> bool:
-        """The same of captions, for a report that has no digest of them: by the shard itself."""
-        packed = {row["key"]: row["metadata"] for row in read_index(self.directory, self.number)}
-        said = {key: source.texts for key, source in self.sources if key in packed}
-        return any(texts != {name: packed[key][name] for name in TEXTS} for key, texts in said.items())
+        return report["times"] != self.digest(file_times) and report["content"] != self.digest(Path.read_bytes)
 
     def texts(self) -> str:
         """A hash of all captions."""
@@ -134,7 +130,10 @@ class Job:
 def read_report(path: Path) -> dict[str, Any]:
     """What a shard's report says. Raises ValueError for a damaged one."""
     report = read_object(path, "the report of a shard")
-    if type(report.get("packed")) is not int or not all(_are_texts(report.get(name)) for name in ("skipped", "notes")):
+    lists, hashes = (
+        [report.get(name) for name in names] for names in (("skipped", "notes"), ("times", "content", "texts"))
+    )
+    if type(report.get("packed")) is not int or not all(map(_are_texts, [*lists, hashes])):
         raise ValueError(f"{path} is damaged; delete it and run the same command again")
     return report
 
@@ -154,14 +153,14 @@ def pack(
 ) -> Packed:
     """Pack every layered picture under `folder` into shards under `out`, or what is missing of them.
 
-    captions, follow_links: as `find_sources` takes them. progress: gets lines for people. count_tokens: finds captions that
-    are too long. Raises ValueError when nothing can be used, when pictures that `out` holds are gone and when it was packed
-    with other options, OSError with a sentence for a disk that is full, and what `find_sources` raises.
+    captions, follow_links: as `find_sources` takes them. progress: gets lines for people. count_tokens: finds captions
+    that are too long. Raises ValueError when nothing can be used, when pictures that `out` holds are gone and when it
+    was packed with other options, OSError with a sentence for a disk that is full, and what `find_sources` raises.
     """
-    sources, skipped = find_sources(folder, captions, follow_links, apart=out)
+    sources, skipped = find_sources(folder, captions, follow_links, exclude=out)
     if not sources:
         where = ""
-        if not (out / "config.json").is_file():  # else the lines there are those of an earlier packing
+        if not (out / CONFIG).is_file():  # else the lines there are those of an earlier packing
             write_lines(out / "skipped.txt", skipped)
             where = f"; {out / 'skipped.txt'} says why of each" if skipped else ""
         raise ValueError(f"{folder} holds no layered picture with a caption, and {len(skipped)} other pictures{where}")
@@ -172,8 +171,10 @@ def pack(
     def say(job: Job, done: int) -> None:
         progress(f"{job.name} is packed ({done} of {len(unfinished)})")
 
+    for folder in (out, *(out / split for split in SPLITS)):
+        remove_partials(folder)
     run_jobs(_pack_shard, unfinished, config.processes, say, progress)
-    packed = _written(out, jobs, skipped, _too_long(jobs, count_tokens), bool(unfinished))
+    packed = _write_summary(out, jobs, skipped, _find_long_captions(jobs, count_tokens), bool(unfinished))
     if not packed.train:
         raise ValueError(f"no picture in {folder} can be trained on; {out / 'skipped.txt'} says why of each")
     return packed
@@ -181,28 +182,20 @@ def pack(
 
 def _jobs(config: PackConfig, out: Path, sources: Sequence[Source], skipped: Sequence[str]) -> list[Job]:
     """The shards, which are written down with the options. Raises ValueError when `out` was begun with others."""
-    about = _options(config, sources)
-    path = out / "config.json"
-    found = read_object(path, "the options of the first packing") if path.is_file() else about
-    before = config_to_dict(PackConfig()) | found
-    differing = [name for name in sorted(before.keys() | about.keys()) if before.get(name) != about.get(name)]
-    if other := [name for name in differing if name not in MAY_DIFFER]:
-        raise other_pictures(out, other)
+    about = _options_of(config, sources)
+    differing = find_differences(out, about, config_to_dict(PackConfig()))
     places = read_plan(out)
-    if not places and "digest" in differing:
-        places = plan_of_first_version(out, found, config.shard_size)
-        if not places:
-            raise other_pictures(out, ["digest"])
+    if other := [name for name in differing if name not in MAY_DIFFER or name == "digest" and not places]:
+        raise other_pictures(out, other)
     names = [source.name for source in sources]
-    places = grown(places, names, config.seed, config.validation, config.shard_size)
-    jobs = _with_sources(config, out, sources, places, skipped)
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(about, indent=2))
+    places = extend_plan(places, names, config.seed, config.validation, config.shard_size)
+    jobs = _make_jobs(config, out, sources, places, skipped)
+    write_whole(out / CONFIG, json.dumps(about, indent=2))
     write_plan(out, places)
     return jobs
 
 
-def _options(config: PackConfig, sources: Sequence[Source]) -> dict[str, object]:
+def _options_of(config: PackConfig, sources: Sequence[Source]) -> dict[str, object]:
     """What config.json holds; the number of processes changes nothing."""
     digest = hashlib.sha256()
     for source in sources:
@@ -211,14 +204,14 @@ def _options(config: PackConfig, sources: Sequence[Source]) -> dict[str, object]
     return config_to_dict(replace(config, processes=1)) | {"pictures": len(sources), "digest": digest.hexdigest()}
 
 
-def _with_sources(
+def _make_jobs(
     config: PackConfig, out: Path, sources: Sequence[Source], places: Sequence[Place], skipped: Sequence[str]
 ) -> list[Job]:
     """The shards by their pictures. Raises ValueError when one that a shard holds is gone."""
     named = {source.name: source for source in sources}
     jobs: list[Job] = []
     gone: list[str] = []
-    for (split, number), inside in by_shard(places).items():
+    for (split, number), inside in group_by_shard(places).items():
         there = tuple((place.key, named[place.name]) for place in inside if place.name in named)
         job = Job(out / split, number, there, config.size)
         if len(there) < len(inside) and job.is_finished:
@@ -228,8 +221,8 @@ def _with_sources(
     if gone:
         why = next((line for line in skipped if line.startswith(f"{gone[0]}: ")), f"{gone[0]}: is not in the folder")
         raise ValueError(
-            f"{out} was begun with other pictures, {len(gone)} of which are gone or cannot be used any more (first {why}); put "
-            "them back, choose another folder or delete it"
+            f"{out} was begun with other pictures, {len(gone)} of which are gone or cannot be used any more "
+            f"(first {why}); put them back, choose another folder or delete it"
         )
     return jobs
 
@@ -241,23 +234,27 @@ def _is_stale(job: Job, progress: Progress) -> bool:
     return True
 
 
-def _too_long(jobs: Sequence[Job], count_tokens: CountTokens | None) -> list[str]:
+def _find_long_captions(jobs: Sequence[Job], count_tokens: CountTokens | None) -> list[str]:
     """A line for every packed picture with a caption that is not read to its end."""
     if count_tokens is None:
         return []
     lines = []
     for job in jobs:
-        said = [(source.name, text) for source in job.packed() for text in dict.fromkeys(ways_to_say(source.texts))]
         long = [
-            (name, text) for name, text in said if len(text.encode(errors="replace")) > MOST_TOKENS - 2
-        ]  # one a byte at most
+            (source.name, text)
+            for source in job.packed()
+            for text in dict.fromkeys(training_captions(source.texts))
+            if len(text.encode(errors="replace")) > MOST_TOKENS - 2  # one a byte at most
+        ]
         counts = count_tokens([text for _, text in long])
         too_long = dict.fromkeys(name for (name, _), count in zip(long, counts, strict=True) if count > MOST_TOKENS)
         lines += [f"{name}: {LONG_CAPTION}" for name in too_long]
     return lines
 
 
-def _written(out: Path, jobs: Sequence[Job], skipped: Sequence[str], too_long: Sequence[str], is_new: bool) -> Packed:
+def _write_summary(
+    out: Path, jobs: Sequence[Job], skipped: Sequence[str], too_long: Sequence[str], is_new: bool
+) -> Packed:
     """The files for people, and what is in them."""
     reports = {job: read_report(job.report) for job in jobs}
     skipped = sorted([*skipped, *(line for report in reports.values() for line in report["skipped"])])
@@ -268,14 +265,15 @@ def _written(out: Path, jobs: Sequence[Job], skipped: Sequence[str], too_long: S
     counts = {"train": sum(reports[job]["packed"] for job in train)}
     counts["validation"] = sum(report["packed"] for report in reports.values()) - counts["train"]
     if counts["train"] and (is_new or not (out / "sheet.jpg").is_file()):
-        write_sheet(out / "sheet.jpg", out / "train", _marked(train, notes))
-    return Packed(**counts, skipped=len(skipped), faults=in_short(notes))
+        write_sheet(out / "sheet.jpg", out / "train", _mark_pictures(train, notes))
+    return Packed(**counts, skipped=len(skipped), faults=count_faults(notes))
 
 
-def _marked(jobs: Sequence[Job], notes: Sequence[str]) -> dict[int, str]:
+def _mark_pictures(jobs: Sequence[Job], notes: Sequence[str]) -> dict[int, str]:
     """What looks wrong with which picture of a split, by its number in the shards."""
     named = [line.partition(": ")[::2] for line in notes]
-    wrong = {name: f"{name}: {IN_SHORT[fault].removeprefix('with ')}" for name, fault in named if fault in IN_SHORT}
+    short = {fault: name.removeprefix("with ") for fault, name in SHORT_NAMES.items()}
+    wrong = {name: f"{name}: {short[fault]}" for name, fault in named if fault in short}
     packed = [source.name for job in jobs for source in job.packed()]
     return {number: wrong[name] for number, name in enumerate(packed) if name in wrong}
 
@@ -287,8 +285,7 @@ def _pack_shard(job: Job) -> None:
     report |= {"times": job.digest(file_times), "content": job.digest(Path.read_bytes), "texts": job.texts()}
     try:
         write_shard(job.directory, job.number, _examples(job, report))
-        with atomic_path(job.report) as partial:  # last: a shard with a report is finished
-            partial.write_text(json.dumps(report))
+        write_whole(job.report, json.dumps(report))  # last: a shard with a report is finished
     except OSError as error:
         raise disk_error(job.directory / f"{job.number:06d}.tar", error) from error
 
@@ -308,4 +305,87 @@ def _examples(job: Job, report: dict[str, Any]) -> Iterator[Example]:
             continue
         report["packed"] += 1
         report["notes"] += [f"{source.name}: {note}" for note in notes]
-        yield Example(key, layers, sources=(source.name,), **source.texts)
+        yield Example(key, layers, sources=(source.name,), **words_of(source.texts))
+
+
+# ---- which picture has which key and lies in which shard
+
+
+class Place(NamedTuple):
+    """Where a picture is packed."""
+
+    key: str
+    name: str  # as Source has it
+    split: str
+    shard: int
+
+
+def read_plan(out: Path) -> list[Place]:
+    """What a folder says of its pictures; nothing where it does not. Raises ValueError for a damaged file."""
+    path = out / PLAN
+    return [_place(line, path) for line in read_text(path, "the list").splitlines()] if path.is_file() else []
+
+
+def _place(line: str, path: Path) -> Place:
+    row = parse_json(line, shown_path(path))
+    place = Place._make(row.get(name) for name in Place._fields) if isinstance(row, dict) else None
+    kinds = [] if place is None else [type(x) for x in place]
+    if place is None or kinds != [str, str, str, int] or place.split not in SPLITS or not place.key.isdigit():
+        raise ValueError(f"{shown_path(path)} is damaged; choose another folder or delete this one")
+    return place
+
+
+def write_plan(out: Path, places: Sequence[Place]) -> None:
+    write_whole(out / PLAN, "".join(json.dumps(place._asdict()) + "\n" for place in places))
+
+
+def extend_plan(
+    places: Sequence[Place], names: Sequence[str], seed: int, validation: int, shard_size: int
+) -> list[Place]:
+    """The places with one more for every new name. validation: how many pictures are kept back in all.
+
+    Raises ValueError where the new pictures are too few for that.
+    """
+    known = {place.name for place in places}
+    new = [name for name in names if name not in known]
+    more = validation - sum(place.split == "validation" for place in places)
+    if not places and validation >= len(new):
+        raise ValueError(f"validation must leave pictures to train on, got {validation} of {len(new)}")
+    if not 0 <= more <= len(new):
+        raise ValueError(
+            f"validation must be from {validation - more} to {validation - more + len(new)}, got {validation}: of the "
+            "pictures that are packed none goes from train to validation or back, and the others are too few"
+        )
+    first = int(places[-1].key) + 1 if places else 0
+    drawn = np.random.default_rng([seed, first] if first else seed).permutation(len(new))[:more]
+    split = ["train"] * len(new)
+    for number in drawn:
+        split[number] = "validation"
+    shards = {name: _next_shards(places, name, shard_size) for name in SPLITS}
+    return [
+        *places,
+        *(Place(f"{first + i:08d}", name, split[i], next(shards[split[i]])) for i, name in enumerate(new)),
+    ]
+
+
+def group_by_shard(places: Sequence[Place]) -> dict[tuple[str, int], list[Place]]:
+    """The places of every shard, by split and number."""
+    found: dict[tuple[str, int], list[Place]] = {}
+    for place in places:
+        found.setdefault((place.split, place.shard), []).append(place)
+    return {shard: found[shard] for shard in sorted(found)}
+
+
+def _next_shards(places: Sequence[Place], split: str, shard_size: int) -> Iterator[int]:
+    """The shard of each new picture of a split."""
+    number = max((place.shard for place in places if place.split == split), default=-1) + 1
+    while True:
+        yield from [number] * shard_size
+        number += 1
+
+
+def read_index(directory: Path, shard: int) -> list[dict[str, Any]]:
+    """The lines of a shard's index, one a picture; nothing where there is none."""
+    path = directory / f"{shard:06d}.jsonl"
+    lines = as_text(path.read_bytes(), path.name).splitlines()[1:] if path.is_file() else []
+    return [parse_json(line, path.name) for line in lines]

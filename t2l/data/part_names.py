@@ -40,11 +40,12 @@ _ANY = "|".join(sorted(PART_OF, key=len, reverse=True))
 AFTER = re.compile(rf"(.+)[._\- ]({_ANY})", FLAGS)
 BEFORE = re.compile(rf"({_ANY})[._\- ](.+)", FLAGS)
 ONE_OF_MANY = re.compile(r"(.+?)[._]layer\d\d-.*", FLAGS)  # `t2l convert` writes those of more than two layers
-ALONE = "picture"  # the key of foreground.png in the folder itself
+LONE_KEY = "picture"  # the key of foreground.png in the folder itself
 
 
-def readings(path: PurePosixPath) -> list[tuple[str, str]]:
-    """What a path, relative to the data set's folder, may say of its file: (key of the picture, part), the likeliest first.
+def interpret_path(path: PurePosixPath) -> list[tuple[str, str]]:
+    """What a path, relative to the data set's folder, may say of its file: (key of the picture, part), the likeliest
+    first.
 
     part: of NAMES, or layer, layers, flat, unread. Nothing for what is neither picture nor caption.
     """
@@ -57,11 +58,11 @@ def readings(path: PurePosixPath) -> list[tuple[str, str]]:
         return [(stem, "unread")]
     if ending in TEXT_ENDINGS:
         bare = without_ending(PurePosixPath(stem))  # of a.png.txt
-        return [(stem, "flat"), *_readings(bare)]
-    return [reading for reading in _readings(stem) if reading[1] != "caption"] if ending in ENDINGS else []
+        return [(stem, "flat"), *_interpret_stem(bare)]
+    return [reading for reading in _interpret_stem(stem) if reading[1] != "caption"] if ending in ENDINGS else []
 
 
-def _readings(stem: str) -> list[tuple[str, str]]:
+def _interpret_stem(stem: str) -> list[tuple[str, str]]:
     """By the file's own name, by the folder that is named after a part, and by both."""
     key, part = _by_file(stem)
     by_folder, folder_part = _by_folder(stem)
@@ -73,7 +74,7 @@ def _readings(stem: str) -> list[tuple[str, str]]:
     return [*found, (stem, "flat")]
 
 
-def composed(name: str) -> str:
+def normalise(name: str) -> str:
     """A name to compare with others: in Unicode's form C."""
     return unicodedata.normalize("NFC", name)
 
@@ -94,7 +95,7 @@ def _by_file(stem: str) -> tuple[str, str]:
     if match := BEFORE.fullmatch(name):
         return folder + slash + match[2], PART_OF[match[1].lower()]
     if name.lower() in PART_OF:
-        return folder or ALONE, PART_OF[name.lower()]
+        return folder or LONE_KEY, PART_OF[name.lower()]
     return stem, "flat"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .example import Example, Pictures
-from .shards import Shards
+from .shards import Shards, locate
 
 MOST_TIMES = 1_000_000
 TIMES = re.compile(r"(.+):(\d+)", re.DOTALL)
@@ -21,7 +21,7 @@ TIMES = re.compile(r"(.+):(\d+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Repeated:
-    """A folder of shards, and how often each of its pictures comes in an epoch. Raises ValueError for less than once."""
+    """A folder of shards, and how often each picture comes in an epoch. Raises ValueError for less than once."""
 
     folder: Path
     times: int = 1
@@ -33,7 +33,7 @@ class Repeated:
             )
 
     @classmethod
-    def parsed(cls, text: str) -> Repeated:
+    def parse(cls, text: str) -> Repeated:
         """`FOLDER` or `FOLDER:TIMES`; a folder that is called so is meant itself."""
         match = None if Path(text).exists() else TIMES.fullmatch(text)
         return cls(Path(text)) if match is None else cls(Path(match[1]), int(match[2]))
@@ -53,7 +53,7 @@ def open_shards(data: Data) -> Shards | SeveralShards:
 
 
 class SeveralShards:
-    """Several folders of shards as one sequence, as `Shards` is one: picture k of a set that comes twice is k and k + its length."""
+    """Several folders of shards as one sequence: picture k of a set that comes twice is k and k + its length."""
 
     def __init__(self, sets: Sequence[Repeated]) -> None:
         if not sets:
@@ -96,9 +96,5 @@ class SeveralShards:
 
     def _place(self, index: int) -> tuple[Shards, int]:
         """The data set of a picture, and its number there."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"there are {len(self)} examples in {len(self.parts)} data sets, got index {index}")
-        index %= len(self)
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        start = int(self._ends[number - 1]) if number else 0
-        return self.parts[number], (index - start) % len(self.parts[number])
+        number, place = locate(self._ends, index, f"{len(self.parts)} data sets")
+        return self.parts[number], place % len(self.parts[number])

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import tarfile
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from ..budget import TEXT_BYTES, as_text, check_regular, parse_json, shown, shown_path
+from ..io.atomic import atomic_path, write_whole
 from .example import (
     PICTURES,
     Example,
@@ -49,25 +51,13 @@ def write_shard(directory: Path, number: int, examples: Iterable[Example]) -> No
 
     Whatever is raised, also on the way of an example: no half of a file stays.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{number:06d}.tar"
-    with _partial(path) as partial:
+    with atomic_path(path) as partial:
         with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
             rows = [_add(tar, example) for example in examples]
         head = {"shard": path.name, "bytes": partial.stat().st_size, "count": len(rows)}
-    with _partial(path.with_suffix(".jsonl")) as partial:  # a reader never sees half an index
-        partial.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in [head, *rows]))
-
-
-@contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """Where a file is written until it is whole. One that a kill left is written over."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in [head, *rows])
+    write_whole(path.with_suffix(".jsonl"), text)
 
 
 def _add(tar: tarfile.TarFile, example: Example) -> dict[str, Any]:
@@ -86,10 +76,11 @@ def _add(tar: tarfile.TarFile, example: Example) -> dict[str, Any]:
 class Shards:
     """A folder of shards as a sequence of examples.
 
-    A file is open only while something is read from it, so one object serves many threads and any number of shards, and travels
-    to other processes. In memory are the shards' names and, of those read last, where the lines of their indexes begin. Raises
-    FileNotFoundError for an empty folder, ValueError for shards without a picture and, naming the shard, for one that is truncated
-    or has no index; when something is read, for an index or, naming the key too, an example that cannot be.
+    A file is open only while something is read from it, so one object serves many threads and any number of shards, and
+    travels to other processes. In memory are the shards' names and, of those read last, where the lines of their
+    indexes begin. Raises FileNotFoundError for an empty folder, ValueError for shards without a picture and, naming the
+    shard, for one that is truncated or has no index; when something is read, for an index or, naming the key too, an
+    example that cannot be.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -121,7 +112,7 @@ class Shards:
             return decode_mask(files)
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """The captions, thing, place, colour and sources of one example, without reading its pictures."""
+        """The captions, labels and sources of one example, without reading its pictures."""
         return self._row(index)[1]["metadata"]
 
     def key(self, index: int) -> str:
@@ -154,16 +145,12 @@ class Shards:
 
     def _row(self, index: int) -> tuple[int, dict[str, Any]]:
         """The number of an example's shard and its line of the index."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"there are {len(self)} examples in {self.directory}, got index {index}")
-        index %= len(self)
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        start = int(self._ends[shard - 1]) if shard else 0
+        shard, line = locate(self._ends, index, self.directory)
         path = (self.directory / self._names[shard]).with_suffix(".jsonl")
-        begin, end = (int(place) for place in self._places(path, shard)[index - start : index - start + 2])
+        begin, end = (int(place) for place in self._places(path, shard)[line : line + 2])
         with _parsing(path):
             text = as_text(read_places(path, {"": (begin, end - begin)})[""], "a line")
-            return shard, _checked_row(parse_json(text, f"line {index - start + 2}"))
+            return shard, _check_row(parse_json(text, f"line {line + 2}"))
 
     def _places(self, index: Path, shard: int) -> np.ndarray:
         """Where the lines of a shard's index begin."""
@@ -175,6 +162,19 @@ class Shards:
             for oldest in list(self._lines)[: max(0, len(self._lines) - most)]:
                 self._lines.pop(oldest, None)  # another thread may have been faster
         return lines
+
+
+def locate(ends: Sequence[int] | np.ndarray, index: int, where: object) -> tuple[int, int]:
+    """The part that holds an item, and its place there. ends: how many items are in the parts up to each one.
+
+    An index below 0 counts from the end. Raises IndexError, with the place where the items are.
+    """
+    count = int(ends[-1])
+    if not -count <= index < count:
+        raise IndexError(f"there are {count} examples in {where}, got index {index}")
+    index %= count
+    part = bisect_right(ends, index)
+    return part, index - (int(ends[part - 1]) if part else 0)
 
 
 def read_places(path: Path, places: Mapping[str, tuple[int, int]]) -> dict[str, bytes]:
@@ -220,7 +220,7 @@ def _read_lines(index: Path, count: int) -> np.ndarray:
     return ends.astype(np.uint32)
 
 
-def _checked_row(found: dict[str, Any]) -> dict[str, Any]:
+def _check_row(found: dict[str, Any]) -> dict[str, Any]:
     """A line of an index, of which only ROW is kept. Raises what `_parsing` makes a sentence of."""
     row = {name: found[name] for name in ROW if name in found or name != "sha256"}
     check_metadata(row["metadata"])

@@ -12,10 +12,8 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 Job = TypeVar("Job")
-
-
-Told = Callable[[Any], None]
-_listeners: list[Told] = []  # of this process, where it has work that tells something
+Listen = Callable[[Any], None]
+_listeners: list[Listen] = []  # of this process, where it has work that tells something
 
 
 def tell(news: Any) -> None:
@@ -29,28 +27,31 @@ def run_jobs(
     jobs: Sequence[Job],
     processes: int,
     report: Callable[[Job, int], None],
-    told: Told = lambda news: None,
+    listen: Listen = lambda news: None,
 ) -> None:
-    """work(job) for each job, in `processes` processes or, with 1, in this one; report(job, how many are done) after each.
+    """work(job) for each job, in `processes` processes or, with 1, in this one; report(job, how many are done) after
+    each.
 
-    told: gets what a job says by `tell`. After an error no other job is begun, and no process outlives this one. Raises what `work` raises, and RuntimeError with
-    a sentence when a process dies.
+    listen: gets what a job says by `tell`. After an error no other job is begun, and no process outlives this one.
+    Raises what `work` raises, and RuntimeError with a sentence when a process dies.
     """
     if processes == 1 or len(jobs) < 2:
-        _listeners.append(told)
+        _listeners.append(listen)
         try:
             for done, job in enumerate(jobs, 1):
                 work(job)
                 report(job, done)
         finally:
-            _listeners.remove(told)
+            _listeners.remove(listen)
         return
     context = multiprocessing.get_context("spawn")
-    ear, mouth = context.Pipe(duplex=False)  # what is said is short, so that it is written at once and needs no lock
-    pool = ProcessPoolExecutor(processes, context, _begin, (mouth,))
+    receiver, sender = context.Pipe(
+        duplex=False
+    )  # what is said is short, so that it is written at once and needs no lock
+    pool = ProcessPoolExecutor(processes, context, _begin, (sender,))
     try:
         running = {pool.submit(work, job): job for job in jobs}
-        for done, future in enumerate(_heard(running, ear, told), 1):
+        for done, future in enumerate(_as_completed(running, receiver, listen), 1):
             future.result()
             report(running[future], done)
     except BrokenProcessPool as error:
@@ -62,23 +63,23 @@ def run_jobs(
         pool.shutdown(cancel_futures=True)
 
 
-def _heard(running: Iterable[Future[None]], ear: Connection, told: Told) -> Iterator[Future[None]]:
+def _as_completed(running: Iterable[Future[None]], receiver: Connection, listen: Listen) -> Iterator[Future[None]]:
     """The futures as they are done; what the jobs say in the meantime is passed on."""
     waiting = set(running)
     while waiting:
         done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-        while ear.poll():
-            told(ear.recv())
+        while receiver.poll():
+            listen(receiver.recv())
         yield from done
 
 
-def _begin(mouth: Connection) -> None:
-    _listeners.append(mouth.send)
+def _begin(sender: Connection) -> None:
+    _listeners.append(sender.send)
     _end_with_the_caller()
 
 
 def _end_with_the_caller() -> None:
-    """End this process when the one that started it is killed: the folder it writes into may be another run's by then."""
+    """End this process when the one that started it is killed: its folder may be another run's by then."""
     caller = multiprocessing.parent_process()
     assert caller is not None, "run_jobs starts it"
 

@@ -7,7 +7,6 @@ KEY.mask.png, KEY.png   what a person drew on it, white = foreground, as `find_m
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..budget import parse_json, read_text, shown
-from ..data.buckets import cover
+from ..data.buckets import center_crop
 from ..data.shards import Shards
 from ..generate import GenerateConfig, generate
 from ..io.atomic import atomic_path
@@ -102,7 +101,7 @@ def look(
     """What `say` says of pictures of a data set at the size that is judged, shared by the processes."""
     parts, size = [], (task.judges.size, task.judges.size)
     for batch in task.share.mine(list(batches(indices, task.batch_size))):
-        layers = Layers.cat([cover(shards[i].layers, size) for i in batch])
+        layers = Layers.cat([center_crop(shards[i].layers, size) for i in batch])
         parts.append(say(layers, [shards.metadata(i)["caption"] for i in batch]))
     return concatenated(task.share.gather(parts))
 
@@ -145,15 +144,6 @@ def find_masks(task: DrawingTask, folder: Path, indices: Sequence[int]) -> dict[
                 f"{path} is {size[0]} x {size[1]}, the picture is {wanted[0]} x {wanted[1]}; save the mask at its size"
             )
     return found
-
-
-def digest_of(path: Path) -> str:
-    """A file's SHA-256."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_list(path: Path, rows: Sequence[dict[str, Any]]) -> None:

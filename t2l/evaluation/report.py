@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from ..config import config_to_dict
-from ..data.buckets import cover
+from ..data.buckets import center_crop
+from ..data.claim import hash_file
 from ..data.shards import Shards
 from ..generate import GenerateConfig
 from ..io.atomic import atomic_path
@@ -33,7 +34,7 @@ from ..model.autoencoder import Autoencoder
 from ..model.device import pick_device, place
 from ..model.saliency import Preset
 from ..model.text2layer import Text2Layer, load_autoencoder
-from .drawing import LIST, DrawingTask, Drawn, Progress, Said, concatenated, digest_of, draw, find_masks, look
+from .drawing import LIST, DrawingTask, Drawn, Progress, Said, concatenated, draw, find_masks, look
 from .features import Probe, train_probe
 from .figures import MASK_FIGURES, with_errors
 from .judges import open_judges
@@ -179,7 +180,7 @@ def whole_task(
         model.trained_size, device, saliency, files.features, files.clip, config.threads, config.saliency_range
     )
     settings = {"samples": files.samples, "export": files.export, "masks": files.masks}
-    digest = digest_of(checkpoint) if files.export or files.masks else ""
+    digest = hash_file(checkpoint) if files.export or files.masks else ""
     drawing = DrawingTask(
         model, judges, task.test, config.generation, config.batch_size, task.share, task.tell, digest, **settings
     )
@@ -233,7 +234,7 @@ def _picture(task: Task, index: int) -> Layers:
     """One real picture; as it is for an autoencoder alone, which has no size of its own."""
     layers = task.test[index].layers
     size = task.drawing.judges.size if task.drawing is not None else None
-    return layers if size is None else cover(layers, (size, size))
+    return layers if size is None else center_crop(layers, (size, size))
 
 
 def generation_figures(task: Task, drawn: Drawn, seen: Said, figures: Figures) -> dict[str, float | None]:
@@ -471,7 +472,7 @@ def _fid_notes(drawn: Drawn, others: int, are_rest: bool) -> list[str]:
 
 
 def _labels(shards: Shards, indices: Sequence[int], layer: str) -> list[str]:
-    return [shards.metadata(i)[WORDS[layer]] for i in indices]
+    return [shards.metadata(i).get(WORDS[layer], "") for i in indices]
 
 
 def _quiet(line: str) -> None:

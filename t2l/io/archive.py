@@ -37,7 +37,7 @@ class Archive:
 
     @contextmanager
     def picture(self, entry: str) -> Iterator[Image.Image]:
-        """An entry's PNG, decoded; what follows it in the entry is not unpacked. Raises Unreadable, and ValueError as `read`."""
+        """An entry's PNG, decoded; what follows it is not unpacked. Raises Unreadable, and ValueError as `read`."""
         with self._open(entry) as file, decoded(file, formats=("PNG",), limit=PIXELS) as image:
             yield image
 

@@ -36,6 +36,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def write_whole(path: str | Path, data: str | bytes) -> None:
+    """Write a small file through `atomic_path`; text as UTF-8."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
 def remove_partials(folder: Path) -> None:
     """Remove what a kill left of files that were being written; nobody may be writing there."""
     for left in folder.glob(".*.partial"):

@@ -1,7 +1,7 @@
 """What a .safetensors file says of itself before a tensor is touched: names, kinds of number, shapes, metadata.
 
-8 bytes of header length, a JSON header, the data. Sizes, types, depth and offsets are checked here, with sentences of ours;
-safetensors, which loads the tensors, checks them once more. Imports no torch: `t2l info` answers at once.
+8 bytes of header length, a JSON header, the data. Sizes, types, depth and offsets are checked here, with sentences of
+ours; safetensors, which loads the tensors, checks them once more. Imports no torch: `t2l info` answers at once.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Header:
 def read_header(path: str | Path) -> Header:
     """The checked header of a file, of which nothing else is read.
 
-    Raises FileNotFoundError, or ValueError with a sentence for a pickle, a pipe, a truncated file and anything else that is not
-    safetensors.
+    Raises FileNotFoundError, or ValueError with a sentence for a pickle, a pipe, a truncated file and anything else
+    that is not safetensors.
     """
     path = Path(path)
     size, name = check_regular(path, "the checkpoint"), shown_path(path)
@@ -86,7 +86,7 @@ def read_header(path: str | Path) -> Header:
 
 
 def check_fits(targets: Mapping[str, HasShape], tensors: Mapping[str, HasShape], source: str) -> None:
-    """Raise ValueError with every missing, unexpected or misshapen name and kind of number; `source` begins the sentence."""
+    """Raise ValueError with all that is missing, unexpected or of another shape; `source` begins the sentence."""
     missing = [name for name in targets if name not in tensors]
     unexpected = [name for name in tensors if name not in targets]
     pairs = [(name, tensors[name], targets[name]) for name in targets if name in tensors]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,23 +28,14 @@ PAPER, INK, FAINT, RIM = (250, 249, 246), (38, 38, 42), (120, 118, 112), (221, 2
 CAPTION_SIZE, LABEL_SIZE, CAPTION_LINES = 15, 14, 3
 
 
-class HasLayers(Protocol):
-    """What the autoencoder decodes: layers, and more."""
-
-    @property
-    def layers(self) -> Layers: ...
-
-
-def save_layers(
-    picture: Layers | HasLayers, folder: str | Path, stem: str = "picture", parts: Sequence[str] = PARTS
-) -> list[Path]:
+def save_layers(layers: Layers, folder: str | Path, stem: str = "picture", parts: Sequence[str] = PARTS) -> list[Path]:
     """Write foreground, background, mask, composite and cut-out of every picture, or some, as PNG; returns the paths.
 
-    Names are `stem_foreground.png`, or `stem_01_foreground.png` and so on for more than one picture. The cut-out is RGBA
-    with straight alpha = mask. Characters of the stem that do not belong in a file name become "-". Raises OSError with a
-    sentence for a folder that cannot be written and a full disk.
+    Names are `stem_foreground.png`, or `stem_01_foreground.png` and so on for more than one picture. The cut-out is
+    RGBA with straight alpha = mask. Characters of the stem that do not belong in a file name become "-". Raises OSError
+    with a sentence for a folder that cannot be written and a full disk.
     """
-    layers, stem, paths = _layers_of(picture), clean_stem(stem), []
+    stem, paths = clean_stem(stem), []
     for i in range(len(layers)):
         name = stem if len(layers) == 1 else f"{stem}_{i + 1:02d}"
         images = layer_images(layers[i : i + 1])
@@ -70,6 +62,13 @@ def save_png(image: Image.Image, path: str | Path, texts: Mapping[str, str] | No
         image.save(partial, format="PNG", pnginfo=chunks)
 
 
+def encode_image(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """A picture as the bytes of a file. kind, options: as pillow takes them."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 def to_image(pixels: Tensor) -> Image.Image:
     """Pixels (C, H, W) in [0, 1], C = 1 (grey), 3 (RGB) or 4 (RGBA) -> an 8-bit picture."""
     values = (pixels.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
@@ -77,7 +76,7 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 
 def read_image(path: str | Path, mode: Literal["RGB", "RGBA", "L"] = "RGB") -> Tensor:
-    """A picture file as pixels (1, C, H, W), turned upright. Raises FileNotFoundError, or ValueError for one that cannot be read."""
+    """A picture file as pixels (1, C, H, W), turned upright. Raises FileNotFoundError and ValueError."""
     path = Path(path)
     check_regular(path, "the picture")
     try:
@@ -95,23 +94,26 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 
 def clean_stem(stem: str) -> str:
-    """A file name's beginning made of letters, digits, dots, dashes and underscores: at most 80, never hidden or empty."""
+    """A file name's beginning of letters, digits, dots, dashes and underscores: at most 80, never hidden or empty."""
     return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-_")[:80] or "picture"
 
 
 def contact_sheet(
-    picture: Layers | HasLayers | Iterable[Layers | Image.Image],
+    pictures: Layers | Iterable[Layers | Image.Image],
     captions: Sequence[str] | None = None,
     has_layers: bool = True,
     columns: int = COLUMNS,
 ) -> Image.Image:
     """Everything on one sheet: a column per picture; its caption, foreground cut out, background, mask and composite.
 
-    picture: also one after the other, of any sizes, each Layers of batch 1 or a flat picture, which is a composite alone.
-    has_layers: False for pictures of a model without layers, whose composite alone says something. columns: side by side.
+    pictures: also one after the other, of any sizes, each Layers of batch 1 or a flat picture, which is a composite
+    alone. has_layers: False for pictures of a model without layers, whose composite alone says something. columns: side
+    by side.
     """
     rows = ROWS if has_layers else ("composite",)
-    drawn = [_column(one, rows) for one in _one_by_one(picture)]
+    if isinstance(pictures, Layers):
+        pictures = [pictures[i : i + 1] for i in range(len(pictures))]
+    drawn = [_column(picture, rows) for picture in pictures]
     titles = [*(captions or ()), *[""] * len(drawn)][: len(drawn)]
     bands = [
         _band(drawn[i : i + columns], titles[i : i + columns], rows, has_titles=bool(captions))
@@ -130,14 +132,6 @@ def checkerboard(height: int, width: int, square: int = 8) -> Tensor:
     """The light grey squares that stand for transparency: (1, 3, H, W)."""
     y, x = torch.arange(height)[:, None] // square, torch.arange(width)[None] // square
     return torch.where((y + x) % 2 == 0, 0.96, 0.84).expand(1, 3, height, width)
-
-
-def _one_by_one(picture: Layers | HasLayers | Iterable[Layers | Image.Image]) -> Iterator[Layers | Image.Image]:
-    if isinstance(picture, Iterable) and not isinstance(picture, Layers):
-        yield from picture
-    else:
-        layers = _layers_of(picture)
-        yield from (layers[i : i + 1] for i in range(len(layers)))
 
 
 def _column(layers: Layers | Image.Image, rows: Sequence[str]) -> list[Image.Image | None]:
@@ -200,7 +194,3 @@ def _wrap(text: str, font: Any, width: int) -> str:
 
 def _font(size: int) -> Any:
     return ImageFont.load_default(size)
-
-
-def _layers_of(picture: Layers | HasLayers) -> Layers:
-    return picture if isinstance(picture, Layers) else picture.layers

@@ -1,6 +1,7 @@
 """Layers as files of editors: .psd and .ora by the ending of the name, and sets of PNG files.
 
-psd.py and ora.py are imported where a file needs them: ComfyUI waits for what a pack imports at its start.
+psd_read.py, psd_write.py and ora.py are imported where a file needs them: ComfyUI waits for what a pack imports at its
+start.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ WRITTEN = (".psd", ".ora")  # endings that save_layer_file takes
 def open_layer_file(path: str | Path, whole: Whole | None = None) -> LayerFile:
     """The layers of a .psd, .psb or .ora file; any other picture becomes one layer with its alpha as the mask.
 
-    whole: says by its name whether a group becomes one layer where it could be opened. Raises FileNotFoundError, and ValueError with a sentence for a file that cannot be read.
+    whole: says by its name whether a group becomes one layer where it could be opened. Raises FileNotFoundError, and
+    ValueError with a sentence for a file that cannot be read.
     """
     ending = Path(path).suffix.lower()
     if ending == ".ora":
@@ -33,7 +35,7 @@ def open_layer_file(path: str | Path, whole: Whole | None = None) -> LayerFile:
 
         return open_ora(path, whole)
     if ending in READ:
-        from .psd import open_psd
+        from .psd_read import open_psd
 
         return open_psd(path, whole)
     pixels = read_image(path, "RGBA")[0]
@@ -58,12 +60,12 @@ def save_layer_file(
     mask_as: MaskAs = "layer mask",
     texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a stack as the file that the ending of the path says, whole or not at all. Takes and raises what save_psd does."""
+    """Write a stack as the file that the path's ending says, whole or not at all. Takes and raises as `save_psd`."""
     ending = Path(path).suffix.lower()
     check_format(ending, depth)
     stack = stack.drawn
     if ending == ".psd":
-        from .psd import save_psd
+        from .psd_write import save_psd
 
         save_psd(stack, path, depth, mask_as, texts)
     else:
@@ -75,10 +77,10 @@ def save_layer_file(
 def save_png_set(stack: Stack, folder: str | Path, stem: str, texts: Mapping[str, str] | None = None) -> list[Path]:
     """Write a stack as PNG files; returns the paths, the composite's last.
 
-    `stem_foreground.png`, `_background`, `_mask`, `_cutout` and `_composite` of the highest visible layer against the rest;
-    of more than two layers also each of them as `stem_layer01-name.png`, RGBA at the size of the canvas. texts become text
-    chunks of every file. In RGBA the visible colours go on under alpha 0, so that no edge turns grey when the picture is
-    scaled. Raises OSError with a sentence when one cannot be written, and then leaves none of them.
+    `stem_foreground.png`, `_background`, `_mask`, `_cutout` and `_composite` of the highest visible layer against the
+    rest; of more than two layers also each of them as `stem_layer01-name.png`, RGBA at the size of the canvas. texts
+    become text chunks of every file. In RGBA the visible colours go on under alpha 0, so that no edge turns grey when
+    the picture is scaled. Raises OSError with a sentence when one cannot be written, and then leaves none of them.
     """
     stack = stack.drawn
     split = stack.to_layers()

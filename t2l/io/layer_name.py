@@ -24,7 +24,7 @@ class Names:
     guess: str | None  # the character set that was guessed; None where there was nothing to guess
 
 
-def decoded(names: Sequence[bytes]) -> Names:
+def decode_names(names: Sequence[bytes]) -> Names:
     """Names of one file as text: ASCII and UTF-8 as they are, all others in the one character set that fits them best.
 
     That is Mac Roman, which the format means, unless they make little sense in it and more in another.
@@ -36,7 +36,7 @@ def decoded(names: Sequence[bytes]) -> Names:
 
 
 def _utf8(name: bytes) -> str | None:
-    """The name, when it is ASCII or UTF-8 that makes sense; a last character may be cut off where a name is as long as it can be."""
+    """The name, if it is UTF-8 that makes sense; of one as long as can be the last character may be cut off."""
     try:
         text = name.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -120,7 +120,7 @@ def _rank(code: bytes, encoding: str) -> float:
     return 1.8 if 0xB0 <= lead <= 0xD7 and code[1] >= 0xA1 else 1.5 if lead in (0xA1, 0xA3) else 0.5
 
 
-# By Python's name: the one that people know, and the weight of a character between its neighbours. The first of equals wins.
+# By Python's name: the one that people know, and a character's weight between its neighbours. The first of equals wins.
 _ENCODINGS = {
     "mac_roman": ("Mac Roman", partial(_latin, accent=0.8)),
     "cp1252": ("Windows-1252", partial(_latin, accent=0.75)),

@@ -41,21 +41,21 @@ class Account:
         """Raises ValueError for a canvas or a picture that is too large."""
         if height * width > PIXELS.most:
             raise ValueError(
-                f"{self.name} is too large: {width:,} x {height:,} are more than {PIXELS.most:,} pixels; scale it down, or "
-                f"set {PIXELS.variable}"
+                f"{self.name} is too large: {width:,} x {height:,} are more than {PIXELS.most:,} pixels; scale it "
+                f"down, or set {PIXELS.variable}"
             )
 
     def claim(self, height: int, width: int, channels: int = 4) -> None:
-        """Count one more picture, or some channels of one. Raises ValueError before more memory is taken than there should be."""
+        """Count one more picture, or some of its channels. Raises ValueError before too much memory is taken."""
         self.check_picture(height, width)
         self.pixels += height * width * channels // 4
         self.held = max(self.held, self.pixels)
         most = max(LAYER_PIXELS.most, PIXELS.most)
         if self.pixels > most:
             raise ValueError(
-                f"{self.name} is too large: its layers, and what is merged of them, have more than {most:,} pixels together "
-                f"(the next one is {width:,} x {height:,}); scale it down, or merge layers in your editor, or set "
-                f"{LAYER_PIXELS.variable}"
+                f"{self.name} is too large: its layers, and what is merged of them, have more than {most:,} pixels "
+                f"together (the next one is {width:,} x {height:,}); scale it down, or merge layers in your editor, or "
+                f"set {LAYER_PIXELS.variable}"
             )
 
     def release(self, height: int, width: int, channels: int = 4) -> None:

@@ -1,7 +1,8 @@
 """What the files of editors have in common: groups, clipped layers and holes, brought down to a plain `Stack`.
 
-A group that mixes as if it were not there is opened, so that its layers stay layers; any other is merged into one layer.
-Everything here is exact as long as colours are mixed in sRGB, and what is merged with what lies below is said in a sentence.
+A group that mixes as if it were not there is opened, so that its layers stay layers; any other is merged into one
+layer. Everything here is exact as long as colours are mixed in sRGB, and what is merged with what lies below is said in
+a sentence.
 """
 
 from __future__ import annotations
@@ -14,9 +15,7 @@ from torch import Tensor
 
 from ..compositing.blend import blend
 from ..compositing.stack import Layer, blended, cropped, over, paint, pieces, placed
-from .layer_nodes import Account, Clipped, Depth, Group, Knockout, LayerFile, Mask, MaskAs, Node, Special
-
-__all__ = ["Account", "Clipped", "Depth", "Group", "LayerFile", "Mask", "MaskAs", "Node", "Special", "plain_layers"]
+from .layer_nodes import Account, Clipped, Group, Knockout, Mask, Node, Special
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom on the canvas
 
@@ -34,15 +33,15 @@ def plain_layers(
     has_background: the lowest node is one that no hole goes through. whole: as `open_layer_file` takes it.
     """
     scope = _Scope(
-        _reach(nodes, (0, 0, width, height)), (height, width), account, bottom=int(has_background), whole=whole
+        _bounding_box(nodes, (0, 0, width, height)), (height, width), account, bottom=int(has_background), whole=whole
     )
     for node in nodes:
         scope.add(node)
-    scope.let_go()
+    scope.release()
     return scope.layers
 
 
-def _reach(nodes: Iterable[Node], canvas: Box) -> Box:
+def _bounding_box(nodes: Iterable[Node], canvas: Box) -> Box:
     """The part of the canvas that layers touch."""
     found = [_rectangle(layer) for node in nodes for layer in _leaves(node)]
     left, top = (max(canvas[i], min((x[i] for x in found), default=0)) for i in (0, 1))
@@ -64,7 +63,7 @@ def _leaves(node: Node) -> list[Layer]:
 
 
 def _is_normal(nodes: Sequence[Node]) -> bool:
-    """Whether all layers cover what is below without a blend mode: then it does not matter what they are grouped with."""
+    """Whether all layers cover what is below without a blend mode: then it does not matter how they are grouped."""
     return all(_covers(node) for node in nodes)
 
 
@@ -86,7 +85,7 @@ def _is_binary(values: Tensor) -> bool:
     return bool(((values == 0) | (values == 1)).all())
 
 
-def _masked(layer: Layer, mask: Mask | None, opacity: float = 1.0) -> Layer:
+def _under_mask(layer: Layer, mask: Mask | None, opacity: float = 1.0) -> Layer:
     """A layer under one more mask."""
     shown = layer.mask if mask is None else layer.mask * mask.over(layer)
     return replace(layer, mask=shown, opacity=layer.opacity * opacity)
@@ -101,26 +100,25 @@ def _outside_of(shape: Mask) -> Mask:
     return Mask(1 - shape.values, shape.x, shape.y, outside=1 - shape.outside)
 
 
-def _moved(layer: Layer, box: Box) -> Layer:
+def _seen_from(layer: Layer, box: Box) -> Layer:
     """A layer as seen from the corner of a box."""
     return replace(layer, x=layer.x - box[0], y=layer.y - box[1])
 
 
 def _slices(layer: Layer) -> tuple[slice, slice]:
-    """Rows and columns of the picture that a layer lies on."""
     return slice(layer.y, layer.y + layer.size[0]), slice(layer.x, layer.x + layer.size[1])
 
 
-def _met(layer: Layer, colour: Tensor, alpha: Tensor) -> Tensor:
+def _blend_with(layer: Layer, colour: Tensor, alpha: Tensor) -> Tensor:
     """A layer's colours after its blend mode with a backdrop, (3, H, W): where that is transparent, its own."""
     return blended(layer.image, colour, alpha, layer.blend_mode)
 
 
 def _mix_in(layer: Layer, colour: Tensor, alpha: Tensor, image: Tensor, mask: Tensor) -> None:
-    """A layer over a picture of its size, (3, H, W) and (1, H, W), and into the layers' own part of it, image times mask."""
+    """A layer over a picture of its size, (3, H, W) and (1, H, W), and into the layers' own part, image times mask."""
     for piece in pieces(*layer.size):
         small = replace(layer, image=layer.image[piece], mask=layer.mask[piece])
-        weight, source = small.mask * small.opacity, _met(small, colour[piece], alpha[piece])
+        weight, source = small.mask * small.opacity, _blend_with(small, colour[piece], alpha[piece])
         image[piece] = torch.lerp(image[piece], source, weight)
         mask[piece] = torch.lerp(mask[piece], torch.ones_like(weight), weight)
         colour[piece], alpha[piece] = over(small, colour[piece], alpha[piece])
@@ -141,7 +139,7 @@ class _Scope:
         base: Callable[[], tuple[Tensor, Tensor]] | None = None,
         whole: Callable[[str], bool] | None = None,
     ) -> None:
-        """bottom: how many layers no hole goes through. base: makes colour and alpha below the box, of the layers below."""
+        """bottom: how many layers no hole goes through. base: makes colour and alpha of what lies below the box."""
         self.box, self.canvas, self.account, self.base, self.whole = box, canvas, account, base, whole
         self.layers: list[Layer] = []
         self.bottom = bottom
@@ -160,7 +158,7 @@ class _Scope:
         elif isinstance(node, Group):
             self._add_group(node)
         elif node.as_group:
-            self._append(self._merged_clipping(node))
+            self._append(self._merge_clipping(node))
         else:
             self._add_ungrouped(node)
 
@@ -169,7 +167,7 @@ class _Scope:
 
     def _add_group(self, group: Group) -> None:
         if self.whole is not None and self.whole(group.name):
-            self._append(self._merged_group(group))
+            self._append(self._merge_group(group))
         elif not group.visible:
             inner = plain_layers(group.children, *self.canvas, self.account)
             self.layers += [replace(layer, visible=False) for layer in inner]
@@ -181,7 +179,7 @@ class _Scope:
         elif group.pass_through:
             self.layers += self._faded(group)
         else:
-            self._append(self._merged_group(group))
+            self._append(self._merge_group(group))
 
     def _faded(self, group: Group) -> list[Layer]:
         """A group that lets blend modes through and is masked or faded: between the backdrop and what it makes of it.
@@ -189,29 +187,29 @@ class _Scope:
         A single layer stays itself; several that differ in their modes become one.
         """
         inside = self._through(group)
-        seen = inside.seen()
-        found = [self._resolved(inside, seen, group)] if len(seen) > 1 else inside.layers
-        inside.let_go()
-        return [_masked(layer, group.mask, group.opacity) for layer in found]
+        seen = inside.visible_layers()
+        found = [self._merge_through(inside, seen, group)] if len(seen) > 1 else inside.layers
+        inside.release()
+        return [_under_mask(layer, group.mask, group.opacity) for layer in found]
 
     def _through(self, group: Group) -> _Scope:
         """The layers of a group that lets blend modes through, on the picture so far."""
-        box = _reach(group.children, self.box)
+        box = _bounding_box(group.children, self.box)
         inside = _Scope(box, self.canvas, self.account, base=lambda: self.below(box))
         for child in group.children:
             inside.add(child)
         return inside
 
-    def _resolved(self, inside: _Scope, seen: Sequence[Layer], group: Group) -> Layer:
+    def _merge_through(self, inside: _Scope, seen: Sequence[Layer], group: Group) -> Layer:
         """The layers of a group that lets blend modes through as one."""
         if any(layer.blend_mode != "normal" for layer in seen):
             self.account.notes.append(
-                f"the group {group.name!r} lets blend modes through while it is faded, masked or clipped to: its layers are "
-                "merged with the colours that lie below them"
+                f"the group {group.name!r} lets blend modes through while it is faded, masked or clipped to: its "
+                "layers are merged with the colours that lie below them"
             )
-        return inside.merged(seen, group.name)
+        return inside.merge(seen, group.name)
 
-    def seen(self, start: int = 0) -> list[Layer]:
+    def visible_layers(self, start: int = 0) -> list[Layer]:
         """The visible layers on the canvas, from `start` on."""
         return [x for x in self.layers[start:] if x.visible and cropped(x, *self.canvas) is not None]
 
@@ -221,41 +219,41 @@ class _Scope:
             return node
         if isinstance(node, Special):
             return self._layer(node.node)
-        return self._merged_group(node) if isinstance(node, Group) else self._merged_clipping(node)
+        return self._merge_group(node) if isinstance(node, Group) else self._merge_clipping(node)
 
-    def _merged_group(self, group: Group) -> Layer | None:
+    def _merge_group(self, group: Group) -> Layer | None:
         """Merged as far as its layers reach on the canvas."""
         if group.pass_through and group.visible:
             inside = self._through(group)
         else:
-            inside = _Scope(_reach(group.children, self.box), self.canvas, self.account)
+            inside = _Scope(_bounding_box(group.children, self.box), self.canvas, self.account)
             for child in group.children:
                 inside.add(child)
-        seen = inside.seen()
+        seen = inside.visible_layers()
         if not seen:
             return None
-        merged = self._resolved(inside, seen, group) if inside.base else inside.merged(seen, group.name)
-        inside.let_go()
+        merged = self._merge_through(inside, seen, group) if inside.base else inside.merge(seen, group.name)
+        inside.release()
         mode = "normal" if group.pass_through else group.blend_mode
-        return _masked(replace(merged, blend_mode=mode, visible=group.visible), group.mask, group.opacity)
+        return _under_mask(replace(merged, blend_mode=mode, visible=group.visible), group.mask, group.opacity)
 
-    def merged(self, layers: Sequence[Layer], name: str, start: int = 0) -> Layer:
-        """Layers from `start` on as one that covers what lies below: their joint mask, and the colours they end up with."""
+    def merge(self, layers: Sequence[Layer], name: str, start: int = 0) -> Layer:
+        """Layers from `start` on as one that covers what lies below: their joint mask, the colours they end up with."""
         parts = [part for part in (cropped(layer, *self.canvas) for layer in layers) if part is not None]
-        box = _reach(parts, (0, 0, self.canvas[1], self.canvas[0]))
+        box = _bounding_box(parts, (0, 0, self.canvas[1], self.canvas[0]))
         height, width = box[3] - box[1], box[2] - box[0]
         self.account.claim(height, width)
         colour, alpha = self.below(box, start)
         image, mask = torch.zeros_like(colour), torch.zeros_like(alpha)
         for part in parts:
-            place = (slice(None), *_slices(_moved(part, box)))
+            place = (slice(None), *_slices(_seen_from(part, box)))
             _mix_in(part, colour[place], alpha[place], image[place], mask[place])
         image /= mask.clamp(min=torch.finfo(mask.dtype).tiny)
         return Layer(image=image.clamp_(0, 1), mask=mask, name=name, x=box[0], y=box[1])
 
     # ---- clipped layers
 
-    def _merged_clipping(self, node: Clipped) -> Layer | None:
+    def _merge_clipping(self, node: Clipped) -> Layer | None:
         """The clipped layers painted onto the colours of their base, whose mask stays."""
         base = self._layer(node.base)
         if base is None:
@@ -276,7 +274,7 @@ class _Scope:
         return replace(base, image=image)
 
     def _paint_onto(self, colour: Tensor, base: Tensor, layer: Layer, node: Node) -> None:
-        """A clipped layer onto the colours so far, (3, H, W), in their memory; one that knocks out goes down to its base."""
+        """A clipped layer onto the colours so far, (3, H, W), in place; one that knocks out goes down to its base."""
         options = node if isinstance(node, Special) else Special(node=layer)
         changes = layer.image.new_tensor(options.channels).bool()[:, None, None]
         for piece in pieces(*layer.size):
@@ -295,7 +293,7 @@ class _Scope:
         for upper in node.above:
             layer = self._layer(upper)
             if layer is not None:
-                shown = replace(_masked(layer, mask, node.opacity), visible=layer.visible and base.visible)
+                shown = replace(_under_mask(layer, mask, node.opacity), visible=layer.visible and base.visible)
                 self.add(replace(upper, node=shown) if isinstance(upper, Special) else shown)
 
     # ---- nodes that meet what lies below in another way
@@ -332,26 +330,27 @@ class _Scope:
         """A layer that changes only some channels: the others have the colours below it."""
         self.account.claim(*layer.size, channels=3)
         colour, alpha = self.below(_rectangle(layer))
-        image, changes = _met(layer, colour, alpha), colour.new_tensor(channels).bool()[:, None, None]
+        image, changes = _blend_with(layer, colour, alpha), colour.new_tensor(channels).bool()[:, None, None]
         image = image.clone() if image is layer.image else image
         for piece in pieces(*layer.size):
             kept = torch.lerp(layer.image[piece], colour[piece], alpha[piece])
             image[piece] = torch.where(changes, image[piece], kept)
         self.account.notes.append(
-            f"{layer.name!r} changes only some of the channels: the others are merged with the colours that lie below it"
+            f"{layer.name!r} changes only some of the channels: "
+            "the others are merged with the colours that lie below it"
         )
         return replace(layer, image=image, blend_mode="normal")
 
     def _add_knockout(self, layer: Layer, start: int, fill: float) -> None:
-        """A layer that hides those from `start` on under itself and is painted onto what is below them, as far as `fill`."""
+        """A layer that hides those from `start` on and is painted onto what is below them, as far as `fill`."""
         self.account.claim(*layer.size, channels=3)
-        image = _met(layer, *self.below(_rectangle(layer), start))
+        image = _blend_with(layer, *self.below(_rectangle(layer), start))
         if fill == 1:
             self.layers.append(replace(layer, image=image, blend_mode="normal"))
             self.account.notes.append(
                 f"{layer.name!r} knocks out: it is merged with the colours at the bottom of its hole"
             )
-        elif fill == 0 or _is_binary(_shape(layer).values) or not self.seen(start):
+        elif fill == 0 or _is_binary(_shape(layer).values) or not self.visible_layers(start):
             self._cut(layer, _outside_of(_shape(layer)), start)
             self.layers.append(replace(layer, opacity=layer.opacity * fill))
         else:
@@ -361,12 +360,12 @@ class _Scope:
     def _mix(self, layer: Layer, fill: float) -> None:
         """Another layer in place of the topmost one, under its own shape and as far as `fill`."""
         top = self.layers.pop()
-        box = _reach([top, layer], (0, 0, self.canvas[1], self.canvas[0]))
+        box = _bounding_box([top, layer], (0, 0, self.canvas[1], self.canvas[0]))
         size = box[3] - box[1], box[2] - box[0]
         self.account.claim(*size)
         self.account.claim(*size)  # the other, of which nothing stays
-        image, mask = (x.clone() for x in placed(_moved(top, box), *size))
-        above, shape = placed(_moved(layer, box), *size)
+        image, mask = (x.clone() for x in placed(_seen_from(top, box), *size))
+        above, shape = placed(_seen_from(layer, box), *size)
         for piece in pieces(*size):
             kept, weight = mask[piece] * (1 - shape[piece]), shape[piece] * fill
             mixed = image[piece] * kept + above[piece] * weight
@@ -381,10 +380,10 @@ class _Scope:
         if _is_binary(alpha[layer.mask > 0]):
             self.layers.append(replace(layer, mask=layer.mask * alpha))
             return
-        if len(self.seen()) > 1:
+        if len(self.visible_layers()) > 1:
             self._merge(0, layer.name)
-        at = self.layers.index(self.seen()[0])
-        painted = self._merged_clipping(Clipped(base=self.layers[at], above=(layer,)))
+        at = self.layers.index(self.visible_layers()[0])
+        painted = self._merge_clipping(Clipped(base=self.layers[at], above=(layer,)))
         self.layers[at] = self.layers[at] if painted is None else painted
         self._forget()
 
@@ -396,34 +395,34 @@ class _Scope:
         else:
             colour, alpha = self.below(_rectangle(layer))
             self.account.notes.append(f"{layer.name!r} is merged with what lies below it")
-            seen = self.seen()
+            seen = self.visible_layers()
             unseen = [x for x in self.layers if x not in seen]
             self.layers = [*unseen, replace(layer, image=torch.lerp(layer.image, colour, alpha))]
         self._forget()
 
     def _cut(self, layer: Layer, keep: Mask, start: int = 0) -> None:
-        """Leave of the layers from `start` on what a mask keeps: of each where that is exact, or of all of them merged."""
-        if len(self.seen(start)) > 1 and not _is_binary(keep.values):
+        """Leave of the layers from `start` on what a mask keeps: of each where that is exact, else of all merged."""
+        if len(self.visible_layers(start)) > 1 and not _is_binary(keep.values):
             self._merge(start, layer.name)
         self.account.notes.append(f"the layers below {layer.name!r} are cut along its shape")
         self.floors = [replace(x, is_torn=x.is_torn or x.count > start) for x in self.floors]
-        self.layers[start:] = [_masked(x, keep) if x.visible else x for x in self.layers[start:]]
+        self.layers[start:] = [_under_mask(x, keep) if x.visible else x for x in self.layers[start:]]
         self._forget(start)
 
     def _merge(self, start: int, name: str) -> None:
         """The visible layers from `start` on as one, on top of those that are not seen."""
-        seen = self.seen(start)
+        seen = self.visible_layers(start)
         if len(seen) > 1:
             self.account.notes.append(f"{len(seen)} layers below {name!r} are merged into one")
         self.floors = [_Floor(start, is_torn=True) if x.count > start else x for x in self.floors]
-        merged = self.merged(seen, seen[-1].name, start)
+        merged = self.merge(seen, seen[-1].name, start)
         self.layers[start:] = [*(x for x in self.layers[start:] if x not in seen), merged]
         self._forget(start)
 
     # ---- the picture so far
 
     def below(self, box: Box, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """Colour (3, h, w) and alpha (1, h, w) of a window on the lowest layers, on all of them when there is no count."""
+        """Colour (3, h, w) and alpha (1, h, w) of a window on the lowest `count` layers, without a count on all."""
         count, size = len(self.layers) if count is None else count, (box[3] - box[1], box[2] - box[0])
         self.account.claim(*size)
         if count == 0 and self.base is None:
@@ -437,14 +436,14 @@ class _Scope:
         return colour, alpha
 
     def _picture_of(self, count: int) -> tuple[Tensor, Tensor]:
-        """The lowest layers over one another, (3, h, w) and (1, h, w) of the box. What was composited before is gone on with."""
+        """The lowest layers over one another, (3, h, w) and (1, h, w) of the box; goes on with what was composited."""
         if count == len(self.layers):
             self._head = self._head or self._blank()
-            return self._head.grown(self.layers)
+            return self._head.grow(self.layers)
         if self._floor is None or self._floor.count != count:
             self._drop(self._floor)
             self._floor = self._blank()
-        return self._floor.grown(self.layers[:count])
+        return self._floor.grow(self.layers[:count])
 
     def _blank(self) -> _Picture:
         left, top, right, bottom = self.box
@@ -466,15 +465,13 @@ class _Scope:
             self._drop(self._floor)
             self._floor = None
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """The layers are taken; the pictures made of them are not needed any more."""
         self._forget(-1)
 
 
 @dataclass(frozen=True)
 class _Floor:
-    """Where a group begins."""
-
     count: int  # how many layers lie below
     is_torn: bool = False  # whether a hole went through those too since then
 
@@ -489,7 +486,7 @@ class _Picture:
     alpha: Tensor  # (1, h, w)
     count: int = 0  # how many layers
 
-    def grown(self, layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
+    def grow(self, layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
         """With those layers that it does not show yet."""
         for layer in layers[self.count :]:
             if layer.visible:

@@ -6,7 +6,6 @@ https://www.openraster.org/baseline/layer-stack-spec.html
 
 from __future__ import annotations
 
-import io
 import math
 import zipfile
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from ..compositing.blend import BlendMode
 from ..compositing.stack import Layer, Stack, cropped
 from .archive import Archive, open_archive
 from .atomic import atomic_path
-from .image import to_image
+from .image import encode_image, to_image
 from .layer_nodes import Account, Group, LayerFile, Node, Operator, Special, Whole
 from .layer_tree import plain_layers
 from .picture_file import Unreadable
@@ -116,7 +115,7 @@ def _attributes(layer: Layer, source: str) -> dict[str, str]:
     }
 
 
-def _thinned(stack: Stack, step: int) -> Stack:
+def _subsample(stack: Stack, step: int) -> Stack:
     """Every `step`th pixel of every `step`th row; layers without any are left out."""
     if step == 1:
         return stack
@@ -133,9 +132,7 @@ def _thinned(stack: Stack, step: int) -> Stack:
 
 
 def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)  # a third of the time for a tenth more bytes
-    return buffer.getvalue()
+    return encode_image(image, "PNG", compress_level=1)  # a third of the time for a tenth more bytes
 
 
 # ---- reading
@@ -162,7 +159,7 @@ class _Reading:
 
     def layer_file(self, whole: Whole | None) -> LayerFile:
         root = self._xml()
-        height, width = (self._whole(root, key, "0") for key in "hw")
+        height, width = (self._whole_number(root, key, "0") for key in "hw")
         if min(height, width) < 1:
             raise ValueError(f"{self.name} has a canvas of {width} x {height} pixels; it needs at least one")
         self.account.check_picture(height, width)  # the canvas, for what is made of it later
@@ -177,7 +174,7 @@ class _Reading:
         return LayerFile(stack, tuple(dict.fromkeys(self.notes)), self.account.held)
 
     def _compare(self, stack: Stack) -> None:
-        """Name it when Krita's own picture differs: it weighs brightness in its own way, and mixes pure black and white so."""
+        """Name it when Krita's own picture differs: it weighs brightness, and mixes black and white, in its own way."""
         step = math.ceil(math.sqrt(stack.height * stack.width / COMPARED))
         try:
             with self.file.picture("mergedimage.png") as image:
@@ -188,12 +185,12 @@ class _Reading:
             return  # it is not needed
         pixels = pixels.movedim(-1, 0).float() / 255
         theirs = torch.lerp(torch.ones_like(pixels[:3]), pixels[:3], pixels[3:])
-        difference = 255 * (_thinned(stack, step).composite() - theirs).abs().amax(dim=0)
+        difference = 255 * (_subsample(stack, step).composite() - theirs).abs().amax(dim=0)
         share = float((difference > 2).float().mean())
         if share > 0:
             self.notes.append(
-                f"Krita's own picture differs in {max(share, 0.0001):.2%} of its pixels, by up to {float(difference.max()):.0f} "
-                "of 255: some layers are mixed in another way there"
+                f"Krita's own picture differs in {max(share, 0.0001):.2%} of its pixels, by up to "
+                f"{float(difference.max()):.0f} of 255: some layers are mixed in another way there"
             )
 
     def _xml(self) -> ElementTree.Element:
@@ -213,39 +210,40 @@ class _Reading:
         """The layers of a stack element, from the bottom up."""
         if depth > GROUP_DEPTH.most:
             raise ValueError(
-                f"{self.name} has groups in more than {GROUP_DEPTH.most} levels; merge some in your editor, or set {GROUP_DEPTH.variable}"
+                f"{self.name} has groups in more than {GROUP_DEPTH.most} levels; merge some in your editor, or set "
+                f"{GROUP_DEPTH.variable}"
             )
         nodes: list[Node] = []
         for element in reversed(list(parent)):
             self.layers += 1
             if self.layers > LAYERS.most:
                 raise ValueError(
-                    f"{self.name} has more than {LAYERS.most:,} layers; merge some in your editor, or set {LAYERS.variable}"
+                    f"{self.name} has more than {LAYERS.most:,} layers; merge some in your editor, or set "
+                    f"{LAYERS.variable}"
                 )
             if element.tag == "stack":
-                children, look = self._nodes(element, depth + 1), self._look(element, "group")
-                plain = look["opacity"] == 1 and element.get("composite-op", "svg:src-over") == "svg:src-over"
+                children, fields = self._nodes(element, depth + 1), self._common_fields(element, "group")
+                plain = fields["opacity"] == 1 and element.get("composite-op", "svg:src-over") == "svg:src-over"
                 through = element.get("isolation") == "auto" and plain  # otherwise isolated, by the specification
-                nodes.append(self._operated(element, Group(children=children, pass_through=through, **look)))
+                nodes.append(self._with_operator(element, Group(children=children, pass_through=through, **fields)))
             elif element.tag == "layer":
-                nodes.append(self._operated(element, self._layer(element)))
+                nodes.append(self._with_operator(element, self._layer(element)))
             else:
                 self.notes.append(f"the {element.tag} {element.get('name', '')!r} holds no pixels and is left out")
         return tuple(nodes)
 
-    def _operated(self, element: ElementTree.Element, node: Layer | Group) -> Node:
-        """A node with its Porter-Duff operator."""
+    def _with_operator(self, element: ElementTree.Element, node: Layer | Group) -> Node:
         operator = OPERATORS.get(element.get("composite-op", ""))
         return Special(node=node, operator=operator) if operator else node
 
     def _layer(self, element: ElementTree.Element) -> Layer:
-        look, source = self._look(element, "layer"), element.get("src", "")
+        fields, source = self._common_fields(element, "layer"), element.get("src", "")
         image, mask = self._picture(source)
-        x, y = (self._whole(element, key, "0") for key in "xy")
-        return Layer(image=image, mask=mask, x=x, y=y, **look)
+        x, y = (self._whole_number(element, key, "0") for key in "xy")
+        return Layer(image=image, mask=mask, x=x, y=y, **fields)
 
     def _picture(self, source: str) -> tuple[Tensor, Tensor]:
-        """An entry's picture, (3, H, W) and (1, H, W) in [0, 1], read once; its size is checked before it is unpacked."""
+        """An entry's picture, (3, H, W) and (1, H, W) in [0, 1], read once; its size is checked first."""
         if source in self.pictures:
             self.account.claim(*self.pictures[source][1].shape[1:])
             return self.pictures[source]
@@ -263,7 +261,7 @@ class _Reading:
         self.pictures[source] = image, mask
         return image, mask
 
-    def _look(self, element: ElementTree.Element, kind: str) -> dict[str, Any]:
+    def _common_fields(self, element: ElementTree.Element, kind: str) -> dict[str, Any]:
         """What layers and groups have in common."""
         name, operator = element.get("name") or kind, element.get("composite-op", "svg:src-over")
         NAME_LENGTH.check(max(len(name), len(operator)), f"{self.name}: the name {shown(name)} or its blend mode has")
@@ -281,7 +279,7 @@ class _Reading:
             "visible": element.get("visibility", "visible") != "hidden",
         }
 
-    def _whole(self, element: ElementTree.Element, key: str, default: str) -> int:
+    def _whole_number(self, element: ElementTree.Element, key: str, default: str) -> int:
         text = element.get(key, default)
         try:
             return max(-(2**24), min(2**24, round(float(text))))

@@ -53,7 +53,7 @@ def read_colours(path: Path) -> tuple[Image.Image, Image.Image | None]:
 
     An embedded colour profile is applied. Raises ValueError for a file that cannot be read, is animated or too large.
     """
-    with _named(path):
+    with _name_errors(path):
         return decode_colours(path)
 
 
@@ -61,17 +61,19 @@ def decode_colours(
     source: Path | io.IOBase, before: Callable[[Image.Image], None] | None = None
 ) -> tuple[Image.Image, Image.Image | None]:
     """As `read_colours`, also of what is in memory. before: as `decoded` takes it. Raises Unreadable."""
-    with _upright(source, before) as image:
-        return _srgb(image), _alpha(image)
+    with _open_upright(source, before) as image:
+        return _to_srgb(image), _alpha_of(image)
 
 
 def read_mask(path: Path) -> Image.Image:
-    """A mask as L: the picture's grey, times its alpha. Its values are numbers, so no profile is applied. Raises as above.
+    """A mask as L: the picture's grey, times its alpha. Its values are numbers, so no profile is applied. Raises as
+    above.
 
-    Where only the alpha says something, because all that shows is black or the picture is a cut-out in colours, it is the mask.
+    Where only the alpha says something, because all that shows is black or the picture is a cut-out in colours, it is
+    the mask.
     """
-    with _named(path), _upright(path) as image:
-        grey, alpha = _eight_bits(image).convert("L"), _alpha(image)
+    with _name_errors(path), _open_upright(path) as image:
+        grey, alpha = _to_eight_bits(image).convert("L"), _alpha_of(image)
         if alpha is None:
             return grey
         is_black = ImageChops.multiply(grey, alpha).getextrema()[1] == 0
@@ -102,10 +104,11 @@ def decoded(
     still: bool = False,
     before: Callable[[Image.Image], None] | None = None,
 ) -> Iterator[Image.Image]:
-    """A decoded picture of one of the formats and of no more pixels than the limit; what fails inside becomes Unreadable.
+    """A decoded picture of one of the formats and of no more pixels than the limit; what fails inside becomes
+    Unreadable.
 
-    still: whether one that is animated or has several pages is refused; else its first is taken. before: sees the file before
-    it is decoded, and may refuse it.
+    still: whether one that is animated or has several pages is refused; else its first is taken. before: sees the file
+    before it is decoded, and may refuse it.
     """
     file_or_path: Any = source  # pillow's own type is narrower than what it takes
     try:
@@ -145,7 +148,9 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _upright(source: Path | io.IOBase, before: Callable[[Image.Image], None] | None = None) -> Iterator[Image.Image]:
+def _open_upright(
+    source: Path | io.IOBase, before: Callable[[Image.Image], None] | None = None
+) -> Iterator[Image.Image]:
     """The decoded picture, turned as its EXIF orientation says."""
     try:
         with decoded(source, still=True, before=before) as file:
@@ -155,7 +160,7 @@ def _upright(source: Path | io.IOBase, before: Callable[[Image.Image], None] | N
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _name_errors(path: Path) -> Iterator[None]:
     """What is wrong with a picture, as a sentence that begins with its name."""
     try:
         yield
@@ -163,14 +168,14 @@ def _named(path: Path) -> Iterator[None]:
         raise ValueError(f"{path.name} {error}") from error
 
 
-def _alpha(image: Image.Image) -> Image.Image | None:
+def _alpha_of(image: Image.Image) -> Image.Image | None:
     if image.mode not in ("LA", "PA", "RGBA") and ("transparency" not in image.info or image.mode.startswith("I")):
         return None
     alpha = image.convert("RGBA").getchannel("A")
     return alpha if alpha.getextrema() != (255, 255) else None
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _to_eight_bits(image: Image.Image) -> Image.Image:
     """Grey of 16 bits as L, by rounding; pillow's own conversion would cut everything above 255 off."""
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
@@ -180,10 +185,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
-def _srgb(image: Image.Image) -> Image.Image:
+def _to_srgb(image: Image.Image) -> Image.Image:
     """The colours as RGB, by the embedded profile where there is one."""
     embedded = image.info.get("icc_profile")
-    image = _eight_bits(image)
+    image = _to_eight_bits(image)
     image = image.convert(WITHOUT_ALPHA.get(image.mode, image.mode))
     if image.mode == "LAB":
         profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))

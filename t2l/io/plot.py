@@ -1,7 +1,8 @@
-"""A picture of what a run measured: stats.jsonl -> a PNG with the loss, its terms and the learning rate over the steps; and curves.
+"""A picture of what a run measured: stats.jsonl -> a PNG with the loss, its terms and the learning rate over the steps;
+and curves.
 
-With Pillow alone, for no other package draws here. Logarithmic where all values of a panel are positive and some are more
-than four times the others. A line of many points is drawn twice: faint as it was logged, strong as a running mean.
+With Pillow alone, for no other package draws here. Logarithmic where all values of a panel are positive and some are
+more than four times the others. A line of many points is drawn twice: faint as it was logged, strong as a running mean.
 """
 
 from __future__ import annotations
@@ -53,11 +54,12 @@ def write_plot(stats: Path, out: Path) -> None:
 
 
 def write_curves(panels: Mapping[str, Mapping[str, Points]], out: Path, across: str) -> None:
-    """Draw lines over something else than steps: title -> name -> points, one panel a title. across: what lies along the axis.
+    """Draw lines over something else than steps: title -> name -> points, one panel a title. across: what lies along
+    the axis.
 
     Raises OSError for a full disk or an unwritable folder.
     """
-    _draw([_Panel(title, dict(lines), is_share=True) for title, lines in panels.items()], out, across)
+    _draw([_Panel(title, dict(lines), is_fraction=True) for title, lines in panels.items()], out, across)
 
 
 def _draw(panels: Sequence[_Panel], out: Path, across: str) -> None:
@@ -76,7 +78,7 @@ def _draw(panels: Sequence[_Panel], out: Path, across: str) -> None:
 class _Panel:
     title: str
     lines: dict[str, Points]
-    is_share: bool = False  # of values from 0 to 1, drawn as they are
+    is_fraction: bool = False  # of values from 0 to 1, drawn as they are
 
     @property
     def values(self) -> list[float]:
@@ -85,7 +87,7 @@ class _Panel:
     @property
     def is_logarithmic(self) -> bool:
         low, high = min(self.values), max(self.values)
-        return not self.is_share and low > 0 and high > STEEP * low and self.title != LEARNING_RATE
+        return not self.is_fraction and low > 0 and high > STEEP * low and self.title != LEARNING_RATE
 
 
 def _read(stats: Path) -> dict[str, Points]:
@@ -141,7 +143,7 @@ def _draw_panel(draw: Any, panel: _Panel, top: int, last: float, across: str) ->
     spacing = min(FONT_SIZE + 7, (lower - upper - FONT_SIZE) // len(panel.lines))
     for number, (name, points) in enumerate(panel.lines.items()):
         colour = COLOURS[number % len(COLOURS)]
-        _draw_line(draw, points, x, y, colour, is_noisy=not panel.is_share and name != LEARNING_RATE)
+        _draw_line(draw, points, x, y, colour, is_noisy=not panel.is_fraction and name != LEARNING_RATE)
         place = upper + number * spacing
         draw.line([(right + 14, place + 9), (right + 38, place + 9)], fill=colour, width=LINE_WIDTH + 1)
         draw.text((right + 46, place), name, fill=INK, font=font)

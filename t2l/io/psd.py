@@ -1,9 +1,19 @@
-"""Photoshop's PSD and PSB: a `Stack` written, and files of other people read, both through psd-tools.
+"""Photoshop's PSD and PSB, through psd-tools: what reading (psd_read.py) and writing (psd_write.py) share."""
 
-Layers keep their colours under the mask. Values are exact at the depth of the file: v / 255, or v / 65535.
-"""
+from __future__ import annotations
 
-from .psd_read import open_psd
-from .psd_write import save_psd
+from importlib.util import find_spec
+from typing import get_args
 
-__all__ = ["open_psd", "save_psd"]
+from ..compositing.blend import BlendMode
+
+UNLIKE = ("grain extract", "grain merge", "soft light krita")  # modes that the format does not have
+MODES: dict[str, BlendMode] = {  # by the names of psd_tools.constants.BlendMode, which are ours in capitals
+    mode.upper().replace(" ", "_"): mode for mode in get_args(BlendMode) if mode not in (*UNLIKE, "add")
+} | {"LINEAR_DODGE": "add"}
+
+
+def check_installed() -> None:
+    if find_spec("psd_tools") is None:
+        sentence = "Photoshop files need the package psd-tools: run `pip install psd-tools` with this Python"
+        raise ModuleNotFoundError(sentence, name="psd_tools")

@@ -17,20 +17,10 @@ from ..budget import FILE_BYTES, GROUP_DEPTH, LAYERS, check_regular
 from ..compositing.blend import BlendMode
 from ..compositing.placement import linear_to_srgb
 from ..compositing.stack import Layer, Stack, pieces
-from .layer_name import decoded
-from .layer_nodes import (
-    Account,
-    Clipped,
-    Group,
-    Knockout,
-    LayerFile,
-    Mask,
-    Node,
-    Special,
-    Whole,
-)
+from .layer_name import decode_names
+from .layer_nodes import Account, Clipped, Group, Knockout, LayerFile, Mask, Node, Special, Whole
 from .layer_tree import plain_layers
-from .psd_format import MODES, check_installed
+from .psd import MODES, check_installed
 
 # What psd-tools raises on a damaged file: it has no exception of its own.
 BROKEN = (
@@ -53,9 +43,10 @@ BROKEN = (
 def open_psd(path: str | Path, whole: Whole | None = None) -> LayerFile:
     """A PSD or PSB of 8, 16 or 32 bits in RGB or grey as a stack; other colour modes with a palette as one layer.
 
-    Groups are opened or merged (whole: as open_layer_file takes it), clipped layers merged into their base. What a stack cannot hold is named in the notes.
-    32-bit colours are linear light and come out sRGB-encoded. Raises FileNotFoundError, and ValueError with a sentence for a
-    damaged or too large file and for colours that cannot be shown (CMYK, Lab, multichannel).
+    Groups are opened or merged (whole: as open_layer_file takes it), clipped layers merged into their base. What a
+    stack cannot hold is named in the notes. 32-bit colours are linear light and come out sRGB-encoded. Raises
+    FileNotFoundError, and ValueError with a sentence for a damaged or too large file and for colours that cannot be
+    shown (CMYK, Lab, multichannel).
     """
     check_installed()
     from psd_tools import PSDImage
@@ -95,6 +86,9 @@ class _Reading:
     """One file on its way into a stack."""
 
     def __init__(self, psd: Any, name: str) -> None:
+        from psd_tools.constants import Resource, Tag
+
+        self.tags, self.resources = Tag, Resource
         self.psd, self.account, self.layers = psd, Account(name), 0
         self.notes = self.account.notes
         self._names = self._decoded_names()
@@ -116,10 +110,8 @@ class _Reading:
         return LayerFile(stack, tuple(dict.fromkeys(self.notes)), self.account.held)
 
     def _note_blank_picture(self, stack: Stack) -> None:
-        """Some programs leave the picture that others show empty; those that say whether they do are taken at their word."""
-        from psd_tools.constants import Resource
-
-        if Resource.VERSION_INFO in self.psd.image_resources:
+        """Some programs leave the picture that others show empty; who says whether it does is taken at its word."""
+        if self.resources.VERSION_INFO in self.psd.image_resources:
             return
         try:
             planes, largest = self._merged_planes()
@@ -133,17 +125,17 @@ class _Reading:
             self.notes.append("the picture that the file shows to other programs is blank; its layers are shown")
 
     def _merged_planes(self) -> tuple[Any, float]:
-        """The channels that the file shows to programs without layers, (C, H, W) as they are stored, and what stands for 1."""
+        """The channels shown to programs without layers, (C, H, W) as they are stored, and what stands for 1."""
         data = self.psd._record.image_data.get_data(self.psd._record.header, False)
         kind, largest = {8: ("u1", 255.0), 16: (">u2", 65535.0), 32: (">f4", 1.0)}[self.psd.depth]
         return np.frombuffer(data, kind).reshape(-1, self.psd.height, self.psd.width), largest
 
     def _decoded_names(self) -> dict[int, str]:
-        """The names of layers that have none in Unicode, by the layer's id(); old software and Japanese one writes such."""
-        from psd_tools.constants import Tag
-
-        plain = [x for x in self.psd.descendants() if Tag.UNICODE_LAYER_NAME not in x.tagged_blocks]
-        names = decoded([x._record.name.encode("mac_roman") for x in plain])  # psd-tools reads the bytes as Mac Roman
+        """The names of layers that have none in Unicode, by the layer's id(): old and Japanese software's."""
+        plain = [x for x in self.psd.descendants() if self.tags.UNICODE_LAYER_NAME not in x.tagged_blocks]
+        names = decode_names(
+            [x._record.name.encode("mac_roman") for x in plain]
+        )  # psd-tools reads the bytes as Mac Roman
         if names.guess:
             self.notes.append(
                 f"the names of layers are stored without Unicode and read as {names.guess}, which is a guess"
@@ -154,7 +146,7 @@ class _Reading:
         return self._names.get(id(layer), layer.name)
 
     def _is_background(self, layer: Any) -> bool:
-        """Whether the lowest layer is the one that no hole goes through: it fills the canvas and can have no transparency."""
+        """Whether the lowest layer is one that no hole goes through: it fills the canvas, without transparency."""
         box = layer._record.top, layer._record.left, layer._record.bottom, layer._record.right
         fills = box == (0, 0, self.psd.height, self.psd.width)
         channels = {int(x.id) for x in layer._record.channel_info}
@@ -164,7 +156,8 @@ class _Reading:
         """The layers of the file or of a group, from the bottom up, with those that are clipped gathered."""
         if depth > GROUP_DEPTH.most:
             raise _Refused(
-                f"has groups in more than {GROUP_DEPTH.most} levels; merge some in your editor, or set {GROUP_DEPTH.variable}"
+                f"has groups in more than {GROUP_DEPTH.most} levels; merge some in your editor, or set "
+                f"{GROUP_DEPTH.variable}"
             )
         rows: list[tuple[Any, Layer | Group, list[Layer | Group | Special]]] = []
         base_is_missing = False
@@ -191,22 +184,17 @@ class _Reading:
     def _clipped(
         self, layer: Any, base: Layer | Group, above: Sequence[Layer | Group | Special]
     ) -> Layer | Group | Clipped:
-        """A base with the layers that are clipped to it."""
-        from psd_tools.constants import Tag
-
         if not above:
             return base
-        as_group = bool(_setting(layer, Tag.BLEND_CLIPPING_ELEMENTS, 1))
+        as_group = bool(_setting(layer, self.tags.BLEND_CLIPPING_ELEMENTS, 1))
         if not as_group and layer.opacity < 255:
             self.notes.append(f"the opacity of {base.name!r} fades the layers clipped to it too; the editor may differ")
         return Clipped(base=base, above=tuple(above), as_group=as_group, opacity=layer.opacity / 255)
 
     def _with_options(self, layer: Any, node: Layer | Group | Clipped) -> Any:
         """A node with those of Photoshop's advanced blending options that a stack's layers do not have."""
-        from psd_tools.constants import Tag
-
-        knockout = _KNOCKOUTS.get(_setting(layer, Tag.KNOCKOUT_SETTING, 0), "none")
-        restricted = set(_setting(layer, Tag.CHANNEL_BLENDING_RESTRICTIONS_SETTING, None) or ())
+        knockout = _KNOCKOUTS.get(_setting(layer, self.tags.KNOCKOUT_SETTING, 0), "none")
+        restricted = set(_setting(layer, self.tags.CHANNEL_BLENDING_RESTRICTIONS_SETTING, None) or ())
         red, green, blue = (i not in restricted for i in ((0, 0, 0) if self._is_grey() else (0, 1, 2)))
         if knockout == "none" and red and green and blue:
             return node
@@ -216,7 +204,7 @@ class _Reading:
             )
         if knockout != "none":
             self._note_knockout(layer, knockout, all((red, green, blue)))
-        fill = _setting(layer, Tag.BLEND_FILL_OPACITY, 255) / 255 if knockout != "none" else 1.0
+        fill = _setting(layer, self.tags.BLEND_FILL_OPACITY, 255) / 255 if knockout != "none" else 1.0
         return Special(node=node, knockout=knockout, fill=fill, channels=(red, green, blue))
 
     def _is_grey(self) -> bool:
@@ -224,8 +212,6 @@ class _Reading:
 
     def _note_knockout(self, layer: Any, knockout: Knockout, in_all_channels: bool) -> None:
         """What of a knockout is not shown."""
-        from psd_tools.constants import Tag
-
         name = self._name(layer)
         if not in_all_channels:
             self.notes.append(f"the channels that {name!r} leaves alone are not shown: it knocks out in all of them")
@@ -235,7 +221,7 @@ class _Reading:
             self.notes.append(f"the group {name!r} knocks out as one layer; the editor may differ")
         if layer.opacity < 255:
             self.notes.append(f"the opacity of {name!r} fades its knockout too; the editor may differ")
-        if not _setting(layer, Tag.TRANSPARENCY_SHAPES_LAYER, 1):
+        if not _setting(layer, self.tags.TRANSPARENCY_SHAPES_LAYER, 1):
             self.notes.append(f"{name!r} knocks out in its own shape, and not beyond its transparency")
 
     def _group(self, group: Any, depth: int) -> Group:
@@ -363,18 +349,16 @@ class _Reading:
 
     def _opacity(self, layer: Any) -> float:
         """Opacity times fill; the fill of a layer that knocks out is another thing."""
-        from psd_tools.constants import Tag
-
-        fill, mode = _setting(layer, Tag.BLEND_FILL_OPACITY, 255), layer.blend_mode.name
+        fill, mode = _setting(layer, self.tags.BLEND_FILL_OPACITY, 255), layer.blend_mode.name
         if fill != 255 and mode in _OWN_FILL:
             self.notes.append(
                 f"the fill opacity of {self._name(layer)!r} is taken as its opacity, which differs in its mode"
             )
-        if not _setting(layer, Tag.TRANSPARENCY_SHAPES_LAYER, 1) and mode in _OWN_FILL:
+        if not _setting(layer, self.tags.TRANSPARENCY_SHAPES_LAYER, 1) and mode in _OWN_FILL:
             self.notes.append(
                 f"the transparency of {self._name(layer)!r} is taken as its shape, which differs in its mode"
             )
-        knocks_out = _KNOCKOUTS.get(_setting(layer, Tag.KNOCKOUT_SETTING, 0), "none") != "none"
+        knocks_out = _KNOCKOUTS.get(_setting(layer, self.tags.KNOCKOUT_SETTING, 0), "none") != "none"
         return float(layer.opacity / 255 * (1 if knocks_out else fill / 255))
 
     def _blend_mode(self, layer: Any) -> BlendMode:
@@ -385,9 +369,7 @@ class _Reading:
 
     def _note_without_pixels(self, layer: Any) -> None:
         """An empty pixel layer is nothing to speak of; anything else draws something that is not here."""
-        from psd_tools.constants import Tag
-
-        if layer.kind != "pixel" or Tag.BRIGHTNESS_AND_CONTRAST in layer.tagged_blocks:
+        if layer.kind != "pixel" or self.tags.BRIGHTNESS_AND_CONTRAST in layer.tagged_blocks:
             self.notes.append(f"the layer {self._name(layer)!r} ({layer.kind}) holds no pixels and is left out")
 
     def _note_extras(self, layer: Any) -> None:
@@ -400,7 +382,7 @@ class _Reading:
             self.notes.append(
                 f"the artboard {self._name(layer)!r} is read as a group: its background and edges are not shown"
             )
-        if _has_effects(layer):
+        if _has_effects(layer, self.tags.OBJECT_BASED_EFFECTS_LAYER_INFO):
             self.notes.append(f"the effects of {self._name(layer)!r} are not shown")
         if layer.has_vector_mask() and not (layer.mask is not None and layer.mask.has_real()):
             self.notes.append(f"the vector mask of {self._name(layer)!r} is not shown")
@@ -411,16 +393,14 @@ class _Reading:
 
     def _note_profile(self) -> None:
         """Colours are taken as sRGB."""
-        from psd_tools.constants import Resource
-
-        profile = self.psd.image_resources.get_data(Resource.ICC_PROFILE)
+        profile = self.psd.image_resources.get_data(self.resources.ICC_PROFILE)
         name = _profile_name(profile) if profile else "sRGB"
         if "srgb" not in name.lower():
             self.notes.append(f"the colour profile {name!r} is not applied; colours are taken as sRGB")
 
 
 _KNOCKOUTS: dict[int, Knockout] = {0: "none", 1: "shallow", 2: "deep"}
-# Photoshop computes the fill of these eight modes, and of groups that let modes through, in another way than the opacity.
+# Photoshop computes the fill of these modes, and of groups that let modes through, in another way than the opacity.
 _OWN_FILL = {
     "COLOR_BURN",
     "LINEAR_BURN",
@@ -440,11 +420,9 @@ def _setting(layer: Any, tag: Any, default: Any) -> Any:
     return getattr(value, "value", value)
 
 
-def _has_effects(layer: Any) -> bool:
+def _has_effects(layer: Any, tag: Any) -> bool:
     """Whether the editor draws shadows, glows, strokes; also where psd-tools does not list what old versions wrote."""
-    from psd_tools.constants import Tag
-
-    effects = layer.tagged_blocks.get_data(Tag.OBJECT_BASED_EFFECTS_LAYER_INFO) or {}
+    effects = layer.tagged_blocks.get_data(tag) or {}
     drawn = [x for x in effects.values() if hasattr(x, "get") and x.get(b"present", True) and x.get(b"enab")]
     return layer.has_effects() or bool(drawn and effects.get(b"masterFXSwitch", True))
 

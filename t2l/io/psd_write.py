@@ -16,7 +16,7 @@ from torch import Tensor
 from ..compositing.stack import Layer, Stack
 from .atomic import atomic_path
 from .layer_nodes import Depth, MaskAs
-from .psd_format import MODES, check_installed
+from .psd import MODES, check_installed
 
 MAX_SIDE = 30_000  # pixels of a PSD; PSB is not written
 
@@ -30,11 +30,11 @@ def save_psd(
 ) -> None:
     """Write a PSD, whole or not at all: every layer of the stack, and the composite as the picture other programs show.
 
-    PSD has no modes of grain: both are written as linear light of other colours, which look the same. Krita's soft light
-    becomes Photoshop's, as Krita itself writes it; that differs in the shadows.
-    mask_as: "layer mask" keeps the colours that the mask hides and lets the mask be painted on; "transparency" makes the
-    mask the layer's own transparency. texts: written into the file's XMP. Opacities are rounded to whole 255ths.
-    Raises ValueError for a canvas or layer that the format cannot hold, OSError with a sentence when it cannot be written.
+    PSD has no modes of grain: both are written as linear light of other colours, which look the same. Krita's soft
+    light becomes Photoshop's, as Krita itself writes it; that differs in the shadows. mask_as: "layer mask" keeps the
+    colours that the mask hides and lets the mask be painted on; "transparency" makes the mask the layer's own
+    transparency. texts: written into the file's XMP. Opacities are rounded to whole 255ths. Raises ValueError for a
+    canvas or layer that the format cannot hold, OSError with a sentence when it cannot be written.
     """
     check_installed()
     from psd_tools.constants import ColorMode, Compression, Tag
@@ -46,7 +46,7 @@ def save_psd(
 
     _check_size(stack)
     merged = _merged_planes(stack, depth)
-    stack = replace(stack, layers=tuple(_in_photoshops_modes(layer) for layer in stack.layers))
+    stack = replace(stack, layers=tuple(_to_photoshop_modes(layer) for layer in stack.layers))
     header = FileHeader(
         channels=len(merged), height=stack.height, width=stack.width, depth=depth, color_mode=ColorMode.RGB
     )
@@ -80,7 +80,7 @@ def _check_size(stack: Stack) -> None:
             raise ValueError(f"a PSD is at most {MAX_SIDE:,} pixels along a side, got {width:,} x {height:,} ({name})")
 
 
-def _in_photoshops_modes(layer: Layer) -> Layer:
+def _to_photoshop_modes(layer: Layer) -> Layer:
     """Grain merge b + s - 1/2 and grain extract b - s + 1/2 as linear light b + 2 s - 1."""
     if layer.blend_mode == "soft light krita":
         return replace(layer, blend_mode="soft light")
@@ -118,7 +118,6 @@ def _layer_info(stack: Stack, depth: Depth, mask_as: MaskAs, has_alpha: bool) ->
 
 
 def _layer_record(layer: Layer, number: int, depth: Depth, mask_as: MaskAs) -> tuple[Any, Any]:
-    """A layer's record and its channels."""
     from psd_tools.constants import BlendMode as Key
     from psd_tools.constants import ChannelID, Compression, Tag
     from psd_tools.psd.layer_and_mask import (
@@ -158,7 +157,7 @@ def _layer_record(layer: Layer, number: int, depth: Depth, mask_as: MaskAs) -> t
 
 
 def _resources(texts: Mapping[str, str]) -> Any:
-    """The file's resources: sRGB, and texts as properties of an XMP packet, which Photoshop keeps when it saves again."""
+    """The file's resources: sRGB, and texts as properties of an XMP packet, which Photoshop keeps when it saves."""
     from psd_tools.constants import Resource
     from psd_tools.psd.image_resources import ImageResource, ImageResources
 

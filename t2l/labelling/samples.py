@@ -1,4 +1,5 @@
-"""What a labeller is shown: samples in a drawn order, as the pictures that the page lays over each other, and what is done.
+"""What a labeller is shown: samples in a drawn order, as the pictures that the page lays over each other, and what is
+done.
 
 One object serves one page; the server calls it from one thread at a time.
 """
@@ -12,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
+from ..data.draws import shuffle
 from ..data.example import Pictures
 from ..data.labels import REASONS, Label, LabelFile
-from ..data.orders import permuted
 from ..data.shards import Shards
 
 MOST = 6000  # samples to label: the paper's 5,000 and 1,000 more to test on
@@ -55,7 +56,7 @@ class Samples:
         self.labels.add(Label(key=self.key(number), kind=self.kind, good=good, reason=reason))
 
     def take_back(self) -> dict[str, Any]:
-        """Take the last label back: the sample that had it, {"number": None} where there is none or it is not in this order."""
+        """Take the last label back: its sample, {"number": None} where there is none or it is not in this order."""
         last = self.labels.take_back()
         numbers = (number for number in range(self.count) if last and self.key(number) == last.key)
         number = next(numbers, None)
@@ -73,7 +74,7 @@ class Samples:
         return self.shards.key(self._index(number))
 
     def _index(self, number: int) -> int:
-        return int(permuted(np.array([number]), len(self.shards), 0, 0)[0])
+        return int(shuffle(np.array([number]), len(self.shards), 0, 0)[0])
 
 
 def _picture(pictures: Pictures) -> Image.Image:

@@ -5,8 +5,8 @@
     GET  /sample/NUMBER/PART     one of its pictures
     POST /label, /undo           say, take back; with the token
 
-It listens on 127.0.0.1 alone and knows no paths of files. A request that names another host (DNS rebinding), comes from another
-site's page or posts without the token is refused before anything is done.
+It listens on 127.0.0.1 alone and knows no paths of files. A request that names another host (DNS rebinding), comes from
+another site's page or posts without the token is refused before anything is done.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Refused(Exception):
 
 
 class LabelServer(ThreadingHTTPServer):
-    """Serves one set of samples on the loopback; port 0 takes a free one. Raises OSError with a sentence for a port in use."""
+    """Serves samples on the loopback; port 0 takes a free one. Raises OSError with a sentence for a port in use."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -68,7 +68,6 @@ class LabelServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where the page is."""
         return f"http://{HOST}:{self.server_port}/"
 
     @cached_property
@@ -79,7 +78,6 @@ class LabelServer(ThreadingHTTPServer):
 
     @cached_property
     def page(self) -> bytes:
-        """The page with what it must know put in."""
         known = {"kind": self.samples.kind, "reasons": REASONS[self.samples.kind], "token": self.token}
         text = PAGE.read_text(encoding="utf-8")
         return text.replace("{{nonce}}", self.nonce).replace("{{known}}", json.dumps(known)).encode()

@@ -26,7 +26,7 @@ from ..data.labels import REASONS, Label, is_held_out, read_labels
 from ..data.shards import Shards
 from ..evaluation.features import train_probe
 from ..evaluation.metrics import area_under_curve, batches, kept_at
-from ..io.atomic import atomic_path
+from ..io.atomic import atomic_path, write_whole
 from ..io.checkpoint import read_tensors, write_tensors
 from ..io.plot import write_curves
 from ..model.efficientnet import load_lite0
@@ -68,7 +68,7 @@ def train_filter(
     Raises FileNotFoundError, and ValueError with a sentence for too few labels or labels of other samples.
     """
     shards = Shards(data)
-    rows = _rows(shards, read_labels(labels, config.kind), data)
+    rows = _label_rows(shards, read_labels(labels, config.kind), data)
     sides = {index: _side(shards, index, config) for index in rows}
     _check_enough(rows, sides, config)
     used = [index for index in rows if sides[index] is not None]
@@ -85,13 +85,13 @@ def train_filter(
     judge.config = replace(judge.config, threshold=report["threshold"], figures=figures)
     judge.save(out / "filter.safetensors")
     _write_curve(out, scores, good[tested])
-    with atomic_path(out / "report.json") as partial:
-        partial.write_text(json.dumps(report | {"config": config_to_dict(config)}, indent=2) + "\n")
+    write_whole(out / "report.json", json.dumps(report | {"config": config_to_dict(config)}, indent=2) + "\n")
     return report
 
 
 def choose_threshold(scores: Tensor, good: Tensor, precision: float) -> float:
-    """The lowest score of a good sample from which on at least `precision` of what is kept is good; where none is, the highest.
+    """The lowest score of a good sample from which on at least `precision` of what is kept is good; where none is, the
+    highest.
 
     scores: (N,), good: (N,) bool.
     """
@@ -101,8 +101,7 @@ def choose_threshold(scores: Tensor, good: Tensor, precision: float) -> float:
     return float(enough[0] if len(enough) else candidates[-1])
 
 
-def _rows(shards: Shards, said: dict[str, Label], data: Path) -> dict[int, Label]:
-    """The labels by the index of their sample."""
+def _label_rows(shards: Shards, said: dict[str, Label], data: Path) -> dict[int, Label]:
     rows = {index: said[key] for index in range(len(shards)) if (key := shards.key(index)) in said}
     if said and not rows:
         raise ValueError(
@@ -134,14 +133,14 @@ def sample_features(judge: Filter, shards: Shards, used: Sequence[int], cache: P
     known = _read_cache(cache, shards.digest(), judge.config)
     missing = [index for index in used if index not in known]
     for done, indices in enumerate(batches(missing, BATCH), 1):
-        known |= dict(zip(indices, _see(judge, shards, indices), strict=True))
+        known |= dict(zip(indices, _compute_features(judge, shards, indices), strict=True))
         if done * BATCH % SAVED_EVERY == 0 or done * BATCH >= len(missing):
             _write_cache(cache, known, shards.digest(), judge.config)
             progress(f"the network has seen {min(done * BATCH, len(missing))} of {len(missing)} samples")
     return torch.stack([known[index] for index in used])
 
 
-def _see(judge: Filter, shards: Shards, indices: Sequence[int]) -> Iterator[Tensor]:
+def _compute_features(judge: Filter, shards: Shards, indices: Sequence[int]) -> Iterator[Tensor]:
     """Features of some samples; pictures of one size go together."""
     for index in indices:
         layers = shards[index].layers
@@ -196,7 +195,6 @@ def _report(scores: Tensor, labels: Sequence[Label], config: TrainFilterConfig) 
 
 
 def _write_curve(out: Path, scores: Tensor, good: Tensor) -> None:
-    """curve.csv and curve.png."""
     rows = [{"threshold": i / CURVE} | kept_at(scores, good, i / CURVE) for i in range(CURVE + 1)]
     with atomic_path(out / "curve.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

@@ -46,7 +46,7 @@ def is_foreign(path: str | Path) -> bool:
     if (Path(path) / "model_index.json").is_file():
         raise ValueError(
             f"{path} is a diffusers folder, one .safetensors file is needed; make one with "
-            f"`t2l convert-model {path} --out FILE.safetensors`"
+            f"`t2l export {path} --out FILE.safetensors`"
         )
     return read_metadata(path).get("format") != FORMAT
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.ahead import worker_deaths_told
+from ..data.ahead import explain_worker_death
 from ..data.crops import CropBatches, crop_batches, pixels_from_bytes
 from ..data.draws import sample_noise, step_generator
 from ..data.several import Data, SeveralShards, open_shards
@@ -40,7 +40,7 @@ from .update import Updater
 PROBES = 64  # batches that the spread of the latents is measured on
 
 
-@worker_deaths_told()
+@explain_worker_death()
 def train_autoencoder(
     config: AutoencoderTrainConfig,
     data: Data,

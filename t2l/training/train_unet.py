@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..data.ahead import read_ahead
 from ..data.batches import Batch, LatentBatches
-from ..data.buckets import cover
+from ..data.buckets import center_crop
 from ..data.latents import Latents
 from ..diffusion import add_noise, min_snr_weight, scaled_linear_schedule, training_target
 from ..io.image import contact_sheet, save_png
@@ -134,7 +134,7 @@ class UNetTask(Task):
         network: Any = torch.compile(self.model) if config.compile else self.model
         self.update = Updater(network, make_optimizer(self.model.parameters(), config), config, processes)
         self.alphas_cumprod = scaled_linear_schedule(config.diffusion).to(self.device)
-        self._preview = latent_preview(self.autoencoder, cached.spread_out(PROBES))
+        self._preview = latent_preview(self.autoencoder, cached.sample_means(PROBES))
         self._drawn: Text2Layer | None = None
 
     def check_embeddings(self, cached: Latents) -> None:
@@ -243,7 +243,7 @@ class UNetTask(Task):
         """Pictures of the cache that the prompts come from, each cropped to a square of the trained size."""
         cached, side = self.held_out or self.cached, self.cached.size
         pictures = [self.autoencoder.decode(cached.read(number[None])[0].to(self.device)).layers for number in numbers]
-        return Layers.cat([cover(layers.to("cpu", torch.float32), (side, side)) for layers in pictures])
+        return Layers.cat([center_crop(layers.to("cpu", torch.float32), (side, side)) for layers in pictures])
 
 
 def _validation_batch(held_out: Latents, batches: LatentBatches) -> Batch:
@@ -257,4 +257,4 @@ def _validation_batch(held_out: Latents, batches: LatentBatches) -> Batch:
             "they have none; make them with the same --text-encoder"
         )
     plain = replace(batches.config, caption_drop=0.0, unknown_word=0.0)
-    return LatentBatches(held_out, plain, batches.latent_scale, batches.tokenize, batches.share)[0]
+    return LatentBatches(held_out, plain, batches.latent_scale, batches.tokenize, batches.local_indices)[0]

@@ -12,11 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from t2l.data import cache_folder as room
-from t2l.data import captions as captions_room
-from t2l.data.buckets import aspect_buckets, cover, nearest_bucket
-from t2l.data.cache_folder import compare, divide, spread
-from t2l.data.captions import Captions, packed
-from t2l.data.example import Example
+from t2l.data.buckets import aspect_buckets, center_crop, nearest_bucket
+from t2l.data.cache_folder import Captions, compare, divide_rows, evenly_spaced, pack_captions
+from t2l.data.example import CAPTIONS, Example
 from t2l.data.latents import Latents, cache_latents, check_latents, std_from_bytes, std_to_bytes
 from t2l.data.shards import Shards, write_shard
 from t2l.data.texts import cache_texts, check_texts
@@ -33,9 +31,7 @@ def encode(layers):
 
 def example(number, size=(16, 16)):
     pixels = torch.rand(1, 7, *size, generator=torch.Generator().manual_seed(number))
-    texts = {
-        name: f"{name} {number}" for name in ("caption", "foreground_caption", "background_caption", "thing", "place")
-    }
+    texts = {name: f"{name} {number}" for name in CAPTIONS}
     return Example(f"k{number}", Layers.from_stacked(pixels), **texts)
 
 
@@ -144,7 +140,7 @@ def test_the_same_call_goes_on_where_it_stopped(data, tmp_path):
     [(1, 1, 1), (12_000, 12, 1000), (10**7, 10_000, 1000), (10**7 + 1, 5001, 2000), (57_020_000, 9504, 6000)],
 )
 def test_a_file_holds_a_thousand_rows_or_more_so_that_the_files_are_ten_thousand_at_most(count, files, length):
-    parts = divide(count)
+    parts = divide_rows(count)
     assert len(parts) == files <= 10_000 and len(parts[0]) == length
     assert parts[0].start == 0 and parts[-1].stop == count
     assert all(part.stop == following.start for part, following in zip(parts, parts[1:], strict=False))
@@ -212,7 +208,7 @@ def test_every_picture_is_cached_at_the_size_of_its_bucket(shapes, tmp_path):
     ]
     for number in range(8):
         layers = shards[number].layers
-        expected = encode(cover(layers, nearest_bucket(layers.size, cached.sizes)))
+        expected = encode(center_crop(layers, nearest_bucket(layers.size, cached.sizes)))
         found = cached.read(torch.tensor([number]))
         assert all(torch.equal(x, y.half().float()) for x, y in zip(found, expected, strict=True))
         assert cached.captions[torch.tensor([number])][0][0] == shards[number].caption
@@ -261,7 +257,7 @@ def test_a_cache_of_the_first_version_is_read_and_gone_on_with(shapes, tmp_path,
     bucketed(shapes, tmp_path / "old")
     as_first_version(tmp_path / "old")
     new, old = Latents(tmp_path / "new"), Latents(tmp_path / "old")
-    monkeypatch.setattr(captions_room, "OLD_FILES_KEPT", 1)
+    monkeypatch.setattr(room, "OLD_FILES_KEPT", 1)
     for picture in torch.tensor([[3], [7], [0], [4], [3]]):
         assert old.captions[picture] == new.captions[picture]
         assert all(map(torch.equal, old.read(picture), new.read(picture)))
@@ -273,9 +269,9 @@ def test_a_cache_of_the_first_version_is_read_and_gone_on_with(shapes, tmp_path,
 
 @pytest.mark.parametrize("text", ["", "a cup \u2615 on \U0001f600", "\ud83d", "line\nbreak \x00"])
 def test_any_caption_comes_back(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(Captions, "_of_old", lambda *_: pytest.fail("these are no old files"))
+    monkeypatch.setattr(Captions, "_read_first_version", lambda *_: pytest.fail("these are no old files"))
     said = [["b", text], [text, "c" * 300], ["", text]]
-    write_tensors(tmp_path / "a.safetensors", packed(said), {})
+    write_tensors(tmp_path / "a.safetensors", pack_captions(said), {})
     captions = Captions()
     for _ in range(2):
         captions.add(tmp_path / "a.safetensors", read_header(tmp_path / "a.safetensors"), 3)
@@ -422,5 +418,5 @@ def test_rounding_explains_what_float16_does_to_the_smallest_deviations():
 
 @pytest.mark.parametrize("length", [1, 7, 57_020_000])  # float32 ends at 2^24
 def test_what_is_checked_is_spread_from_the_first_to_the_last(length):
-    numbers = spread(length, 7)
+    numbers = evenly_spaced(length, 7)
     assert numbers[0] == 0 and numbers[-1] == length - 1 and len(set(numbers)) == len(numbers) == min(7, length)

@@ -12,8 +12,8 @@ import torch
 from benchmarks.feeding import PICTURES, link_latents, link_shards
 from t2l.data import shards as shards_room
 from t2l.data.buckets import BucketOrder
+from t2l.data.draws import shuffle_epochs
 from t2l.data.latents import Latents
-from t2l.data.orders import dealt
 from t2l.data.shards import Shards
 
 PART = 50
@@ -21,7 +21,7 @@ PART = 50
 
 def read_shards(folder):
     shards = Shards(folder)
-    for index in dealt(np.arange(2500), len(shards), seed=0).tolist():
+    for index in shuffle_epochs(np.arange(2500), len(shards), seed=0).tolist():
         assert shards.metadata(index)["caption"].startswith("a cup")
     return shards
 
@@ -31,7 +31,7 @@ def read_latents(folder):
     order = BucketOrder(cached.counts, 8, seed=0)
     for step in range(0, 10_000, 200):
         bucket, ranks = order[step]
-        mean, std = cached.of_bucket(bucket, ranks)
+        mean, std = cached.read_bucket(bucket, ranks)
         assert mean.shape == std.shape and len(cached.captions[cached.pictures(bucket, ranks)]) == 8
     return cached
 

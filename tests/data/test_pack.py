@@ -16,7 +16,8 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from t2l.compositing.stack import Layer, Stack
 from t2l.data import pack as room
-from t2l.data.folder import find_sources, read_layers
+from t2l.data.folder import find_sources
+from t2l.data.layer_sources import read_layers
 from t2l.data.pack import PackConfig, pack
 from t2l.data.shards import Shards
 from t2l.io.image import save_layers
@@ -108,7 +109,7 @@ def test_shards_keep_masks_exactly_colours_closely_and_every_word(tmp_path):
     shards = packed(tmp_path / "in", tmp_path)
     for number in range(3):
         found = shards[number]
-        assert (found.caption, found.thing, found.place) == (f"a cup {number}", "cup", "")
+        assert (found.caption, found.labels) == (f"a cup {number}", {"thing": "cup"})
         assert found.sources == (f"deep/a{number}",) and torch.equal(found.layers.mask, layers(number).mask)
     assert not (tmp_path / "out" / "skipped.txt").exists()
 

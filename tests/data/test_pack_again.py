@@ -152,38 +152,14 @@ def test_a_folder_that_grows_in_steps_ends_with_the_same_bytes_however_often_it_
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def of_first_version(out):
-    """What a folder of the first version has not."""
-    for name in ("pictures.jsonl", "sheet.jpg"):
-        (out / name).unlink()
-    config = json.loads((out / "config.json").read_text())
-    del config["foreground_layer"]
-    (out / "config.json").write_text(json.dumps(config))
-    for path in out.glob("*/*.report.json"):
-        report = json.loads(path.read_text())
-        del report["texts"]
-        path.write_text(json.dumps(report))
-
-
-@pytest.mark.parametrize("change", [None, repaint, say_otherwise, "new"])
-def test_a_folder_of_the_first_version_goes_on(change, tmp_path):
-    write_many(tmp_path / "in", range(8))
-    (tmp_path / "in" / "p2.mask.png").write_bytes(b"")
-    pack(THREE, tmp_path / "in", tmp_path / "out", None, str)
-    before, keys = shards(tmp_path / "out"), names(tmp_path / "out")
-    of_first_version(tmp_path / "out")
-    if change == "new":
-        write_many(tmp_path / "in", [0, 9])
-    elif change:
-        change(tmp_path / "in")
-    _, said = again(THREE, tmp_path / "in", tmp_path / "out")
-    after, now = shards(tmp_path / "out"), names(tmp_path / "out")
-    assert all(keys[split].items() <= now[split].items() for split in keys)
-    assert len([name for name in before if before[name] != after[name]]) == (
-        2 if change in (repaint, say_otherwise) else 0
-    )
-    assert len(now["train"]) == len(keys["train"]) + (change == "new")
-    assert not again(THREE, tmp_path / "in", tmp_path / "out")[1]
+@pytest.mark.parametrize("name", ["texts", "content"])
+def test_a_report_without_its_hashes_is_named(name, tmp_path):
+    write_many(tmp_path / "in", range(2))
+    pack(ONE, tmp_path / "in", tmp_path / "out", None, str)
+    path = tmp_path / "out" / "train" / "000000.report.json"
+    path.write_text(json.dumps({key: found for key, found in json.loads(path.read_text()).items() if key != name}))
+    with pytest.raises(ValueError, match=r"000000.report.json is damaged; delete it"):
+        pack(ONE, tmp_path / "in", tmp_path / "out", None, str)
 
 
 def test_a_picture_that_is_gone_is_named_and_nothing_is_lost(tmp_path):

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from t2l.compositing.stack import Layer, Stack
-from t2l.data.faults import DARK_MASK, DARK_RIM, INVERTED, WHITE_RIM, faults_in
-from t2l.data.folder import find_sources, read_layers
+from t2l.data.faults import DARK_MASK, DARK_RIM, INVERTED, WHITE_RIM, find_faults
+from t2l.data.folder import find_sources
+from t2l.data.layer_sources import read_layers
 from t2l.data.pack import PackConfig, pack
 from t2l.data.shards import Shards
 from t2l.io.layer_file import save_layer_file
@@ -214,16 +215,16 @@ def test_a_file_of_two_layers_is_read_as_ever_whatever_they_are_called(tmp_path)
 
 
 def test_a_mask_of_zeros_and_ones_is_named(tmp_path):
-    assert faults_in(textured(), None, disc().point(lambda x: x > 127)) == [DARK_MASK]
+    assert find_faults(textured(), None, disc().point(lambda x: x > 127)) == [DARK_MASK]
     numbers = np.asarray(disc()).astype(np.uint16)  # 8 bits' values in 16
     Image.fromarray(numbers).save(tmp_path / "m.png")
-    assert faults_in(textured(), None, read_mask(tmp_path / "m.png")) == [DARK_MASK]
+    assert find_faults(textured(), None, read_mask(tmp_path / "m.png")) == [DARK_MASK]
 
 
 def test_a_mask_that_is_the_opposite_of_the_foreground_s_alpha_is_named():
     inverse = disc().point(lambda x: 255 - x)
-    assert faults_in(textured(), disc(), inverse) == [INVERTED]
-    assert faults_in(textured(), disc(), disc()) == faults_in(textured(), disc(radius=20), disc()) == []
+    assert find_faults(textured(), disc(), inverse) == [INVERTED]
+    assert find_faults(textured(), disc(), disc()) == find_faults(textured(), disc(radius=20), disc()) == []
 
 
 @pytest.mark.parametrize(("colour", "fault"), [("black", DARK_RIM), ("white", WHITE_RIM)])
@@ -232,9 +233,9 @@ def test_a_premultiplied_cut_out_is_told_by_the_colours_of_its_soft_edge(soft, c
     mask = disc(soft=soft)
     foreground = over(textured(), mask, colour)
     if colour == "black":
-        assert faults_in(foreground, None, mask) == [fault]
+        assert find_faults(foreground, None, mask) == [fault]
     else:
-        assert faults_in(foreground.point(lambda x: x), None, mask) == [fault]
+        assert find_faults(foreground.point(lambda x: x), None, mask) == [fault]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -247,14 +248,14 @@ def test_straight_colours_whole_pictures_and_dark_things_make_no_fault(seed):
         over(colours, hard, "white"),
         picture((4, 3, 2), (96, 96)),
     ):
-        assert faults_in(foreground, None, mask) == []
+        assert find_faults(foreground, None, mask) == []
 
 
 def test_an_edge_far_off_in_a_large_picture_is_looked_at():
     mask, foreground = picture(0, (2000, 1500), "L"), picture((0, 0, 0), (2000, 1500))
     mask.paste(disc(), (1800, 1300))
     foreground.paste(over(textured(), disc(), "black"), (1800, 1300))
-    assert faults_in(foreground, None, mask) == [DARK_RIM]
+    assert find_faults(foreground, None, mask) == [DARK_RIM]
 
 
 def test_faults_are_counted_in_one_line_and_named_in_the_notes(tmp_path):

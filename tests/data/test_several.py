@@ -83,11 +83,11 @@ def test_a_cache_of_several_sets_holds_them_all_and_refuses_others(folders, tmp_
     [("a", "a", 1), ("a:3", "a", 3), ("C:\\data:2", "C:\\data", 2), ("x/y z:10", "x/y z", 10), ("a:b", "a:b", 1)],
 )
 def test_a_folder_and_how_often_it_comes_are_one_word(text, folder, times):
-    assert Repeated.parsed(text) == Repeated(Path(folder), times)
+    assert Repeated.parse(text) == Repeated(Path(folder), times)
 
 
 def test_a_folder_that_is_called_so_is_meant_itself(tmp_path):
     (tmp_path / "a:3").mkdir()
-    assert Repeated.parsed(str(tmp_path / "a:3")) == Repeated(tmp_path / "a:3")
+    assert Repeated.parse(str(tmp_path / "a:3")) == Repeated(tmp_path / "a:3")
     with pytest.raises(ValueError, match="comes from 1 to 1,000,000 times an epoch, got 0 for a"):
-        Repeated.parsed("a:0")
+        Repeated.parse("a:0")

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from t2l.data.ahead import read_in_workers
+from t2l.data.draws import shuffle_epochs
 from t2l.data.example import Example
-from t2l.data.orders import dealt
 from t2l.data.shards import Shards, shard_is_finished, write_shard
 from t2l.layers import Layers
 
@@ -25,7 +25,7 @@ def example(number: int, size: int = 16) -> Example:
     pixels = torch.rand(1, 7, size, size, generator=generator)
     layers = Layers.from_stacked((pixels * 255).round() / 255)
     texts = {"caption": f"cup {number}", "foreground_caption": "a cup", "background_caption": "on a table"}
-    return Example(f"train-{number:06d}", layers, thing="cup", place="table", **texts)
+    return Example(f"train-{number:06d}", layers, labels={"thing": "cup", "place": "table"}, **texts)
 
 
 @pytest.fixture
@@ -70,14 +70,14 @@ def test_the_same_examples_give_the_same_bytes(folder, tmp_path_factory):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_going_on_in_the_middle_of_an_epoch_gives_the_same_sequence(folder, workers):
-    order = dealt(np.arange(11), 11, seed=0).tolist()
+    order = shuffle_epochs(np.arange(11), 11, seed=0).tolist()
     read = read_in_workers(Shards(folder), order[5:], workers)
     assert [item.key for item in read] == [Shards(folder).key(i) for i in order[5:]]
 
 
 def test_neighbours_in_an_epoch_come_from_all_shards():
     """A folder that is sorted by class does not train its classes one after the other."""
-    shard_of = dealt(np.arange(100_000), 100_000, seed=1) // 1000
+    shard_of = shuffle_epochs(np.arange(100_000), 100_000, seed=1) // 1000
     assert all(len(set(shard_of[first : first + 32])) > 20 for first in range(0, 3200, 32))
 
 

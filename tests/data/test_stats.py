@@ -11,12 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from t2l.data.components import component_areas
 from t2l.data.example import Example
+from t2l.data.report import render_page, save_sheet, sheet_of, write_report
 from t2l.data.shards import write_shard
-from t2l.data.sheet import save_sheet, sheet_of
-from t2l.data.stats import Histogram, Names, lengths, origin, pieces, statistics
-from t2l.data.stats_page import page, write_report
+from t2l.data.stats import Histogram, Names, component_areas, count_pieces, origin_of, statistics, summarise_lengths
 from t2l.io.image import contact_sheet
 from t2l.layers import Layers
 
@@ -80,7 +78,7 @@ def test_pieces_under_100_pixels_of_512_x_512_or_as_much_of_another_size_are_lef
     """100 pixels of 512 x 512 are 25 of 256 x 256 and 400 of 1024 x 1024."""
     mask = np.zeros((side, side), bool)
     mask[: small + 1, : small + 1] = mask[40 : 40 + small, 40 : 40 + small] = True
-    assert pieces(mask) == 1
+    assert count_pieces(mask) == 1
 
 
 # ---- numbers
@@ -103,7 +101,7 @@ def test_pieces_are_counted_at_0_5_and_0_9(tmp_path):
 
 def test_percentiles_are_numpy_s_of_all_numbers():
     numbers = np.random.default_rng(0).geometric(0.1, 1000)
-    found = lengths(Counter(numbers.tolist()))
+    found = summarise_lengths(Counter(numbers.tolist()))
     for percent, number in found["percentiles"].items():
         assert number == np.percentile(numbers, int(percent), method="inverted_cdf")
     assert found["mean"] == pytest.approx(numbers.mean()) and found["max"] == numbers.max()
@@ -122,7 +120,7 @@ def test_scores_sources_and_licences_are_counted(tmp_path):
     found = statistics(write(tmp_path, [square()] * 3, **more))
     assert found["scores"]["mask"]["counts"][18] == 3 and "odd" not in found["scores"]
     assert found["sources"] == {"cats": 3, "example.org": 3} and found["licences"] == {"CC0": 3}
-    assert [origin(x) for x in ("a.png", "http://[x/y", "s3://b/k")] == ["files in no folder", "an address that is none", "b"]  # fmt: skip
+    assert [origin_of(x) for x in ("a.png", "http://[x/y", "s3://b/k")] == ["files in no folder", "an address that is none", "b"]  # fmt: skip
 
 
 def test_the_splits_of_a_data_set_are_counted_together(tmp_path):
@@ -210,7 +208,7 @@ def test_a_build_s_sheet_of_what_it_dropped_is_in_the_page_and_a_damaged_one_is_
 
 def test_bars_are_as_high_as_their_counts(tmp_path):
     found = statistics(write(tmp_path, [square()] * 3 + [square(inside=64)]))
-    text = page("x", found, Image.new("RGB", (9, 9)))
+    text = render_page("x", found, Image.new("RGB", (9, 9)))
     heights = re.findall(r'height="([\d.]+)"><title>(\d+)</title>', text)[:2]
     assert [(float(height), int(count)) for height, count in heights] == [
         (110.0, 3),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from t2l.data import pack as room
 from t2l.data.cache_folder import read_about
-from t2l.data.example import Example
+from t2l.data.example import CAPTIONS, Example
 from t2l.data.latents import Latents, cache_latents
 from t2l.data.pack import PackConfig, pack
 from t2l.data.shards import Shards, write_shard
@@ -41,7 +41,7 @@ def skipped(tmp_path, **options):
 
 def example(number, size=16):
     pixels = torch.rand(1, 7, size, size, generator=torch.Generator().manual_seed(number))
-    texts = {name: "x" for name in ("caption", "foreground_caption", "background_caption", "thing", "place")}
+    texts = {name: "x" for name in CAPTIONS}
     return Example(f"k{number}", Layers.from_stacked(pixels), **texts)
 
 

@@ -49,7 +49,8 @@ def picture(thing, place, seed, size=64):
 
 def example(i):
     thing, place = PAIRS[i % len(PAIRS)]
-    return Example(f"{i:04d}", picture(thing, place, i), f"{thing} in {place}", thing, f"in {place}", thing, place)
+    labels = {"thing": thing, "place": place}
+    return Example(f"{i:04d}", picture(thing, place, i), f"{thing} in {place}", thing, f"in {place}", labels)
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_one_picture_makes_no_distance(name):
 
 
 def wordless(i):
-    return replace(example(i), thing="", place="")
+    return replace(example(i), labels={})
 
 
 @pytest.fixture
@@ -192,7 +193,7 @@ def test_a_packed_data_set_without_words_has_every_other_figure(own_data, stand_
 
 
 def test_a_word_that_some_pictures_lack_leaves_its_rows_out_with_a_note(data, stand_ins, tmp_path):
-    write_shard(data / "test", 0, [*map(example, range(20, 29)), replace(example(29), thing="")])
+    write_shard(data / "test", 0, [*map(example, range(20, 29)), replace(example(29), labels={"place": "nowhere"})])
     figures = evaluate("m", data, tmp_path / "a.json", SMALL)
     assert "foreground_top1" not in figures["generation"] and "background_top1" in figures["generation"]
     assert any("1 of 10 pictures in" in note and "have no thing" in note for note in figures["notes"])

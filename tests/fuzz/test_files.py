@@ -47,7 +47,7 @@ def good(tmp_path_factory):
     save_layer_file(stack, folder / "a.ora")
     tiny().save(folder / "a.safetensors", torch.float32)
     layers = Layers(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64), torch.rand(1, 1, 64, 64).round())
-    write_shard(folder / "shards", 0, [Example(f"{i}", layers, "a cat", "a", "b", "c", "d") for i in range(3)])
+    write_shard(folder / "shards", 0, [Example(f"{i}", layers, "a cat", "a", "b", {"thing": "c"}) for i in range(3)])
     data = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     shard = {path.name: path.read_bytes() for path in (folder / "shards").iterdir()}
     return {

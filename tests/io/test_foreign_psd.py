@@ -12,8 +12,8 @@ import torch
 from psd_tools import PSDImage
 
 from t2l.compositing.placement import linear_to_srgb
-from t2l.io.layer_tree import LayerFile
-from t2l.io.psd import open_psd
+from t2l.io.layer_nodes import LayerFile
+from t2l.io.psd_read import open_psd
 
 FOLDER = Path(os.environ.get("T2L_PSD_FILES", Path(__file__).resolve().parents[2] / ".comfy" / "psd-files"))
 FILES = sorted(path for path in FOLDER.rglob("*") if path.suffix.lower() in (".psd", ".psb"))

@@ -32,11 +32,8 @@ def test_the_cutout_keeps_the_colours_under_alpha_zero(tmp_path):
     torch.testing.assert_close(rgba[:, :3], picture.foreground, atol=0.5 / 255 + 1e-6, rtol=0)
 
 
-def test_several_pictures_are_numbered_and_anything_with_layers_will_do(tmp_path):
-    class Decoded:
-        layers = globals()["layers"](3)
-
-    paths = save_layers(Decoded(), tmp_path / "new" / "folder", "cat")
+def test_several_pictures_are_numbered(tmp_path):
+    paths = save_layers(layers(3), tmp_path / "new" / "folder", "cat")
     assert len(paths) == 15 and all(path.is_file() for path in paths)
     assert [path.name for path in paths[:6:5]] == ["cat_01_foreground.png", "cat_02_foreground.png"]
 

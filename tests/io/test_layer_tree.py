@@ -6,7 +6,8 @@ import torch
 
 from t2l.budget import PIXELS
 from t2l.compositing.stack import Layer, Stack
-from t2l.io.layer_tree import Account, Clipped, Group, Mask, Special, plain_layers
+from t2l.io.layer_nodes import Account, Clipped, Group, Mask, Special
+from t2l.io.layer_tree import plain_layers
 from tests.io.conftest import noise
 
 

@@ -12,7 +12,8 @@ from psd_tools.constants import Resource, Tag
 
 from t2l.compositing.blend import BlendMode
 from t2l.compositing.stack import Layer, Stack
-from t2l.io.psd import open_psd, save_psd
+from t2l.io.psd_read import open_psd
+from t2l.io.psd_write import save_psd
 from tests.io.conftest import assert_same, noise, varied_stack
 
 

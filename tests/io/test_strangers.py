@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from t2l.budget import LAYER_PIXELS, LIMITS, PIXELS, check_regular, parse_json, read_object, shown, shown_path
+from t2l import budget
+from t2l.budget import LAYER_PIXELS, PIXELS, Limit, check_regular, parse_json, read_object, shown, shown_path
 from t2l.data.example import decode_example
 from t2l.io.image import read_image
 from t2l.io.layer_file import open_layer_file
@@ -113,6 +114,9 @@ def test_the_environment_allows_more_or_less(tmp_path, monkeypatch):
         read_image(tmp_path / "a.png")
     monkeypatch.setenv(PIXELS.variable, "600")
     assert read_image(tmp_path / "a.png").shape == (1, 3, 20, 30)
+
+
+LIMITS = [limit for limit in vars(budget).values() if isinstance(limit, Limit)]
 
 
 @pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.variable)

@@ -156,7 +156,7 @@ def test_files_that_cannot_be_read_are_refused_in_one_sentence(stable_diffusion,
     sentences = {
         "pickle.ckpt": "is a pickle",
         "cut.safetensors": "is truncated: it has",
-        "folder": "is a diffusers folder, one .safetensors file is needed; make one with `t2l convert-model",
+        "folder": "is a diffusers folder, one .safetensors file is needed; make one with `t2l export",
     }
     for name, sentence in sentences.items():
         with pytest.raises(ValueError, match=sentence):

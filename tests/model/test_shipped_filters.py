@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.filters.planted_faults import bad_fill, bad_mask, good_fill, good_mask
 from t2l.compositing.edges import square_max
 from t2l.data.labels import is_held_out
-from t2l.data.planted_faults import bad_fill, bad_mask, good_fill, good_mask
 from t2l.data.shards import Shards
 from t2l.evaluation.metrics import area_under_curve
 from t2l.model.filters import SHIPPED, load_filter

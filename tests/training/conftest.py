@@ -27,7 +27,9 @@ def example(number: int) -> Example:
     pixels = F.interpolate(torch.rand(1, 7, 6, 6, generator=generator), size=(64, 64), mode="bilinear")
     texts = {"foreground_caption": f"a cup {number % 4}", "background_caption": "on a table"}
     layers = Layers.from_stacked(pixels)
-    return Example(f"k-{number:06d}", layers, caption="a cup on a table", thing="cup", place="table", **texts)
+    return Example(
+        f"k-{number:06d}", layers, caption="a cup on a table", labels={"thing": "cup", "place": "table"}, **texts
+    )
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from t2l.data.batches import LatentBatches
-from t2l.data.draws import sample_noise, step_generator
+from t2l.data.draws import sample_noise, shuffle_epochs, step_generator
 from t2l.data.example import Example
 from t2l.data.latents import Latents
-from t2l.data.orders import dealt
 from t2l.data.shards import write_shard
 from t2l.io.checkpoint import read_metadata, read_tensors
 from t2l.layers import Layers
@@ -35,8 +34,8 @@ SCALE = 0.2
 def example(number):
     generator = torch.Generator().manual_seed(number)
     pixels = F.interpolate(torch.rand(1, 7, 6, 6, generator=generator), size=SIZES[number % 4], mode="bilinear")
-    texts = {"foreground_caption": f"a cup {number % 3}", "background_caption": "on a table", "thing": "cup"}
-    return Example(f"k{number:02d}", Layers.from_stacked(pixels), caption="a cup on a table", place="table", **texts)
+    texts = {"foreground_caption": f"a cup {number % 3}", "background_caption": "on a table"}
+    return Example(f"k{number:02d}", Layers.from_stacked(pixels), caption="a cup on a table", **texts)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +90,7 @@ def test_the_batches_of_square_pictures_are_written_out(unet_config, latents):
     batches = LatentBatches(cached, config.batches, SCALE, tokenizer)
     for step in range(7):  # 12 pictures in batches of 4: more than two epochs
         positions = range(step * size, (step + 1) * size)
-        index = torch.from_numpy(dealt(np.array(positions), 12, config.seed))
+        index = torch.from_numpy(shuffle_epochs(np.array(positions), 12, config.seed))
         generator = step_generator(config.seed, step)
         even = (torch.rand((), generator=generator) + torch.arange(size) / size) % 1
         t = (even * 1000).long()[torch.randperm(size, generator=generator)]
@@ -125,7 +124,7 @@ def test_a_run_on_buckets_validates_previews_and_gives_a_snapshot(unet_config, b
     snapshot = train_unet(config, buckets, tmp_path, validation=buckets)
     assert read_metadata(snapshot)["size"] == "32" and '"validation_loss"' in (tmp_path / "stats.jsonl").read_text()
     cached = Latents(buckets)
-    factors, bias = latent_preview(load_autoencoder(cached.autoencoder), cached.spread_out(64))
+    factors, bias = latent_preview(load_autoencoder(cached.autoencoder), cached.sample_means(64))
     assert torch.tensor(factors).shape == (4, 3) and torch.tensor(bias).isfinite().all()
 
 

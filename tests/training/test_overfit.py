@@ -81,7 +81,7 @@ def picture(number: int) -> Example:
     grey = 0.5 + 0.3 * torch.sin(25 * x + number) if place == "stripes" else 0.2 + 0.6 * y
     background = grey * torch.tensor(COLOURS[list(COLOURS)[number // 4]]).view(1, 3, 1, 1)
     thing, where = f"a {colour} {shape} on the {side}", f"on {place}"
-    texts = {"foreground_caption": thing, "background_caption": where, "thing": shape, "place": place}
+    texts = {"foreground_caption": thing, "background_caption": where, "labels": {"thing": shape, "place": place}}
     return Example(f"k-{number:06d}", Layers(foreground, background, mask), caption=f"{thing} {where}", **texts)
 
 

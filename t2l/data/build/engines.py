@@ -1,4 +1,5 @@
-"""Who works on which shard: processes of this machine, or a Ray cluster. Both do the same work, so both write the same bytes.
+"""Who works on which shard: processes of this machine, or a Ray cluster. Both do the same work, so both write the same
+bytes.
 
 A worker takes a next shard when it has finished one, so nothing piles up in front of a slow one.
 """
@@ -23,15 +24,15 @@ def run_shards(
     workers: int,
     report: Callable[[Job, int], None],
     cards: float = 0,
-    told: Callable[[str], None] = lambda line: None,
+    listen: Callable[[str], None] = lambda line: None,
 ) -> None:
     """work(job) for each job; report(job, how many are done) after each.
 
-    told: gets what local work says by `tell`. cards: of each worker, for Ray to lend. Raises what `work` raises, RuntimeError for a worker that dies, ModuleNotFoundError
-    without Ray.
+    listen: gets what local work says by `tell`. cards: of each worker, for Ray to lend. Raises what `work` raises,
+    RuntimeError for a worker that dies, ModuleNotFoundError without Ray.
     """
     if engine == "local":
-        run_jobs(work, jobs, workers, report, told)
+        run_jobs(work, jobs, workers, report, listen)
     elif jobs:
         _run_on_ray(work, jobs, workers, report, cards)
 
@@ -41,28 +42,27 @@ def _run_on_ray(
 ) -> None:
     ray = _start_ray(workers)
     try:
-        hands = [
-            ray.remote(_Hand).options(num_cpus=1, num_gpus=cards).remote(work) for _ in range(min(workers, len(jobs)))
-        ]
+        actor = ray.remote(_Actor).options(num_cpus=1, num_gpus=cards)
+        actors = [actor.remote(work) for _ in range(min(workers, len(jobs)))]
         running = {}
         waiting = iter(jobs)
-        for hand, job in zip(hands, waiting, strict=False):
-            running[hand.run.remote(job)] = hand, job
+        for free, job in zip(actors, waiting, strict=False):
+            running[free.run.remote(job)] = free, job
         done = 0
         while running:
             (finished,), _ = ray.wait(list(running))
-            hand, job = running.pop(finished)
-            _result(ray, finished)
+            free, job = running.pop(finished)
+            _raise_error(ray, finished)
             done += 1
             report(job, done)
             if (following := next(waiting, None)) is not None:
-                running[hand.run.remote(following)] = hand, following
+                running[free.run.remote(following)] = free, following
     finally:
         ray.shutdown()
 
 
-class _Hand:
-    """An actor: keeps its models between shards."""
+class _Actor:
+    """Keeps its models between shards."""
 
     def __init__(self, work: Callable[[Any], None]) -> None:
         self.work = work
@@ -86,7 +86,7 @@ def _start_ray(workers: int) -> Any:
     return ray
 
 
-def _result(ray: Any, finished: Any) -> None:
+def _raise_error(ray: Any, finished: Any) -> None:
     """Raises the error of the work itself, not Ray's story of it."""
     try:
         ray.get(finished)

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..pack_plan import SPLITS
+from ..pack import SPLITS
 from ..shards import read_places
-from .config import BuildConfig
 from .sources import Place, Source
+from .stages import BuildConfig
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,6 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """All shards of a build."""
-
     jobs: tuple[Job, ...]
     pictures: int
     digest: str  # of what goes where
@@ -47,8 +45,8 @@ Row = tuple[int, Place, str]  # the picture's number in the source, its place, a
 
 
 def write_plan(path: Path, source: Source, config: BuildConfig) -> Plan:
-    """Scan the source and write the plan. Raises ValueError for a source without pictures and for more kept back than there are."""
-    kept_back = _kept_back(source, config)
+    """Scan the source and write the plan. Raises ValueError for more pictures kept back than there are."""
+    kept_back = _draw_validation(source, config)
     jobs, digest, count, position = [], hashlib.sha256(), 0, 0
     waiting: dict[str, list[list[Any]]] = {split: [] for split in SPLITS}
     numbers = dict.fromkeys(SPLITS, 0)
@@ -76,7 +74,7 @@ def write_plan(path: Path, source: Source, config: BuildConfig) -> Plan:
     return Plan(tuple(jobs), count, digest.hexdigest())
 
 
-def _kept_back(source: Source, config: BuildConfig) -> set[int]:
+def _draw_validation(source: Source, config: BuildConfig) -> set[int]:
     """The numbers of the pictures for validation. Counts the source only where some are asked for."""
     if not config.validation:
         return set()

@@ -1,6 +1,6 @@
-"""Flat pictures with captions as people have them. A source lists places, cheaply and in an order that every system gives, and
-reads the picture of one place at any time: nothing of millions of pictures is kept in memory. This file says what all have in
-common; opening.py opens one.
+"""Flat pictures with captions as people have them. A source lists places, cheaply and in an order that every system
+gives, and reads the picture of one place at any time: nothing of millions of pictures is kept in memory. This file says
+what all have in common; opening.py opens one.
 
 What cannot be used has a reason, a sentence without a subject: "has no caption".
 """
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from ...budget import KINDS, as_text, check_regular, parse_json
-from .sample import Record
+from ...budget import as_text, check_regular, parse_object
 
 Place = Any  # a JSON value that says where a picture is
 TEXT_ENDINGS = (".json", ".caption", ".txt")
@@ -36,11 +36,23 @@ COLUMNS = {  # names of a column or a key, in small letters, the first that hold
 }
 
 
+@dataclass(frozen=True)
+class Record:
+    """What a source says of one picture."""
+
+    name: str  # in the source: a path or a key
+    data: bytes  # the picture's file
+    caption: str = ""
+    source: str = ""  # its address, where it is known
+    licence: str = ""
+    sha256: str = ""  # of data
+
+
 class Source(Protocol):
     """Where pictures come from. A frozen dataclass: it travels to other processes."""
 
     def scan(self) -> Iterator[tuple[Place, str]]:
-        """Every place, with "" or with the reason why nothing can be read there. Raises ValueError for no source at all."""
+        """Every place, with "" or with why nothing can be read there. Raises ValueError for no source at all."""
 
     def name(self, place: Place) -> str:
         """The picture's name, as far as it is known without reading it."""
@@ -55,20 +67,20 @@ class Source(Protocol):
         """What config.json says of the source beside the places, JSON values."""
 
 
-def described(texts: Mapping[str, bytes]) -> dict[str, str]:
+def parse_texts(texts: Mapping[str, bytes]) -> dict[str, str]:
     """Caption, source and licence, from the files beside a picture by their ending. Raises ValueError with a reason.
 
     An object in .json says all three; .caption and .txt the caption, where it does not.
     """
-    row = _object(texts[".json"]) if ".json" in texts else {}
-    said = {what: pick(row, what) for what in ("caption", "source", "licence")}
+    row = parse_object(as_text(texts[".json"], "its .json"), "its .json") if ".json" in texts else {}
+    said = {what: first_text(row, what) for what in ("caption", "source", "licence")}
     for ending in TEXT_ENDINGS[1:]:
         if not said["caption"] and ending in texts:
             said["caption"] = as_text(texts[ending], f"its {ending}")
     return said
 
 
-def pick(row: Mapping[str, Any], what: str) -> str:
+def first_text(row: Mapping[str, Any], what: str) -> str:
     """The first of the columns for something that holds a text; "" for none."""
     names = {str(name).strip().lower(): name for name in row}
     for column in COLUMNS[what]:
@@ -78,15 +90,8 @@ def pick(row: Mapping[str, Any], what: str) -> str:
     return ""
 
 
-def _object(data: bytes) -> dict[str, Any]:
-    found = parse_json(as_text(data, "its .json"), "its .json")
-    if not isinstance(found, dict):
-        raise ValueError(f"its .json should hold an object and holds {KINDS[type(found)]}")
-    return found
-
-
 def read_inside(path: Path, folder: Path, follow_links: bool, most: int) -> bytes:
-    """A file of the folder. Raises ValueError with a reason, also for one that lies outside, by a link or a path with `..`."""
+    """A file of the folder. Raises ValueError with a reason, also for one outside, by a link or a path with `..`."""
     what = PurePosixPath(path).name
     try:
         size = check_regular(path, "the file")

@@ -1,32 +1,141 @@
-"""The paper's steps, one stage each: a stage takes a batch of samples and answers for each one, with a sample or with why it is dropped.
+"""The paper's steps, one stage each: a stage takes a batch of samples and answers for each one, with a sample or with
+why it is dropped.
 
-Stages know nothing of processes, shards or sources. What a stage answers for a picture depends on that picture alone, so neither the
-engine nor the number of workers changes a data set.
+Stages know nothing of processes, shards or sources. What a stage answers for a picture depends on that picture alone,
+so neither the engine nor the number of workers changes a data set.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ...compositing.split import hole_of, split
-from ...io.picture_file import Unreadable, decode_colours
+from ...compositing.split import SplitConfig, hole_of, split
+from ...config import check_ranges
+from ...io.image import to_pixels
+from ...io.picture_file import BROKEN, Unreadable, decode_colours
 from ...layers import Layers
-from ..layers_found import SMALLEST
-from .config import BuildConfig
-from .halving import Halving
-from .hashes import looks_of
-from .models import INPAINTING, MASK, Models
-from .sample import Item, Record, Sample
+from ..layer_sources import LONGEST, SMALLEST
+from .hashes import perceptual_hash
+from .sources import Record
+
+Saliency = Callable[[Tensor], Tensor]  # pictures -> soft masks (N, 1, H, W)
+Inpainter = Callable[[Tensor, Tensor], Tensor]  # pictures, holes (N, 1, H, W) with 1 = to be painted -> pictures
+Judge = Callable[[Tensor, Tensor], Tensor]  # pictures, masks -> scores (N,), 1 = surely good
+MASK, INPAINTING = "mask", "inpainting"  # the judges: of (picture, mask), and of (background, mask)
+HALF = 0.5
+IN_A_ROW = 32  # pictures that fail one after another: then it is not the pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """What is taken, what is done to it, and what is dropped. OUT/config.json carries it."""
+
+    seed: int = 0  # draws which pictures are kept back
+    size: int = 512  # pixels of the shorter side of what is written; the paper's
+    crop: bool = True  # the middle square, as the paper; False keeps the shape
+    smallest: int = 256  # pixels of a source's shorter side, at least
+    largest_aspect: float = 3.0  # longer side / shorter side of a source, at most
+    longest_caption: int = 10_000  # characters
+    licences: tuple[str, ...] = ()  # the only ones that are taken, `*` for any letters; () = all, also unknown ones
+    deduplicate: bool = True  # drop what looks like a picture that came before
+    hash_distance: int = 2  # bits of 64 in which two pictures that look alike differ, at most
+    split: SplitConfig = field(default_factory=SplitConfig)
+    mask_threshold: float | None = None  # the least score of the mask filter that is kept; None = the filter's own
+    inpainting_threshold: float | None = None  # and of the inpainting filter
+    unfiltered: bool = False  # keep what the filters would drop, with its scores: the paper's LAION-L2I (U)
+    validation: int = 0  # source pictures that are kept back, not to be trained on
+    shard_size: int = 100  # source pictures a shard, the unit of restart; 10,000 for many millions
+    batch_size: int = 8  # pictures that a model sees at once
+    shown: int = 2  # dropped pictures of every shard and stage that are kept in OUT/dropped, to be looked at
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            seed=(0, 2**63 - 1),
+            size=(SMALLEST, LONGEST),
+            smallest=(1, LONGEST),
+            largest_aspect=(1, 1000),
+            longest_caption=(1, 1_000_000),
+            hash_distance=(0, 7),
+            validation=(0, 10**9),
+            shard_size=(1, 100_000),
+            batch_size=(1, 1024),
+            shown=(0, 1000),
+        )
+        for name in ("mask_threshold", "inpainting_threshold"):
+            if getattr(self, name) is not None:
+                check_ranges(self, **{name: (0, 1)})
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a worker computes with."""
+
+    saliency: Saliency
+    inpaint: Inpainter
+    judges: Mapping[str, Judge] = field(default_factory=dict)  # by MASK and INPAINTING; those that are there
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # of the judges: the least score that is good
+    device: torch.device = torch.device("cpu")  # where pictures wait for them
+
+    def threshold(self, name: str, wanted: float | None) -> float:
+        """The one asked for, or else the judge's own."""
+        return self.thresholds.get(name, HALF) if wanted is None else wanted
+
+
+class ModelFactory(Protocol):
+    """Opens the models, once in every worker. A frozen dataclass: it travels to other processes, is compared there."""
+
+    def __hash__(self) -> int: ...
+
+    def __call__(self) -> Models: ...
+
+    def identity(self) -> dict[str, Any]:
+        """What config.json says of the models, JSON values: another run with others is refused."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A picture that was not dropped so far."""
+
+    number: int  # in the whole source
+    record: Record
+    picture: Tensor | None = None  # (1, 3, H, W)
+    mask: Tensor | None = None  # (1, 1, H, W)
+    layers: Layers | None = None  # N = 1
+    hash: int = 0  # its perceptual hash
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return f"{self.number:08d}"
+
+    def dropped(self, stage: str, reason: str) -> Dropped:
+        """reason: a sentence without a subject, e.g. "has no caption"."""
+        return Dropped(self.number, self.record.name, stage, reason, self)
+
+
+@dataclass(frozen=True, eq=False)
+class Dropped:
+    """A picture that is not in the data set, and why."""
+
+    number: int
+    name: str
+    stage: str  # source, caption, licence, picture, duplicate, mask, model, mask filter, inpainting filter
+    reason: str
+    sample: Sample | None = None  # as it was when it was dropped
+
+
+Item = Sample | Dropped
 
 
 class Stage(Protocol):
@@ -39,14 +148,14 @@ class Stage(Protocol):
         """One answer for each sample, in their order."""
 
 
-def cheap_stages(config: BuildConfig) -> list[Stage]:
+def reading_stages(config: BuildConfig) -> list[Stage]:
     """What needs no model."""
     return [CheckTexts(config), Decode(config)]
 
 
 def model_stages(config: BuildConfig, models: Models) -> list[Stage]:
     """What needs models, in the paper's order."""
-    stages: list[Stage] = [FindSubject(models, config), TakeApart(models, config)]
+    stages: list[Stage] = [FindSubject(models, config), SplitLayers(models, config)]
     wanted = {MASK: config.mask_threshold, INPAINTING: config.inpainting_threshold}
     for name in (name for name in wanted if name in models.judges):
         threshold = 0.0 if config.unfiltered else models.threshold(name, wanted[name])
@@ -54,7 +163,7 @@ def model_stages(config: BuildConfig, models: Models) -> list[Stage]:
     return stages
 
 
-def through(stages: Sequence[Stage], batch: Sequence[Item]) -> list[Item]:
+def run_stages(stages: Sequence[Stage], batch: Sequence[Item]) -> list[Item]:
     """A batch after all stages; what is dropped stays in its place."""
     items = list(batch)
     for stage in stages:
@@ -64,7 +173,7 @@ def through(stages: Sequence[Stage], batch: Sequence[Item]) -> list[Item]:
     return items
 
 
-def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def group_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Items in their order, in lists with `size` samples each; the last may have fewer."""
     batch: list[Item] = []
     alive = 0
@@ -78,7 +187,7 @@ def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-class OneByOne:
+class PerPicture:
     """A stage that looks at each picture alone; a ValueError is its reason to drop one."""
 
     name = ""
@@ -99,7 +208,7 @@ class OneByOne:
         raise NotImplementedError
 
 
-class CheckTexts(OneByOne):
+class CheckTexts(PerPicture):
     """A caption there must be, of a length that can be meant, and a licence among those that are taken."""
 
     name = "caption"
@@ -126,7 +235,7 @@ def _matches(licence: str, allowed: str) -> bool:
     return fnmatch(licence.casefold(), allowed.casefold())
 
 
-class Decode(OneByOne):
+class Decode(PerPicture):
     """The file as pixels of the size that is written, upright sRGB over white, and what it looks like."""
 
     name = "picture"
@@ -142,8 +251,8 @@ class Decode(OneByOne):
         if alpha is not None:
             image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
         image = _resized(image, self.config)
-        picture = torch.from_numpy(np.array(image)).movedim(-1, 0)[None].float() / 255
-        return replace(sample, picture=picture, looks=looks_of(image), record=replace(sample.record, data=b""))
+        picture = to_pixels(image)
+        return replace(sample, picture=picture, hash=perceptual_hash(image), record=replace(sample.record, data=b""))
 
     def _check(self, file: Image.Image) -> None:
         """Before it is decoded; a large JPEG is then decoded at half, a quarter or an eighth of its size."""
@@ -168,8 +277,10 @@ def _resized(image: Image.Image, config: BuildConfig) -> Image.Image:
     return image.resize(size, how, box)
 
 
-class Deduplicate:
+class Deduplicate(PerPicture):
     """Drops what `find_duplicates` named. path: its table, (D, 2) int64, sorted."""
+
+    name = "duplicate"
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -177,17 +288,14 @@ class Deduplicate:
     def setup(self) -> None:
         self.table = np.load(self.path, mmap_mode="r", allow_pickle=False) if self.path.is_file() else np.zeros((0, 2))
 
-    def __call__(self, batch: Sequence[Sample]) -> list[Item]:
-        return [self._answer(sample) for sample in batch]
-
-    def _answer(self, sample: Sample) -> Item:
+    def work(self, sample: Sample) -> Item:
         row = int(np.searchsorted(self.table[:, 0], sample.number))
         if row < len(self.table) and self.table[row, 0] == sample.number:
-            return sample.dropped("duplicate", f"looks like picture {int(self.table[row, 1]):08d}, which came before")
+            raise ValueError(f"looks like picture {int(self.table[row, 1]):08d}, which came before")
         return sample
 
 
-class Batched:
+class PerBatch:
     """A stage with a model. Pictures of one shape go through it together."""
 
     def __init__(self, models: Models) -> None:
@@ -214,7 +322,7 @@ class Batched:
         return torch.cat(list(parts)).to(self.models.device)
 
 
-class FindSubject(Batched):
+class FindSubject(PerBatch):
     """The soft mask of what stands out. A picture without a subject is dropped, and one that is all subject."""
 
     def __init__(self, models: Models, config: BuildConfig) -> None:
@@ -236,7 +344,7 @@ class FindSubject(Batched):
         return sample
 
 
-class TakeApart(Batched):
+class SplitLayers(PerBatch):
     """Foreground and background, by the paper's steps 3 and 4 (`split`)."""
 
     def __init__(self, models: Models, config: BuildConfig) -> None:
@@ -250,7 +358,7 @@ class TakeApart(Batched):
         return [replace(sample, layers=layers[row : row + 1]) for row, sample in enumerate(batch)]
 
 
-class Filter(Batched):
+class Filter(PerBatch):
     """A judge's score, kept with the sample; what scores below the threshold is dropped."""
 
     def __init__(self, name: str, models: Models, threshold: float) -> None:
@@ -294,5 +402,46 @@ def _mask(sample: Sample) -> Tensor:
 
 
 def _background(sample: Sample) -> Tensor:
-    assert sample.layers is not None, "TakeApart comes before"
+    assert sample.layers is not None, "SplitLayers comes before"
     return sample.layers.background
+
+
+class Halving:
+    """compute(batch) -> its answers; for a picture that fails also alone, a reason in words.
+
+    Raises RuntimeError when IN_A_ROW pictures fail one after another: a card that was lost must not empty a data set.
+    """
+
+    def __init__(self) -> None:
+        self.failed = 0
+
+    def __call__(self, compute: Callable[[Sequence[Sample]], list[Item]], batch: Sequence[Sample]) -> list[Item | str]:
+        try:
+            answers = compute(batch)
+            self.failed = 0
+            return [*answers]
+        except BROKEN as error:
+            reason = _reason(error)
+        _free_memory()  # out of the except: the traceback holds what did not fit
+        if len(batch) > 1:
+            half = len(batch) // 2
+            return self(compute, batch[:half]) + self(compute, batch[half:])
+        self.failed += 1
+        if self.failed == IN_A_ROW:
+            raise RuntimeError(
+                f"{IN_A_ROW} pictures in a row failed, the last one: {reason}; the shard is not written, "
+                "run the same command again when the cause is gone"
+            )
+        return [reason]
+
+
+def _reason(error: Exception) -> str:
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in text:
+        return "needs more memory than there is, also alone"
+    return f"failed: {text}"
+
+
+def _free_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -5,7 +5,7 @@ A shard is the unit of restart: written under other names and then renamed, its 
     OUT/hashes/SPLIT-NUMBER.npy           numbers and hashes of what can be used, (N, 2) int64
     OUT/hashes/duplicates.npy             what looks like a picture that came before, and which, (D, 2) int64
     OUT/SPLIT/NUMBER.tar, .jsonl          the shard
-    OUT/SPLIT/NUMBER.report.json          what was kept and what was dropped, with the reasons, and a digest of what was read
+    OUT/SPLIT/NUMBER.report.json          what was kept and dropped, with the reasons, and a digest of what was read
     OUT/dropped/SPLIT/NUMBER.tar, .jsonl  some of what was dropped, to be looked at
 """
 
@@ -24,19 +24,28 @@ import numpy as np
 import torch
 
 from ...budget import read_object
-from ...io.atomic import atomic_path
+from ...io.atomic import atomic_path, write_whole
 from ...layers import Layers
 from ..ahead import read_ahead
 from ..claim import digest_files, disk_error, file_times, other_pictures
 from ..example import Example
 from ..shards import shard_is_finished, write_shard
 from ..workers import tell
-from .config import BuildConfig
-from .models import ModelFactory
 from .plan import Job, Row, read_rows
-from .sample import Dropped, Item, Record, Sample
-from .sources import Source
-from .stages import Deduplicate, Stage, cheap_stages, in_batches, model_stages, through
+from .sources import Record, Source
+from .stages import (
+    BuildConfig,
+    Deduplicate,
+    Dropped,
+    Item,
+    ModelFactory,
+    Sample,
+    Stage,
+    group_batches,
+    model_stages,
+    reading_stages,
+    run_stages,
+)
 
 EVERY = 10.0  # seconds between two lines on one shard
 AHEAD = 2  # batches that are decoded before the models ask for them, and batches that wait to be written
@@ -87,15 +96,14 @@ class Report:
     def drop(self, item: Dropped) -> None:
         self.dropped.append({name: getattr(item, name) for name in ("number", "name", "stage", "reason")})
 
-    def shows(self, item: Dropped, most: int) -> bool:
+    def show(self, item: Dropped, most: int) -> bool:
         """Whether a dropped picture is one of the first of its stage, which are kept to be looked at."""
-        is_one = sum(reason.startswith(f"{item.stage}: ") for reason in self.shown) < most
-        self.shown += [f"{item.stage}: {item.reason}"] * is_one
-        return is_one
+        is_shown = sum(reason.startswith(f"{item.stage}: ") for reason in self.shown) < most
+        self.shown += [f"{item.stage}: {item.reason}"] * is_shown
+        return is_shown
 
 
 def read_report(path: Path) -> Report:
-    """Raises ValueError for a damaged one."""
     found = read_object(path, "the report of a shard")
     kinds = {"kept": list, "dropped": list, "shown": list, "content": str, "times": str}
     if found.keys() != kinds.keys() or not all(isinstance(found[name], kind) for name, kind in kinds.items()):
@@ -111,25 +119,24 @@ def build_shard(recipe: Recipe, job: Job) -> None:
     try:
         write_shard(recipe.out / job.split, job.number, _examples(recipe, reading, stages, report, shown))
         _write_shown(recipe, job, shown)
-        report.times, report.content = _times(recipe, job), reading.digest.hexdigest()
-        with atomic_path(recipe.report(job)) as partial:  # last: a shard with a report is finished
-            partial.write_text(json.dumps(vars(report)))
+        report.times, report.content = _hash_file_times(recipe, job), reading.digest.hexdigest()
+        write_whole(recipe.report(job), json.dumps(vars(report)))  # last: a shard with a report is finished
     except OSError as error:
         raise disk_error(recipe.out / f"{job.name}.tar", error) from error
 
 
 def hash_shard(recipe: Recipe, job: Job) -> None:
     """Write down what the pictures of one shard look like, those that can be used."""
-    items = (through(cheap_stages(recipe.config), [item])[0] for item in _Reading(recipe, job))
-    found = [(item.number, item.looks) for item in items if isinstance(item, Sample)]
+    items = (run_stages(reading_stages(recipe.config), [item])[0] for item in _Reading(recipe, job))
+    found = [(item.number, item.hash) for item in items if isinstance(item, Sample)]
     with atomic_path(recipe.hashes(job)) as partial, partial.open("wb") as file:
         np.save(file, np.array(found, np.int64).reshape(-1, 2), allow_pickle=False)
 
 
 def is_stale(recipe: Recipe, job: Job) -> bool:
-    """Whether a picture was repainted since its shard was finished. Files are read again only where their times differ."""
+    """Whether a picture was repainted since its shard was finished. Files are read only where their times differ."""
     report = read_report(recipe.report(job))
-    if report.times == _times(recipe, job):
+    if report.times == _hash_file_times(recipe, job):
         return False
     reading = _Reading(recipe, job)
     for _ in reading:
@@ -137,7 +144,7 @@ def is_stale(recipe: Recipe, job: Job) -> bool:
     return report.content != reading.digest.hexdigest()
 
 
-def _times(recipe: Recipe, job: Job) -> str:
+def _hash_file_times(recipe: Recipe, job: Job) -> str:
     rows = read_rows(recipe.plan, job)
     files = ((str(number), path) for number, place, _ in rows for path in recipe.source.files(place))
     return digest_files(files, file_times)
@@ -147,11 +154,11 @@ def _stages(recipe: Recipe) -> list[Stage]:
     """What follows the decoding."""
     duplicates = Deduplicate(recipe.duplicates)
     duplicates.setup()
-    return [duplicates, *_models(recipe.config, recipe.factory)]
+    return [duplicates, *_set_up_models(recipe.config, recipe.factory)]
 
 
 @lru_cache(1)
-def _models(config: BuildConfig, factory: ModelFactory) -> list[Stage]:
+def _set_up_models(config: BuildConfig, factory: ModelFactory) -> list[Stage]:
     """The stages with models, set up once in this process."""
     torch.set_num_threads(1)  # the processes share the machine, and sums keep their order
     stages = model_stages(config, factory())
@@ -169,10 +176,8 @@ class _Reading:
     def __iter__(self) -> Iterator[Item]:
         for row in read_rows(self.recipe.plan, self.job):
             item = self._read(row)
-            said: list[Any] = (
-                [item.number, item.name] if isinstance(item, Dropped) else [item.number, *_said(item.record)]
-            )
-            self.digest.update(json.dumps(said).encode())
+            texts = [item.name] if isinstance(item, Dropped) else _describe(item.record)
+            self.digest.update(json.dumps([item.number, *texts]).encode())
             yield item
 
     def _read(self, row: Row) -> Item:
@@ -188,41 +193,41 @@ class _Reading:
         return Sample(number, replace(record, sha256=sha256))
 
 
-def _said(record: Record) -> list[str]:
+def _describe(record: Record) -> list[str]:
     return [record.name, record.sha256, record.caption, record.source, record.licence]
 
 
 def _examples(
     recipe: Recipe, reading: _Reading, stages: list[Stage], report: Report, shown: list[Sample]
 ) -> Iterator[Example]:
-    """What is kept of a shard, told to the report. Pictures are decoded ahead of the models, and the models are ahead of the writing."""
-    cheap, looks = cheap_stages(recipe.config), _looks(recipe, reading.job)
-    decoded = (_as_it_was(recipe, looks, through(cheap, [item])[0]) for item in reading)
-    batches = read_ahead(in_batches(decoded, recipe.config.batch_size), AHEAD)
-    told = time.monotonic()
-    for batch in read_ahead((through(stages, batch) for batch in batches), AHEAD):
-        if time.monotonic() - told >= EVERY:
+    """What is kept of a shard, told to the report. Decoding is ahead of the models, they are ahead of the writing."""
+    to_read, hashes = reading_stages(recipe.config), _read_hashes(recipe, reading.job)
+    decoded = (_check_unchanged(recipe, hashes, run_stages(to_read, [item])[0]) for item in reading)
+    batches = read_ahead(group_batches(decoded, recipe.config.batch_size), AHEAD)
+    said_at = time.monotonic()
+    for batch in read_ahead((run_stages(stages, batch) for batch in batches), AHEAD):
+        if time.monotonic() - said_at >= EVERY:
             tell(f"{reading.job.name}: {len(report.kept)} pictures kept, {len(report.dropped)} dropped")
-            told = time.monotonic()
+            said_at = time.monotonic()
         for item in batch:
             if isinstance(item, Sample):
                 report.keep(item)
                 yield _example(item)
                 continue
             report.drop(item)
-            if item.sample is not None and item.sample.picture is not None and report.shows(item, recipe.config.shown):
+            if item.sample is not None and item.sample.picture is not None and report.show(item, recipe.config.shown):
                 shown.append(item.sample)
 
 
-def _looks(recipe: Recipe, job: Job) -> dict[int, int] | None:
+def _read_hashes(recipe: Recipe, job: Job) -> dict[int, int] | None:
     """The hash of every picture of a shard, by its number; None where nobody asked for them."""
     path = recipe.hashes(job)
     return dict(np.load(path, allow_pickle=False).tolist()) if path.is_file() else None
 
 
-def _as_it_was(recipe: Recipe, looks: dict[int, int] | None, item: Item) -> Item:
+def _check_unchanged(recipe: Recipe, hashes: dict[int, int] | None, item: Item) -> Item:
     """Raises ValueError for a picture that is another one than when duplicates were looked for."""
-    if looks is not None and (item.looks if isinstance(item, Sample) else None) != looks.get(item.number):
+    if hashes is not None and (item.hash if isinstance(item, Sample) else None) != hashes.get(item.number):
         raise other_pictures(recipe.out, ["digest"])
     return item
 

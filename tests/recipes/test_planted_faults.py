@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.filters import planted_faults
+from recipes.filters.planted_faults import FILL_FAULTS, MASK_FAULTS, SMALLEST, bad_fill, bad_mask, good_fill, good_mask
 from t2l.compositing.edges import square_max
-from t2l.data import planted_faults
-from t2l.data.planted_faults import FILL_FAULTS, MASK_FAULTS, SMALLEST, bad_fill, bad_mask, good_fill, good_mask
 from t2l.evaluation.metrics import mask_iou
 from t2l.layers import Layers
 

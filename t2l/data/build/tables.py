@@ -6,30 +6,45 @@ Rows are found by their offset in the file. A row that cannot be read costs one 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...budget import FILE_BYTES, as_text, parse_json, shown_path
-from .sample import Record
-from .sources import COLUMNS, Place, pick, read_inside
+from ..claim import hash_file
+from ..shards import locate
+from .sources import COLUMNS, Place, Record, first_text, read_inside
 
 LINES = (".jsonl", ".ndjson")
-MANIFESTS = (".csv", ".tsv", *LINES, ".parquet")
+TABLES = (".csv", ".tsv", *LINES, ".parquet")
 LONGEST_ROW = 1 << 20  # bytes
 DELIMITERS = ",\t;"
 
 
 @dataclass(frozen=True)
-class TableSource:
-    """A CSV file with a header, or JSON lines. A place is the offset of a row."""
-
+class _Table:
     path: Path
     follow_links: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "table", "sha256": hash_file(self.path)}
+
+    def read_picture(self, row: dict[str, Any]) -> Record:
+        """The picture that a row names. Raises ValueError with a reason."""
+        name, folder = first_text(row, "picture"), self.path.parent
+        if not name:
+            raise ValueError("names no picture")
+        texts = {what: first_text(row, what) for what in ("caption", "source", "licence")}
+        return Record(name, read_inside(folder / name, folder, self.follow_links, FILE_BYTES.most), **texts)
+
+
+@dataclass(frozen=True)
+class TableSource(_Table):
+    """A CSV file with a header, or JSON lines. A place is the offset of a row."""
 
     @property
     def is_csv(self) -> bool:
@@ -56,16 +71,13 @@ class TableSource:
         return f"{self.path.name}, the row at byte {place}"
 
     def record(self, place: Place) -> Record:
-        return _record(self._row(place), self.path.parent, self.follow_links)
+        return self.read_picture(self._row(place))
 
     def files(self, place: Place) -> list[Path]:
         try:
-            return [self.path.parent / pick(self._row(place), "picture")]
+            return [self.path.parent / first_text(self._row(place), "picture")]
         except ValueError:
             return []
-
-    def identity(self) -> dict[str, Any]:
-        return {"kind": "table", "sha256": _sha256(self.path)}
 
     def _row(self, offset: int) -> dict[str, Any]:
         with self.path.open("rb") as file:
@@ -81,7 +93,7 @@ class TableSource:
 
 
 def _rows(file: BinaryIO, quoted: bool) -> Iterator[tuple[int, bytes | None]]:
-    """Where each row begins, and the row; None for one that is too long. quoted: line ends within quotes belong to the row."""
+    """Where each row begins, and the row; None for one too long. quoted: line ends within quotes belong to the row."""
     while True:
         offset = file.tell()
         row = file.readline(LONGEST_ROW)
@@ -143,15 +155,12 @@ def _csv_row(text: str, path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class ParquetSource:
-    """A Parquet table; a column `image` may hold the files themselves, as Hugging Face's do. A place is the number of a row."""
-
-    path: Path
-    follow_links: bool = False
+class ParquetSource(_Table):
+    """A Parquet table; a column `image` may hold the files themselves (Hugging Face). A place is a row's number."""
 
     def check(self) -> None:
         """Raise ModuleNotFoundError without pyarrow, ValueError for what is no Parquet or has no column of pictures."""
-        for known in (_parquet_columns, _group_starts, _group):
+        for known in (_parquet_columns, _group_ends, _group):
             known.cache_clear()  # of a file that may have changed
         _parquet_columns(self.path)
 
@@ -167,25 +176,24 @@ class ParquetSource:
             held = next((value for name, value in row.items() if name.lower() == column), None)
             if isinstance(held, dict) and isinstance(held.get("bytes"), bytes):
                 name = held.get("path") or self.name(place)
-                return Record(str(name), held["bytes"], *(pick(row, what) for what in ("caption", "source", "licence")))
-        return _record(row, self.path.parent, self.follow_links)
+                return Record(
+                    str(name), held["bytes"], *(first_text(row, what) for what in ("caption", "source", "licence"))
+                )
+        return self.read_picture(row)
 
     def files(self, place: Place) -> list[Path]:
         try:
-            name = pick(self._row(place), "picture")
+            name = first_text(self._row(place), "picture")
         except ValueError:
             name = ""
         return [self.path.parent / name] if name else [self.path]
 
-    def identity(self) -> dict[str, Any]:
-        return {"kind": "table", "sha256": _sha256(self.path)}
-
     def _row(self, number: int) -> dict[str, Any]:
         import pyarrow
 
-        group, first = _group_of(self.path, number)
+        group, place = locate(_group_ends(self.path), number, self.path.name)
         try:
-            return dict(_group(self.path, group).slice(number - first, 1).to_pylist()[0])
+            return dict(_group(self.path, group).slice(place, 1).to_pylist()[0])
         except (pyarrow.ArrowException, OSError) as error:
             raise ValueError(f"cannot be read from {self.path.name}: {_first_line(error)}") from error
 
@@ -219,39 +227,12 @@ def _parquet_columns(path: Path) -> tuple[str, ...]:
 
 
 @lru_cache(8)
-def _group_starts(path: Path) -> tuple[int, ...]:
-    metadata, starts = _parquet(path).metadata, [0]
-    for group in range(metadata.num_row_groups):
-        starts.append(starts[-1] + metadata.row_group(group).num_rows)
-    return tuple(starts)
-
-
-def _group_of(path: Path, number: int) -> tuple[int, int]:
-    """The row group that holds a row, and its first row."""
-    from bisect import bisect_right
-
-    starts = _group_starts(path)
-    group = bisect_right(starts, number) - 1
-    return group, starts[group]
+def _group_ends(path: Path) -> tuple[int, ...]:
+    """How many rows are in the row groups up to each one."""
+    metadata = _parquet(path).metadata
+    return tuple(accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)))
 
 
 @lru_cache(1)
 def _group(path: Path, group: int) -> Any:
     return _parquet(path).read_row_group(group, columns=list(_parquet_columns(path)))
-
-
-def _record(row: dict[str, Any], folder: Path, follow_links: bool) -> Record:
-    """The picture that a row names. Raises ValueError with a reason."""
-    name = pick(row, "picture")
-    if not name:
-        raise ValueError("names no picture")
-    texts = {what: pick(row, what) for what in ("caption", "source", "licence")}
-    return Record(name, read_inside(folder / name, folder, follow_links, FILE_BYTES.most), **texts)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,9 +1,11 @@
-"""The statistics of a data set as one HTML file: no script, nothing fetched, every word of the data set escaped."""
+"""A data set to be looked at: some of its pictures on a sheet, and its statistics as one HTML file.
+
+The page has no script, fetches nothing and escapes every word of the data set.
+"""
 
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -12,14 +14,19 @@ from typing import Any
 
 from PIL import Image
 
-from ..io.atomic import atomic_path
+from ..io.atomic import atomic_path, write_whole
+from ..io.image import COLUMNS, contact_sheet, encode_image
 from ..io.picture_file import Unreadable, decoded
+from .cache_folder import evenly_spaced
 from .several import Repeated, SeveralShards
-from .sheet import QUALITY, sheet_of
+from .shards import Shards
 from .stats import AREA_AT, BINS, MOST_TOKENS, PIECES_AT, SMALLEST_PIECE, CountTokens, find_splits, statistics
 
+PICTURES = 24  # on a sheet, spread over the data set
+MARKED = 8  # more of those that something is said of, before them
+QUALITY = 88  # of the JPEG
 WIDTH, HEIGHT, FOOT = 262, 110, 18  # pixels of a bar chart, and below it
-COLUMNS = 6  # of the sheet, whose words are to be read on a screen
+PAGE_COLUMNS = 6  # of the sheet, whose words are to be read on a screen
 MOST_BARS = 10  # of counted pieces; more are one bar
 MOST_ROWS = 25  # of a table
 DROPPED = "dropped.jpg"  # a build's sheet of what it dropped
@@ -27,13 +34,17 @@ WIDEST = 2600  # pixels of a sheet in the page
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #26262a; background: #faf9f6; margin: 2rem auto; max-width: 1180px;
   padding: 0 1.5rem }
-h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.4rem 0 .2rem } p { margin: .2rem 0 .8rem; color: #66645f }
-.row { display: flex; flex-wrap: wrap; gap: 1.4rem } figure { margin: 0; width: 262px } figcaption { color: #26262a; font-size: 14px }
+h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.4rem 0 .2rem } \
+p { margin: .2rem 0 .8rem; color: #66645f }
+.row { display: flex; flex-wrap: wrap; gap: 1.4rem } figure { margin: 0; width: 262px } \
+figcaption { color: #26262a; font-size: 14px }
 figcaption span { color: #78766f } svg { display: block } svg text { font-size: 11px; fill: #78766f }
 rect { fill: #0072b2 } rect.many { fill: #d55e00 } line { stroke: #dddad2 }
-table { border-collapse: collapse; margin: .3rem 0 } td, th { padding: .15rem .9rem .15rem 0; text-align: right; font-weight: 400 }
+table { border-collapse: collapse; margin: .3rem 0 } \
+td, th { padding: .15rem .9rem .15rem 0; text-align: right; font-weight: 400 }
 th { color: #78766f } td:first-child, th:first-child { text-align: left; overflow-wrap: anywhere; max-width: 34rem }
-tr + tr td { border-top: 1px solid #e6e3db } .numbers { font-size: 1.1rem; color: #26262a } img { width: min(96vw, 1720px); position: relative; left: 50%; transform: translateX(-50%) }
+tr + tr td { border-top: 1px solid #e6e3db } .numbers { font-size: 1.1rem; color: #26262a } \
+img { width: min(96vw, 1720px); position: relative; left: 50%; transform: translateX(-50%) }
 """
 HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -45,22 +56,21 @@ HEAD = """<!doctype html>
 def write_report(folder: Path, out: Path, count_tokens: CountTokens | None = None, workers: int = 0) -> dict[str, Any]:
     """Count a data set, write the page `out` and beside it the numbers as .json; returns them.
 
-    The same data set gives the same bytes. Raises as `statistics`, ValueError for a name that does not end in .html, OSError.
+    The same data set gives the same bytes. Raises as `statistics`, ValueError for a name that does not end in .html,
+    OSError.
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"the report is a page and its name ends in .html, got {out.name}")
     found = statistics(folder, count_tokens, workers)
     shards = SeveralShards([Repeated(path) for path in find_splits(folder).values()])
     dropped = _sheet_of_dropped(folder / DROPPED)
-    text = page(folder.resolve().name or "data set", found, sheet_of(shards, {}, columns=COLUMNS), dropped)
-    with atomic_path(out.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps(found, indent=2) + "\n")
-    with atomic_path(out) as partial:
-        partial.write_bytes(text.encode(errors="replace"))
+    text = render_page(folder.resolve().name or "data set", found, sheet_of(shards, {}, columns=PAGE_COLUMNS), dropped)
+    write_whole(out.with_suffix(".json"), json.dumps(found, indent=2) + "\n")
+    write_whole(out, text.encode(errors="replace"))
     return found
 
 
-def page(title: str, found: Mapping[str, Any], kept: Image.Image, dropped: Image.Image | None = None) -> str:
+def render_page(title: str, found: Mapping[str, Any], kept: Image.Image, dropped: Image.Image | None = None) -> str:
     """What `statistics` gives as a page. kept, dropped: sheets of pictures."""
     parts = [
         HEAD.format(title=escape(title), style=STYLE),
@@ -179,8 +189,8 @@ def _bars(counts: Sequence[int], names: Mapping[float, str], title: str, note: s
     axis = f'<line x1="0" x2="{WIDTH}" y1="{HEIGHT}" y2="{HEIGHT}"/>'
     return (
         f"<figure><figcaption>{title} <span>{note}{', ' if note else ''}highest {most:,}</span></figcaption>"
-        f'<svg width="{WIDTH}" height="{HEIGHT + FOOT}" viewBox="0 0 {WIDTH} {HEIGHT + FOOT}" role="img">{axis}{bars}{texts}'
-        "</svg></figure>"
+        f'<svg width="{WIDTH}" height="{HEIGHT + FOOT}" viewBox="0 0 {WIDTH} {HEIGHT + FOOT}" role="img">'
+        f"{axis}{bars}{texts}</svg></figure>"
     )
 
 
@@ -192,9 +202,8 @@ def _image(sheet: Image.Image, alt: str) -> str:
     """A picture inside the page."""
     shown = sheet.copy()
     shown.thumbnail((WIDEST, 100 * WIDEST))
-    data = io.BytesIO()
-    shown.save(data, "JPEG", quality=QUALITY)
-    return f'<img alt="{alt}" src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'
+    data = base64.b64encode(encode_image(shown, "JPEG", quality=QUALITY)).decode()
+    return f'<img alt="{alt}" src="data:image/jpeg;base64,{data}">'
 
 
 def _sheet_of_dropped(path: Path) -> Image.Image | None:
@@ -206,3 +215,27 @@ def _sheet_of_dropped(path: Path) -> Image.Image | None:
             return sheet.convert("RGB")
     except Unreadable:
         return None
+
+
+# ---- the sheet
+
+
+def write_sheet(path: Path, shards: Path, marked: Mapping[int, str]) -> None:
+    """Draw some pictures of a folder of shards. marked: what is wrong with some, by their numbers; these come first.
+
+    The same shards give the same bytes. Raises OSError for a full disk.
+    """
+    save_sheet(sheet_of(Shards(shards), marked), path)
+
+
+def sheet_of(shards: Shards | SeveralShards, marked: Mapping[int, str], columns: int = COLUMNS) -> Image.Image:
+    first = sorted(marked)[:MARKED]
+    numbers = [*first, *(number for number in evenly_spaced(len(shards), PICTURES) if number not in first)]
+    titles = [f"! {marked[number]}" if number in first else shards.metadata(number)["caption"] for number in numbers]
+    return contact_sheet((shards[number].layers for number in numbers), titles, columns=columns)
+
+
+def save_sheet(sheet: Image.Image, path: Path) -> None:
+    """Write a sheet as JPEG, whole or not at all."""
+    with atomic_path(path) as partial:
+        sheet.save(partial, "JPEG", quality=QUALITY)

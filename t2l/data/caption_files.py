@@ -22,9 +22,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
-from ..budget import KINDS, TEXT_BYTES, as_text, check_regular, parse_json, shown, shown_path
+from ..budget import KINDS, TEXT_BYTES, as_text, check_regular, parse_json, parse_object, shown, shown_path
 from .example import TEXTS
-from .part_names import TEXT_ENDINGS, composed, readings, without_ending
+from .part_names import TEXT_ENDINGS, interpret_path, normalise, without_ending
 
 LARGEST_TEXT = 1 << 20  # bytes of a caption's file
 LONGEST_LISTED = 10_000  # characters of one of several captions
@@ -60,7 +60,9 @@ class Rows:
                 self.faults.append(reason)
             elif key not in self.said:
                 self.bad[key] = f"has no caption: {reason}"
-        elif key is not None and key in self.said and _words(_caption(self.said[key].said)) != _words(caption):
+        elif (
+            key is not None and key in self.said and _join_words(_caption(self.said[key].said)) != _join_words(caption)
+        ):
             other = f"{row.where} gives {shown_path(key)} another caption than a line before it"
             self.bad[key] = f"has two captions: {other}"
         elif key is not None and key not in self.said:
@@ -78,20 +80,20 @@ class Names:
     """Which picture a path in a file of captions means."""
 
     def __init__(self, folder: Path, groups: Mapping[str, Mapping[str, Sequence[Path]]]) -> None:
-        self._folder, self._groups = folder, groups
+        self._folder, self._group_files = folder, groups
         self._roots = [f"{path.as_posix().rstrip('/')}/" for path in (folder.absolute(), folder.resolve())]
 
     @cached_property
     def _keys(self) -> dict[str, str]:
         """Every name of a picture's file, with and without its ending, and the key itself."""
         keys: dict[str, str] = {}
-        for key, found in self._groups.items():
+        for key, found in self._group_files.items():
             for path in (path for paths in found.values() for path in paths):
                 name = path.relative_to(self._folder)
-                keys[composed(name.as_posix())] = key
-                keys.setdefault(composed(without_ending(PurePosixPath(name))), key)
-        for key in self._groups:
-            keys.setdefault(composed(key), key)
+                keys[normalise(name.as_posix())] = key
+                keys.setdefault(normalise(without_ending(PurePosixPath(name))), key)
+        for key in self._group_files:
+            keys.setdefault(normalise(key), key)
         return keys
 
     @cached_property
@@ -99,7 +101,7 @@ class Names:
         return {name.casefold(): key for name, key in reversed(self._keys.items())}
 
     def key(self, name: str, base: str) -> str | None:
-        """The key of the picture that has the file, None for none. base: the folder of the captions, from the data set's."""
+        """The key of the picture that has the file, or None. base: the folder of the captions, from the data set's."""
         name = name.strip().removeprefix("file://").replace("\\", "/")
         for path in dict.fromkeys((name, unquote(name), quote(name, errors="replace"))):
             for candidate in self._candidates(path, base):
@@ -121,10 +123,10 @@ class Names:
 
     def _lookup(self, path: str) -> str | None:
         pure = PurePosixPath(path)
-        forms = [path, without_ending(pure), *(key for key, _ in readings(pure))]
-        found = (self._keys.get(composed(form)) for form in forms)
+        forms = [path, without_ending(pure), *(key for key, _ in interpret_path(pure))]
+        found = (self._keys.get(normalise(form)) for form in forms)
         exact = next((key for key in found if key is not None), None)
-        return exact if exact is not None else self._any_case.get(composed(forms[1]).casefold())
+        return exact if exact is not None else self._any_case.get(normalise(forms[1]).casefold())
 
 
 def is_metadata(path: Path) -> bool:
@@ -147,7 +149,7 @@ def read_rows(path: Path, shown_as: object, bases: Sequence[str], names: Names) 
     return rows
 
 
-def texts_beside(files: Sequence[tuple[str, Path]]) -> dict[str, str] | None:
+def read_texts_beside(files: Sequence[tuple[str, Path]]) -> dict[str, str] | None:
     """The texts of the files beside a picture, the first that says something; None where there are none.
 
     files: what each of them may be named after, and its path. Raises ValueError with a reason.
@@ -157,34 +159,26 @@ def texts_beside(files: Sequence[tuple[str, Path]]) -> dict[str, str] | None:
         text = _read_text(path)
         said = {"caption": text}
         if path.suffix.lower() == ".json":
-            said = json_object(text, path.name)
+            said = parse_object(text, path.name)
             if number < len(ordered) and not any(name in said for name in CAPTIONS):
                 continue  # it says other things
-        return texts_of(said, path.name)
+        return texts_from_row(said, path.name)
     return None
 
 
-def texts_of(said: Mapping[str, Any], where: str) -> dict[str, str]:
+def texts_from_row(said: Mapping[str, Any], where: str) -> dict[str, str]:
     """TEXTS, of which only the caption has to be there. Raises ValueError with a reason."""
     texts = {text: "" if said.get(text) is None else said[text] for text in TEXTS} | {"caption": _caption(said)}
     texts["caption"] = "" if texts["caption"] is None else texts["caption"]
     if wrong := [text for text, value in texts.items() if not isinstance(value, str)]:
         raise ValueError(f"has no text for {', '.join(wrong)} in {where}, but {shown(texts[wrong[0]])}")
-    texts = {text: _words(value) for text, value in texts.items()}
+    texts = {text: _join_words(value) for text, value in texts.items()}
     if not texts["caption"]:
         raise ValueError(f"has an empty caption in {where}")
     return texts
 
 
-def json_object(text: str, where: str) -> dict[str, Any]:
-    """The object that a text holds. Raises ValueError that begins with `where`."""
-    found = parse_json(text, where)
-    if not isinstance(found, dict):
-        raise ValueError(f"{where} should hold an object and holds {KINDS[type(found)]}")
-    return found
-
-
-def _words(text: Any) -> str:
+def _join_words(text: Any) -> str:
     return " ".join(text.split()) if isinstance(text, str) else ""
 
 
@@ -244,7 +238,7 @@ def _of_lines(text: str, path: object) -> Iterator[Row | str]:
             continue
         where = f"line {number} of {path}"
         try:
-            yield _row(json_object(line, where), where)
+            yield _row(parse_object(line, where), where)
         except ValueError as error:
             yield str(error)
 

@@ -1,10 +1,13 @@
-"""Faults planted into layers whose truth is known: the bad masks and bad fills that the paper's filters are there to find.
+"""Faults planted into layers whose truth is known: the bad masks and bad fills that the paper's filters are there to
+find.
 
-The paper's labellers called a mask bad when the object is largely incomplete, when it contains background or when the object is too
-small, and a fill when an object or artifact is left in it or when it does not go with the rest (Zhang et al. 2023, section 4.2).
-Every fault here is one of those, graded from mild to gross; a mild one is still seen. Each is a pure function of its generator.
+The paper's labellers called a mask bad when the object is largely incomplete, when it contains background or when the
+object is too small, and a fill when an object or artifact is left in it or when it does not go with the rest (Zhang et
+al. 2023, section 4.2). Every fault here is one of those, graded from mild to gross; a mild one is still seen. Each is a
+pure function of its generator.
 
-mask: (1, 1, H, W); pictures: (1, 3, H, W), floats in [0, 1]. hole: the mask of what was painted, 1 inside, as hard as the fill's edge.
+mask: (1, 1, H, W); pictures: (1, 3, H, W), floats in [0, 1]. hole: the mask of what was painted, 1 inside, as hard as
+the fill's edge.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..compositing.bleed import push_pull
-from ..compositing.placement import gaussian_blur
-from ..layers import Layers
+from t2l.compositing.bleed import push_pull
+from t2l.compositing.placement import gaussian_blur
+from t2l.layers import Layers
 
 MASK_FAULTS = {  # fault -> the paper's reason
     "cut": "incomplete",
@@ -44,10 +47,8 @@ FILL_FAULTS = {
     "displaced": "cohesion",
     "blurred": "cohesion",
 }
-WORST_IOU, SMALLEST = (
-    0.75,
-    0.005,
-)  # of a bad mask with the true one, at most; share of the picture, at most, that is too small
+WORST_IOU = 0.75  # of a bad mask with the true one, at most
+SMALLEST = 0.005  # share of the picture, at most, that is too small
 SEEN, UNSEEN = 0.045, 0.02  # mean difference of the coarse colours in the hole: a bad fill has more, a decent one less
 CONTRAST, ALIKE = 2.0, 1.35  # or of fine contrast, as a factor either way: a bad fill has more, a decent one less
 TRIES = 12  # until a fault is seen
@@ -69,7 +70,7 @@ def bad_mask(mask: Tensor, other: Tensor, rng: np.random.Generator) -> tuple[Ten
 
 
 def good_mask(mask: Tensor, rng: np.random.Generator) -> Tensor:
-    """A mask as a good network gives it: a little wider or narrower, softer or harder than the true one, at most 1/80 of the side."""
+    """A mask as a good network gives it: wider or narrower, softer or harder than the true one, by at most 1/80."""
     side = max(mask.shape[-2:])
     reach = int(rng.integers(0, max(1, side // 100) + 1))
     moved = _grown(mask, reach) if rng.random() < 0.5 else 1 - _grown(1 - mask, reach)
@@ -81,7 +82,8 @@ def good_mask(mask: Tensor, rng: np.random.Generator) -> Tensor:
 def bad_fill(truth: Layers, other: Layers, hole: Tensor, rng: np.random.Generator) -> tuple[Tensor, str]:
     """A background painted badly where the hole is, and which of `FILL_FAULTS` it has.
 
-    truth: what is there, (F, B, m). other: another picture of the same size, whose object and background go wrong places.
+    truth: what is there, (F, B, m). other: another picture of the same size, whose object and background go wrong
+    places.
     """
     edge = gaussian_blur(hole, float(rng.choice([0, 0, 0.5, 1.5, 3])))
     for _ in range(TRIES):
@@ -94,7 +96,7 @@ def bad_fill(truth: Layers, other: Layers, hole: Tensor, rng: np.random.Generato
 
 
 def good_fill(truth: Layers, hole: Tensor, rng: np.random.Generator) -> Tensor:
-    """A background as a good fill gives it: the true one, or one made of its surroundings that a person takes for it."""
+    """A background as a good fill gives it: the true one, or its surroundings where a person takes them for it."""
     edge = gaussian_blur(hole, float(rng.uniform(0.8, 3)))
     for paint in (_displaced, _displaced, _displaced, _blurred):
         found = torch.lerp(truth.background, paint(truth, truth, hole, rng), edge)
@@ -111,7 +113,7 @@ def _is_seen(found: Tensor, truth: Tensor, hole: Tensor) -> bool:
 
 
 def _differences(found: Tensor, truth: Tensor, hole: Tensor) -> tuple[float, float]:
-    """Inside the hole: mean difference of the coarse colours, and the factor by which fine contrast differs, 1 or more."""
+    """Inside the hole: mean difference of coarse colours, and the factor by which fine contrast differs, 1 or more."""
 
     def mean(x: Tensor) -> float:
         return float((x * hole).sum() / hole.sum().clamp(min=1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -29,21 +29,22 @@ Sampler = Literal["sde", "dpm", "ddim"]
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """How to sample. The paper's figures: sampler="ddim", steps=50, guidance=7.5."""
+    """How to sample. The paper's figures: sampler="ddim", num_steps=50, guidance_scale=7.5."""
 
     height: int = 256
     width: int = 256
-    steps: int = 50
-    guidance: float = 4.0  # 1 = none
+    num_steps: int = 50
+    guidance_scale: float = 4.0  # 1 = none
     seed: int = 0  # picture i is drawn from seed + i
     sampler: Sampler = "sde"  # adds fresh noise at every step, which mends what a small model got wrong before (LOG.md)
     batch_size: int = 8  # pictures at once
+    OLD_NAMES: ClassVar = {"steps": "num_steps", "guidance": "guidance_scale"}
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < SMALLEST:
             raise ValueError(f"width and height must be at least {SMALLEST} pixels, got {self.width} x {self.height}")
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        if self.num_steps < 1 or self.batch_size < 1:
+            raise ValueError(f"num_steps and batch_size must be at least 1, got {self.num_steps} and {self.batch_size}")
         if self.sampler not in get_args(Sampler):
             raise ValueError(f"sampler must be one of {', '.join(get_args(Sampler))}, got {self.sampler!r}")
 
@@ -59,8 +60,8 @@ def generate(
     config = config or GenerateConfig()
     if not prompts or isinstance(prompts, str):
         raise ValueError(f"generate takes a list of at least one prompt, got {prompts!r}")
-    if config.steps > model.diffusion.num_train_steps:
-        raise ValueError(f"steps must be at most {model.diffusion.num_train_steps}, got {config.steps}")
+    if config.num_steps > model.diffusion.num_train_steps:
+        raise ValueError(f"num_steps must be at most {model.diffusion.num_train_steps}, got {config.num_steps}")
     conditioning = encode_prompts(model, ["", *prompts])
     starts = range(0, len(prompts), config.batch_size)
     parts = []
@@ -68,9 +69,9 @@ def generate(
         stop = min(start + config.batch_size, len(prompts))
         sources = noise_sources(range(config.seed + start, config.seed + stop))
 
-        def report(step: int, before: int = part * config.steps) -> None:
+        def report(step: int, before: int = part * config.num_steps) -> None:
             if progress is not None:
-                progress(before + step, len(starts) * config.steps)
+                progress(before + step, len(starts) * config.num_steps)
 
         scaled_latents = sample(model, sources, conditioning[1 + start : 1 + stop], conditioning[:1], config, report)
         parts.append(decode_latents(model, scaled_latents, config))
@@ -109,10 +110,10 @@ def sample(
     number of steps done.
     """
     scheduler = build_scheduler(model.diffusion, config.sampler)
-    scheduler.set_timesteps(config.steps)
+    scheduler.set_timesteps(config.num_steps)
     x = unit_noise(model, sources, config).to(model.device) * scheduler.init_noise_sigma
     for done, t in enumerate(scheduler.timesteps, 1):
-        prediction = predict(model, scheduler.scale_model_input(x, t), t, cond, uncond, config.guidance)
+        prediction = predict(model, scheduler.scale_model_input(x, t), t, cond, uncond, config.guidance_scale)
         fresh = {"variance_noise": unit_noise(model, sources, config).to(x)} if config.sampler == "sde" else {}
         x = scheduler.step(prediction, t, x, **fresh).prev_sample
         report(done)

@@ -135,7 +135,7 @@ def cache_latents(args: argparse.Namespace) -> None:
     from ..data.several import as_data
     from ..training.latent_cache import CacheConfig, write_cache
 
-    given = {"size": args.size, "bucket_step": args.buckets, "std": args.std, "workers": args.workers}
+    given = {"size": args.size, "bucket_step": args.buckets, "std": args.std, "num_workers": args.workers}
     config = CacheConfig(**{name: value for name, value in given.items() if value is not None})
     where = {"device": args.device, "dtype": args.dtype}
     data = as_data(args.data)

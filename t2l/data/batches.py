@@ -24,7 +24,7 @@ class BatchConfig:
 
     seed: int
     batch_size: int
-    caption_drop: float
+    cond_drop_prob: float
     unknown_word: float
     num_train_steps: int  # of the noise schedule
 
@@ -84,7 +84,7 @@ class LatentBatches:
         size, share = self.config.batch_size, list(self.share)
         ways = torch.randint(self.cached.captions.each, (size,), generator=generator)[share].tolist()
         unknown = torch.rand((size, TOKENS), generator=generator)[share] < self.config.unknown_word
-        dropped = (torch.rand(size, generator=generator)[share] < self.config.caption_drop).tolist()
+        dropped = (torch.rand(size, generator=generator)[share] < self.config.cond_drop_prob).tolist()
         said = self.cached.captions[pictures]
         texts = ["" if drop else of[way] for of, way, drop in zip(said, ways, dropped, strict=True)]
         if self.cached.embeddings is not None:

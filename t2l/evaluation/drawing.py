@@ -110,7 +110,7 @@ def look(
 def row(task: DrawingTask, index: int, position: int) -> dict[str, Any]:
     """All that a composite depends on, as JSON values. position: among the pictures that are drawn."""
     key, config = task.test.key(index), task.config
-    settings = {name: getattr(config, name) for name in ("steps", "guidance", "sampler", "height", "width")}
+    settings = {name: getattr(config, name) for name in ("num_steps", "guidance_scale", "sampler", "height", "width")}
     prompt, seed = task.test.metadata(index)["caption"], config.seed + position
     return {"key": key, "file": file_name(key), "prompt": prompt, "seed": seed} | settings | {"sha256": task.checkpoint}
 
@@ -163,7 +163,7 @@ def _check_list(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         found = parse_json(line, f"{path}, line {number},")
         if not isinstance(found, dict) or not isinstance(found.get("key"), str):
             raise ValueError(f"{path}, line {number}, names no key: {shown(found)}")
-        listed[found["key"]] = found
+        listed[found["key"]] = {GenerateConfig.OLD_NAMES.get(name, name): value for name, value in found.items()}
     for now in rows:
         then = listed.get(now["key"], now)
         if differing := [name for name in now if then.get(name) != now[name]]:

@@ -75,7 +75,7 @@ class Task:
         return [self.update]
 
     def lr(self, step: int) -> float:
-        return learning_rate(step, self.config.steps, self.config.lr, self.config.warmup)
+        return learning_rate(step, self.config.num_steps, self.config.lr, self.config.lr_warmup_steps)
 
     def state(self, step: int) -> dict[str, Any]:
         """Everything that resuming needs; `step` steps are done."""
@@ -99,14 +99,14 @@ class Task:
 
 
 def fit(task: Task, batches: Callable[[int], Iterator[Any]], run: Run, tell: Tell) -> Path:
-    """Train until config.steps, from the run folder's last state when there is one; returns the snapshot's path.
+    """Train until config.num_steps, from the run folder's last state when there is one; returns the snapshot's path.
 
     batches: step -> the batches from that step on. Ctrl-C and SIGTERM save and raise KeyboardInterrupt with a sentence; a file
     named `save` in the run folder, or SIGUSR1, saves and goes on. Raises TrainingStopped with what helps when the loss is no
     number, when memory is short or when the device fails; the folder then holds the last state.
     """
     start = task.load(run.load_state((lambda: task.state(0)) if task.sharded else None))
-    steps, meter = task.config.steps, Meter()
+    steps, meter = task.config.num_steps, Meter()
     bar = run.progress(meter.timed(batches(start)), start, steps, task.name)
     with Wishes(run.folder) as wishes, fast_kernels(task.device, task.config.precision):
         for step, batch in enumerate(bar, start):
@@ -214,8 +214,8 @@ def sentences(task: Task, step: int, folder: Path) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise TrainingStopped(
-            f"step {step} needs more memory than {task.device} has ({str(error).splitlines()[0]}); checkpointing=true keeps far "
-            "less and changes nothing, accumulate=2 or more computes the batch in parts, optimizer=adamw8bit keeps small "
+            f"step {step} needs more memory than {task.device} has ({str(error).splitlines()[0]}); gradient_checkpointing=true keeps far "
+            "less and changes nothing, gradient_accumulation_steps=2 or more computes the batch in parts, optimizer=adamw8bit keeps small "
             f"moments, lora_rank trains little of a UNet; {going_on}, with --accept-changes where another value changes results"
         ) from error
     except RuntimeError as error:

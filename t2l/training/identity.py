@@ -87,7 +87,8 @@ def _read(path: Path, config: LoopConfig) -> dict[str, Any]:
     if before.get("class") != type(config).__name__:
         return before
     values = {name: value for name, value in before.items() if name not in ("class", MADE_FROM)}
-    return before | json.loads(json.dumps(config_to_dict(config_from_dict(type(config), values))))
+    kept = {name: before[name] for name in ("class", MADE_FROM) if name in before}
+    return kept | json.loads(json.dumps(config_to_dict(config_from_dict(type(config), values))))
 
 
 def _same_sources(

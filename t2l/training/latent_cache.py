@@ -32,7 +32,9 @@ class CacheConfig:
     size: int = 256  # pixels, height and width; with buckets the root of a picture's largest area
     bucket_step: int | None = None  # the sides of aspect buckets are multiples of it; None = every picture is square
     std: Std = "fp16"  # the posterior's: 8 bits are 2.8 % off; with none latents are the means
-    workers: int = field(default_factory=lambda: min(8, processors()))  # that read pictures while a network computes
+    num_workers: int = field(
+        default_factory=lambda: min(8, processors())
+    )  # that read pictures while a network computes
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)  # of a Stable Diffusion file
 
 
@@ -60,7 +62,7 @@ def write_cache(
     encode = latent_encoder(network, own, dtype)
     texts = None if text_encoder is None else starting_text_encoder(text_encoder, config.text_encoder)
     encode_text = None if texts is None else text_embedder(texts, own, dtype)
-    kept: dict[str, Any] = {"buckets": buckets, "std": config.std, "workers": config.workers}
+    kept: dict[str, Any] = {"buckets": buckets, "std": config.std, "workers": config.num_workers}
     with worker_deaths_told():
         cache_latents(encode, autoencoder, data, out, config.size, **kept, **share)
     if texts is not None and encode_text is not None:

@@ -49,7 +49,7 @@ class Processes:
         """Which samples of a batch are this process's. Raises ValueError when it cannot be divided evenly."""
         if batch_size % (self.count * accumulate):
             raise ValueError(
-                f"batch_size must be a multiple of processes x accumulate, got {batch_size} for {self.count} x "
+                f"batch_size must be a multiple of processes x gradient_accumulation_steps, got {batch_size} for {self.count} x "
                 f"{accumulate}; it is the batch of one optimiser step over all processes: take {_multiples(batch_size, self.count * accumulate)}"
             )
         size = batch_size // self.count

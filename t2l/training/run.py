@@ -168,11 +168,11 @@ class Run:
 
     def saves(self, step: int) -> bool:
         """Whether state and sample are written after so many steps."""
-        return step % self._config.save_every == 0 or step == self._config.steps or self.keeps(step)
+        return step % self._config.save_every == 0 or step == self._config.num_steps or self.keeps(step)
 
     def logs(self, step: int) -> bool:
         """Whether the means since the last time are logged after so many steps."""
-        return step % self._config.log_every == 0 or step == self._config.steps
+        return step % self._config.log_every == 0 or step == self._config.num_steps
 
     def progress(self, batches: Iterator[Any], start: int, steps: int, name: str) -> tqdm:
         """The batches with a progress bar, on the main process's screen."""

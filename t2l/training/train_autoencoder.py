@@ -52,7 +52,7 @@ def train_autoencoder(
     device: str = "auto",
     tell: Tell = lambda sentence: None,
 ) -> Path:
-    """Train until config.steps, from the run folder's last state when there is one; returns the snapshot's path.
+    """Train until config.num_steps, from the run folder's last state when there is one; returns the snapshot's path.
 
     data: a folder of shards, or several as one. init: a checkpoint whose autoencoder is the starting point, ours or Stable Diffusion 1.x.
     validation: shards the EMA weights are tried on whenever the state is saved, always the same batch. any_processes,
@@ -66,7 +66,9 @@ def train_autoencoder(
 
     def batches(start: int) -> Iterator[Tensor]:
         pin = task.device.type == "cuda"
-        return crop_batches(shards, config.data, config.seed, start, config.steps, config.workers, task.share, pin)
+        return crop_batches(
+            shards, config.data, config.seed, start, config.num_steps, config.num_workers, task.share, pin
+        )
 
     return fit(task, batches, folder, tell)
 
@@ -122,7 +124,7 @@ class AutoencoderTask(Task):
         super().__init__(config, processes)
         self.config: AutoencoderTrainConfig = config
         self.dtype = dtype = weight_dtype(config.precision)
-        self.share = processes.share(config.data.batch_size, config.accumulate)
+        self.share = processes.share(config.data.batch_size, config.gradient_accumulation_steps)
         self.shards, self.held_out = shards, held_out
         self._first: dict[Shards | SeveralShards, Layers] = {}
         self.license = {} if init is None else {"license": license_of(init)}
@@ -139,7 +141,7 @@ class AutoencoderTask(Task):
         check_memory(self, memory_of(self.device))
         self.reference = None if reference is None else reference.to(self.device, dtype)
         processes.synchronized(model.to(self.device, dtype).to(memory_format=torch.channels_last).train())
-        model.checkpoint_blocks(config.checkpointing)
+        model.checkpoint_blocks(config.gradient_checkpointing)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self.perceptual = _perceptual(config, self.device) if config.loss.lpips else None
         self.discriminator: PatchDiscriminator | None = None
@@ -243,7 +245,7 @@ class AutoencoderTask(Task):
         start = self.config.loss.adversarial_start
         if step < start:
             return torch.zeros((), device=self.device)
-        warm = min(1.0, (step - start + 1) / max(1, self.config.warmup))  # from its own first step
+        warm = min(1.0, (step - start + 1) / max(1, self.config.lr_warmup_steps))  # from its own first step
         set_learning_rate(update.optimizer, warm * self.lr(step))
         parts = []
         for (decoded, target), _ in zip(seen, update.parts(len(self.share)), strict=True):
@@ -299,7 +301,7 @@ class AutoencoderTask(Task):
             return self.ema
         assert self.shards is not None, "train_autoencoder gives the pictures it trains on"
         config = self.config
-        probes = crop_batches(self.shards, config.data, config.seed + 1, 0, PROBES, config.workers)
+        probes = crop_batches(self.shards, config.data, config.seed + 1, 0, PROBES, config.num_workers)
         return standardized(self.ema, (self.layers(batch) for batch in probes))
 
     @torch.no_grad()

@@ -57,7 +57,7 @@ def train_unet(
     device: str = "auto",
     tell: Tell = lambda sentence: None,
 ) -> Path:
-    """Train until config.steps, from the run folder's last state when there is one; returns the snapshot's path.
+    """Train until config.num_steps, from the run folder's last state when there is one; returns the snapshot's path.
 
     latents: a folder made by cache_latents. init: a checkpoint whose UNet and text encoder are the start, ours or Stable
     Diffusion 1.x.
@@ -73,7 +73,7 @@ def train_unet(
     task = UNetTask(config, processes, cached, init, held_out, sample, before, tell)
 
     def batches(start: int) -> Iterator[Batch]:
-        made = (task.batches[step] for step in range(start, config.steps))
+        made = (task.batches[step] for step in range(start, config.num_steps))
         return read_ahead(made, AHEAD, task.device.type == "cuda")
 
     return fit(task, batches, folder, tell)
@@ -104,7 +104,7 @@ class UNetTask(Task):
         self.dtype = weight_dtype(config.precision)
         self.sharded = config.sharding == "fsdp" and processes.count > 1
         self.cached, self.held_out, self.sample = cached, held_out, sample
-        share = processes.share(config.batch_size, config.accumulate)
+        share = processes.share(config.batch_size, config.gradient_accumulation_steps)
         self.autoencoder = load_autoencoder(cached.autoencoder).to(self.device)
         self.batches = LatentBatches(cached, config.batches, self.autoencoder.config.latent_scale, Tokenizer(), share)
         self._fixed = None if held_out is None else _validation_batch(held_out, self.batches)
@@ -121,7 +121,7 @@ class UNetTask(Task):
         freeze(self.model, config.frozen)
         check_memory(self, memory_of(self.device))
         self.model.to(self.device, self.dtype).to(memory_format=layout).train()
-        if config.checkpointing:
+        if config.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self._whole = self.ema  # what snapshots are made of
@@ -186,8 +186,8 @@ class UNetTask(Task):
         with precision_context(self.device, self.config.precision):
             prediction = network(x_t, batch.t, batch.text)
         error = F.mse_loss(at_least_float32(prediction), target, reduction="none").mean(dim=(1, 2, 3))
-        if self.config.min_snr:
-            error = error * min_snr_weight(batch.t, self.alphas_cumprod, self.config.min_snr, kind)
+        if self.config.min_snr_gamma:
+            error = error * min_snr_weight(batch.t, self.alphas_cumprod, self.config.min_snr_gamma, kind)
         return error.mean()
 
     def stateful(self) -> dict[str, Any]:
@@ -256,5 +256,5 @@ def _validation_batch(held_out: Latents, batches: LatentBatches) -> Batch:
             f"the validation latents {folder} must have text embeddings of the same encoder as those trained on, or none if "
             "they have none; make them with the same --text-encoder"
         )
-    plain = replace(batches.config, caption_drop=0.0, unknown_word=0.0)
+    plain = replace(batches.config, cond_drop_prob=0.0, unknown_word=0.0)
     return LatentBatches(held_out, plain, batches.latent_scale, batches.tokenize, batches.share)[0]

@@ -78,8 +78,8 @@ class Updater:
         self._buffers = [buffer for network in (module, *watched) for buffer in network.buffers()]
         self._before: list[Tensor] = []  # the buffers as they were before the step
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._accumulate = config.accumulate
-        self._clip = config.gradient_clip
+        self._accumulate = config.gradient_accumulation_steps
+        self._clip = config.max_grad_norm
         self._processes = processes
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=config.precision == "fp16")
 

@@ -270,10 +270,12 @@ def test_masks_drawn_on_other_pictures_are_refused_before_the_work(data, stand_i
     out = EvaluateFiles(export=tmp_path / "c")
     evaluate(checkpoint, data, tmp_path / "a.json", SMALL, out)
     save_png(to_image(torch.ones(1, 64, 64)), tmp_path / "c" / "0021.mask.png")
+    listed = tmp_path / "c" / "composites.jsonl"
+    listed.write_text(listed.read_text().replace('"guidance_scale"', '"guidance"'))  # as it was called
     monkeypatch.setattr(report, "reconstruct", fail)
-    other = replace(SMALL, generation=replace(SMALL.generation, guidance=2.0))
+    other = replace(SMALL, generation=replace(SMALL.generation, guidance_scale=2.0))
     with pytest.raises(
-        ValueError, match="'0021' was drawn with guidance 4.0, now it is 2.0; masks count for the pictures"
+        ValueError, match="'0021' was drawn with guidance_scale 4.0, now it is 2.0; masks count for the pictures"
     ):
         evaluate(checkpoint, data, tmp_path / "a.json", other, EvaluateFiles(masks=tmp_path / "c"))
 

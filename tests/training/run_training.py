@@ -97,7 +97,7 @@ def train_a_discriminator(path):
     torch.manual_seed(0)
     processes, discriminator = Processes(), PatchDiscriminator(DiscriminatorConfig(base_channels=8))
     processes.synchronized(discriminator)
-    config = LoopConfig(steps=2, lr=1e-3, adam_eps=1e-4, betas=(0.5, 0.9))
+    config = LoopConfig(num_steps=2, lr=1e-3, adam_eps=1e-4, betas=(0.5, 0.9))
     optimizer = make_optimizer(discriminator.parameters(), config)
     update = Updater(Adversary(discriminator), optimizer, config, processes)
     pictures = torch.rand(2, 4, 3, 32, 32)[:, list(processes.share(4, 1))]

@@ -38,11 +38,11 @@ AUTOENCODER = AutoencoderTrainConfig(
     ),
     loss=LossWeights(lpips=0, adversarial=0, kl=1e-6, kl_reduction="mean", mask_l1=3.0, recompose=1.0),
     data=CropConfig(batch_size=8, crop=SIZE, crops_per_example=1, rescale=0.0, flat=0.0),
-    steps=1000,
+    num_steps=1000,
     lr=2e-3,
     fold_batchnorm=True,
     ema_decay=0.98,
-    workers=0,
+    num_workers=0,
 )
 UNET = UNetTrainConfig(
     unet=UNetConfig(
@@ -55,7 +55,7 @@ UNET = UNetTrainConfig(
     ),
     text_encoder=TextEncoderConfig(width=64, num_layers=2, num_heads=2, hidden_width=128),
     diffusion=DiffusionConfig(prediction="v"),
-    steps=800,
+    num_steps=800,
     batch_size=16,
     lr=2e-3,
     ema_decay=0.98,
@@ -112,7 +112,7 @@ def test_a_unet_paints_eight_pictures_from_their_captions(autoencoder, tmp_path)
     cache_latents(encode, autoencoder, tmp_path / "eight", tmp_path / "latents", size=SIZE)
     model = Text2Layer.load(train_unet(UNET, tmp_path / "latents", tmp_path / "run"))
     prompts = [example.caption for example in eight]
-    painted = generate(model, prompts, GenerateConfig(height=SIZE, width=SIZE, guidance=1.0, steps=50)).layers
+    painted = generate(model, prompts, GenerateConfig(height=SIZE, width=SIZE, guidance_scale=1.0, num_steps=50)).layers
     true = Layers.cat([example.layers for example in eight])
     assert mask_iou(painted.mask, true.mask).min() >= 0.95
     distances = (painted.composite()[:, None] - true.composite()[None]).square().mean(dim=(2, 3, 4))

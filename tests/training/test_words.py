@@ -47,7 +47,7 @@ def test_new_words_get_rows_are_named_and_change_no_picture_before_training(unet
     known = read_vocabulary(start)
     assert after.text_encoder.config.token_ids[: len(known)] == known
     assert set(after.text_encoder.config.token_ids) == set(Tokenizer().ids_in(NEW))
-    draw = GenerateConfig(height=64, width=64, steps=2)
+    draw = GenerateConfig(height=64, width=64, num_steps=2)
     ours, theirs = (generate(model, [*NEW, "something else"], draw).layers for model in (before, after))
     assert torch.equal(ours.stacked(), theirs.stacked())
 
@@ -89,7 +89,9 @@ def test_a_run_that_goes_on_keeps_its_vocabulary(unet_config, start, tmp_path):
 def test_training_moves_the_rows_of_new_words_and_the_snapshot_knows_them(unet_config, start, latents, tmp_path):
     known = read_vocabulary(start)
     learnt = set(Tokenizer().ids_in(["a cup on a table", *(f"a cup {i}" for i in range(4))])) - set(known)
-    config = replace(unet_config, steps=3, batch_size=8, lr=1e-2, warmup=0, ema_decay=0.0, weight_decay=0.0)
+    config = replace(
+        unet_config, num_steps=3, batch_size=8, lr=1e-2, lr_warmup_steps=0, ema_decay=0.0, weight_decay=0.0
+    )
     model = Text2Layer.load(train_unet(config, latents, tmp_path, start))
     ids = model.text_encoder.config.token_ids
     assert ids[: len(known)] == known and set(ids[len(known) :]) == learnt

@@ -6,21 +6,18 @@ import torch
 from t2l.diffusion import (
     DiffusionConfig,
     add_noise,
-    denoised_from_eps,
-    denoised_from_v,
-    eps_from_v,
     guided,
     scaled_linear_schedule,
 )
+from t2l.draws import seeded_generator
 from t2l.generate import (
     GenerateConfig,
     build_scheduler,
     decode_latents,
+    draw_noise,
     encode_prompts,
     generate,
-    noise_sources,
     sample,
-    unit_noise,
 )
 from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
 from t2l.model.text2layer import Text2Layer
@@ -104,15 +101,16 @@ def test_ddim_is_the_papers_with_guidance(prediction):
     model, config = tiny(prediction), small(num_steps=10, sampler="ddim", guidance_scale=7.5, seed=3)
     uncond, cond = encode_prompts(model, ["", "a cat"]).chunk(2)
     alphas = scaled_linear_schedule(model.diffusion)
-    x = unit_noise(model, noise_sources([3]), config)
+    x = draw_noise(model, [seeded_generator(3)], config)
     for t in range(999, 0, -100):
         now = torch.tensor([t])
         with_prompt, without = (model.unet(x, now, encoder_hidden_states=c).sample for c in (cond, uncond))
         prediction_ = guided(with_prompt, without, 7.5)
-        denoised = (denoised_from_v if prediction == "v" else denoised_from_eps)(x, prediction_, now, alphas)
-        eps = eps_from_v(x, prediction_, now, alphas) if prediction == "v" else prediction_
+        signal, sigma = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
+        eps = signal * prediction_ + sigma * x if prediction == "v" else prediction_
+        denoised = (x - sigma * eps) / signal
         x = add_noise(denoised, eps, torch.tensor([max(t - 100, 0)]), alphas)
-    torch.testing.assert_close(sample(model, noise_sources([3]), cond, uncond, config), x, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(sample(model, [seeded_generator(3)], cond, uncond, config), x, atol=1e-4, rtol=1e-4)
     expected = decode_latents(model, x, config).layers.stacked()
     torch.testing.assert_close(stacked(model, ["a cat"], config), expected, atol=1e-4, rtol=1e-4)
 

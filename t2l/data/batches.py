@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..draws import sample_noise, step_generator
 from .buckets import BucketOrder
-from .draws import sample_noise, step_generator
 from .latents import Latents
 
 Tokenize = Callable[[list[str]], Tensor]

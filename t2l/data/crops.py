@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..draws import sample_generator
 from ..layers import Layers
 from .ahead import read_in_workers
-from .draws import sample_generator
 from .example import Pictures, stacked_bytes
 from .orders import dealt
 from .several import SeveralShards

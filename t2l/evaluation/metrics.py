@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,12 +34,12 @@ def psnr(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Ten
     return torch.where(total >= MIN_WEIGHT, value, math.nan)
 
 
-def mask_iou(predicted: Tensor, target: Tensor, threshold: float = 0.5) -> Tensor:
-    """Intersection over union of two soft masks cut at `threshold`, as the paper's binary masks: (N,).
+def mask_iou(predicted: Tensor, target: Tensor) -> Tensor:
+    """Intersection over union of two soft masks cut at 1/2, as the paper's binary masks: (N,).
 
     predicted, target: (N, 1, H, W). 1 where both are empty.
     """
-    a, b = predicted > threshold, target > threshold
+    a, b = predicted > 0.5, target > 0.5
     intersection = (a & b).sum(dim=(1, 2, 3))
     union = (a | b).sum(dim=(1, 2, 3))
     return torch.where(union > 0, intersection / union.clamp_min(1), 1.0)
@@ -104,20 +104,6 @@ def check_finite(layers: Layers, source: str) -> None:
         raise ValueError(f"{source} gave pictures with values that are not finite; its weights are damaged")
 
 
-class Examples(Protocol):
-    """What `evaluate_autoencoder` reads: anything whose items have `.layers` of one picture, such as data.Shards."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
-
-
-def spread(count: int, total: int) -> list[int]:
-    """At most `count` of the indices 0 .. total - 1, evenly spread: neighbours in a data set may be alike."""
-    count = min(count, total)
-    return [i * total // count for i in range(count)]
-
-
 def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     """The items in order, `size` at a time; the last batch may be smaller."""
     return (items[start : start + size] for start in range(0, len(items), size))
@@ -136,29 +122,6 @@ def reconstruct(autoencoder: Any, target: Layers) -> tuple[dict[str, Tensor], La
     check_finite(layers, "the autoencoder")
     auxiliary = None if decoded.auxiliary is None else decoded.auxiliary.float()
     return layer_figures(layers, target, auxiliary), layers
-
-
-def evaluate_autoencoder(
-    autoencoder: Any, examples: Examples, limit: int | None = None, batch_size: int = 8
-) -> dict[str, float | None]:
-    """The mean of every figure of `layer_figures` over at most `limit` examples, spread evenly (all when None).
-
-    autoencoder: as `reconstruct` takes it; its mode is put back. examples: pictures of one size. None stands for a figure
-    without a value: those of recomposing without an auxiliary head.
-    """
-    count = len(examples) if limit is None else min(limit, len(examples))
-    if count < 1:
-        raise ValueError(f"an autoencoder is evaluated on one example or more, got {count}")
-    was_training = autoencoder.training
-    autoencoder.eval()
-    try:
-        parts = [
-            reconstruct(autoencoder, Layers.cat([examples[i].layers for i in indices]))[0]
-            for indices in batches(spread(count, len(examples)), batch_size)
-        ]
-    finally:
-        autoencoder.train(was_training)
-    return {name: mean_figure(torch.cat([part[name] for part in parts])) for name in parts[0]}
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:

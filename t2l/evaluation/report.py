@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..config import config_to_dict
 from ..data.buckets import cover
+from ..data.cache_folder import spread
 from ..data.shards import Shards
 from ..generate import GenerateConfig
 from ..io.atomic import atomic_path
@@ -37,7 +38,7 @@ from .drawing import LIST, DrawingTask, Drawn, Progress, Said, concatenated, dig
 from .features import Probe, train_probe
 from .figures import MASK_FIGURES, with_errors
 from .judges import open_judges
-from .metrics import batches, frechet_distance, reconstruct, share_error, spread
+from .metrics import batches, frechet_distance, reconstruct, share_error
 from .sharing import Share, joined
 
 Figures = dict[str, Any]
@@ -102,7 +103,7 @@ class Task:
     @property
     def asked(self) -> list[int]:
         """The real pictures whose captions are drawn."""
-        return [self.indices[i] for i in spread(self.config.prompts, len(self.indices))]
+        return [self.indices[i] for i in spread(len(self.indices), self.config.prompts)]
 
 
 def evaluate(
@@ -137,7 +138,7 @@ def evaluate(
         autoencoder, model = load_models(Path(checkpoint))
         for network in (autoencoder,) if model is None else (model.autoencoder, model.unet, model.text_encoder):
             place(network, where, dtype)
-        indices = spread(config.limit or len(test), len(test))
+        indices = spread(len(test), config.limit or len(test))
         task = Task(autoencoder, test, indices, config, share, tell)
         notes: list[str] = []
         if model is None:
@@ -171,7 +172,7 @@ def whole_task(
             f"{checkpoint} paints pictures without layers, so that there is no mask to compare; leave out --masks"
         )
     shards = None if train is None else open_split(train.parent, train.name)
-    learnt = [] if shards is None else spread(config.probe_examples, len(shards))
+    learnt = [] if shards is None else spread(len(shards), config.probe_examples)
     words = tuple(layer for layer in WORDS if shards is not None and _can_tell(layer, task, shards, learnt, notes))
     saliency = files.saliency if has_layers else None
     device = device if device.type != "mps" else torch.device("cpu")  # it has no antialiased bicubic kernel
@@ -278,15 +279,15 @@ class Others:
 def look_at_others(task: Task, drawing: DrawingTask, count: int) -> Others:
     """At most `count` other real pictures: of the split `train`, else of the rest of the folder."""
     if task.train is not None:
-        shards, chosen = task.train, spread(task.config.probe_examples if task.words else count, len(task.train))
+        shards, chosen = task.train, spread(len(task.train), task.config.probe_examples if task.words else count)
     else:
         asked = set(task.asked)
         rest = [i for i in range(len(task.test)) if i not in asked]
-        shards, chosen = task.test, [rest[i] for i in spread(count, len(rest))]
+        shards, chosen = task.test, [rest[i] for i in spread(len(rest), count)]
     task.tell(f"looking at {len(chosen)} other real pictures")
     learnt = look(drawing, shards, chosen, lambda layers, _: {"lite0": drawing.judges.features(layers)})
     features = learnt.get("lite0", torch.zeros(0, 1))
-    few = spread(count, len(chosen))
+    few = spread(len(chosen), count)
     clean = None
     if drawing.judges.inception is not None:
         said = look(
@@ -301,7 +302,7 @@ def probe_figures(task: Task, drawn: Drawn, seen: Said, learnt: Tensor) -> dict[
     assert task.train is not None, "a probe learns from the train split"
     found: dict[str, float | None] = {}
     for layer in task.words:
-        probe = train_probe(learnt, _labels(task.train, spread(task.config.probe_examples, len(task.train)), layer))
+        probe = train_probe(learnt, _labels(task.train, spread(len(task.train), task.config.probe_examples), layer))
         truth = _labels(task.test, task.indices, layer)
         found |= _top1(probe, f"{layer}_top1", drawn.said["lite0"], _labels(task.test, drawn.indices, layer))
         found |= _top1(probe, f"{layer}_top1_real", seen["real"], truth)
@@ -332,7 +333,7 @@ def look_for_salient_objects(
     """
     if drawing.judges.saliency is None:
         return {}, {"saliency": 0, "saliency_real": 0}
-    chosen = [task.indices[i] for i in spread(task.config.saliency_real_count, len(task.indices))]
+    chosen = [task.indices[i] for i in spread(len(task.indices), task.config.saliency_real_count)]
     real = task.share.mine(list(batches(chosen, task.config.batch_size)))
     sets = {"saliency": drawn.kept, "saliency_real": [Layers.cat([_picture(task, i) for i in part]) for part in real]}
     found: dict[str, float | None] = {}

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..data.ahead import worker_deaths_told
 from ..data.crops import CropBatches, crop_batches, pixels_from_bytes
-from ..data.draws import sample_noise, step_generator
 from ..data.several import Data, SeveralShards, open_shards
 from ..data.shards import Shards
+from ..draws import sample_noise, step_generator
 from ..io.image import contact_sheet, save_png
 from ..layers import Layers
 from ..model.autoencoder import Autoencoder, Decoded, LayeredAutoencoder, Posterior, latent_size

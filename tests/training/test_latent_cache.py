@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from t2l.data.batches import LatentBatches
-from t2l.data.draws import sample_noise, step_generator
 from t2l.data.example import Example
 from t2l.data.latents import Latents
 from t2l.data.orders import dealt
 from t2l.data.shards import write_shard
+from t2l.draws import sample_noise, step_generator
 from t2l.io.checkpoint import read_metadata, read_tensors
 from t2l.layers import Layers
 from t2l.model.autoencoder import LayeredAutoencoder

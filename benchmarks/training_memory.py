@@ -148,8 +148,10 @@ class AutoencoderStep:
         result = torch.zeros((), device=self.device)
         discriminator.requires_grad_(False)
         for name, picture in self._pictures(decoded.layers, decoded.auxiliary).items():
-            fooled = losses.generator_adversarial_loss(discriminator(2 * picture - 1))
-            result = result + losses.adaptive_weight(total, fooled, self.model.last_layers()[name]) * fooled
+            generator_loss = losses.generator_adversarial_loss(discriminator(2 * picture - 1))
+            result = (
+                result + losses.adaptive_weight(total, generator_loss, self.model.last_layers()[name]) * generator_loss
+            )
         discriminator.requires_grad_(True)
         return result
 

@@ -38,7 +38,7 @@ ARROWS = {
     "diffusion": set(),
     "compositing": set(),
     "io": {"compositing"},
-    "model": {"compositing", "diffusion", "io.checkpoint", "io.header"},
+    "model": {"compositing", "diffusion", "io.atomic", "io.checkpoint", "io.header"},
     "data": {"compositing", "io"},
     "generate": {"model", "diffusion"},
     "labelling": {"data"},

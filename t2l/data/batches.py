@@ -54,37 +54,37 @@ class LatentBatches:
         config: BatchConfig,
         latent_scale: float,
         tokenize: Tokenize,
-        share: Sequence[int] | None = None,
+        local_indices: Sequence[int] | None = None,
     ) -> None:
         self.cached = cached
         self.config = config
         self.latent_scale = latent_scale
-        self.share = range(config.batch_size) if share is None else share
+        self.local_indices = range(config.batch_size) if local_indices is None else local_indices
         self.order = BucketOrder(cached.counts, config.batch_size, config.seed)
         self.tokenize = tokenize
 
     def __getitem__(self, step: int) -> Batch:
         """What is small is drawn for the whole batch, latents and noise for the share alone."""
         config, generator = self.config, step_generator(self.config.seed, step)
-        size, share = config.batch_size, list(self.share)
+        size, local = config.batch_size, list(self.local_indices)
         bucket, ranks = self.order[step]
         even = (
             torch.rand((), generator=generator) + torch.arange(size) / size
         ) % 1  # one t from every part of the schedule
         t = (even * config.num_train_steps).long()[torch.randperm(size, generator=generator)]
-        text = self._text(self.cached.pictures(bucket, ranks[share]), generator)
-        mean, std = self.cached.of_bucket(bucket, ranks[share])
-        own = [step * size + i for i in share]  # positions in the run
+        text = self._text(self.cached.pictures(bucket, ranks[local]), generator)
+        mean, std = self.cached.of_bucket(bucket, ranks[local])
+        own = [step * size + i for i in local]  # positions in the run
         latents = mean + std * sample_noise(config.seed, own, mean.shape[1:], "posterior")
         noise = sample_noise(config.seed, own, mean.shape[1:], "noise")
-        return Batch(latents * self.latent_scale, noise, t[share], text)
+        return Batch(latents * self.latent_scale, noise, t[local], text)
 
     def _text(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         """One caption of each picture of the share; some dropped, some words replaced by the unknown one."""
-        size, share = self.config.batch_size, list(self.share)
-        ways = torch.randint(self.cached.captions.each, (size,), generator=generator)[share].tolist()
-        unknown = torch.rand((size, TOKENS), generator=generator)[share] < self.config.unknown_word
-        dropped = (torch.rand(size, generator=generator)[share] < self.config.cond_drop_prob).tolist()
+        size, local = self.config.batch_size, list(self.local_indices)
+        ways = torch.randint(self.cached.captions.each, (size,), generator=generator)[local].tolist()
+        unknown = torch.rand((size, TOKENS), generator=generator)[local] < self.config.unknown_word
+        dropped = (torch.rand(size, generator=generator)[local] < self.config.cond_drop_prob).tolist()
         said = self.cached.captions[pictures]
         texts = ["" if drop else of[way] for of, way, drop in zip(said, ways, dropped, strict=True)]
         if self.cached.embeddings is not None:

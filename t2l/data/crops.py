@@ -35,26 +35,26 @@ class CropConfig:
 
 
 class CropBatches(Dataset):
-    """Item k is the batch of step k, or a process's share of it: (share, 7, crop, crop), stacked layers in 8 bits.
+    """Item k is the batch of step k, or a process's share of it: (local_indices, 7, crop, crop), stacked layers in 8 bits.
 
-    Pieces that are cut out as they are stay exact, what is resized or made flat is rounded once. share: which pieces of the
+    Pieces that are cut out as they are stay exact, what is resized or made flat is rounded once. local_indices: which pieces of the
     batch; only their pictures are read, and every piece has a generator of its own.
     """
 
     def __init__(
-        self, shards: Shards | SeveralShards, config: CropConfig, seed: int, share: Sequence[int] | None = None
+        self, shards: Shards | SeveralShards, config: CropConfig, seed: int, local_indices: Sequence[int] | None = None
     ) -> None:
         self.shards = shards
         self.config = config
         self.seed = seed
-        self.share = range(config.batch_size) if share is None else share
+        self.local_indices = range(config.batch_size) if local_indices is None else local_indices
 
     def __getitem__(self, step: int) -> Tensor:
         config = self.config
         of_step = -(-config.batch_size // config.crops_per_example)  # pictures
         order = dealt(np.arange(step * of_step, (step + 1) * of_step), len(self.shards), self.seed)
         pieces = []
-        for picture, numbers in groupby(self.share, lambda number: number // config.crops_per_example):
+        for picture, numbers in groupby(self.local_indices, lambda number: number // config.crops_per_example):
             pictures = self.shards.pictures(int(order[picture]))
             for number in numbers:
                 generator = sample_generator(self.seed, step * config.batch_size + number, "crop")
@@ -69,14 +69,14 @@ def crop_batches(
     start: int,
     stop: int,
     workers: int,
-    share: Sequence[int] | None = None,
+    local_indices: Sequence[int] | None = None,
     pin: bool = False,
 ) -> Iterator[Tensor]:
     """The batches of steps start..stop-1, or a share of each, read ahead by `workers` processes.
 
     pin: as `read_in_workers` takes it, which also says what it raises. `pixels_from_bytes` makes floats of a batch.
     """
-    return read_in_workers(CropBatches(shards, config, seed, share), range(start, stop), workers, pin)
+    return read_in_workers(CropBatches(shards, config, seed, local_indices), range(start, stop), workers, pin)
 
 
 def pixels_from_bytes(batch: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-VOCABULARY_SIZE = 49408
+from ..model.tokenizer import VOCABULARY_SIZE
+
 HEAD_WIDTH = 64  # of every attention head in OpenAI's files
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -56,8 +57,8 @@ def clip_score(network: Any, pixels: Tensor, ids: Tensor) -> Tensor:
     device = next(network.parameters()).device
     size = network.config.vision_config.image_size
     seen = network.vision_model(pixel_values=clip_input(pixels.to(device), size)).pooler_output
-    said = network.text_model(input_ids=ids.to(device)).pooler_output
-    return F.cosine_similarity(network.visual_projection(seen), network.text_projection(said)).cpu()
+    read = network.text_model(input_ids=ids.to(device)).pooler_output
+    return F.cosine_similarity(network.visual_projection(seen), network.text_projection(read)).cpu()
 
 
 def clip_input(pixels: Tensor, size: int) -> Tensor:

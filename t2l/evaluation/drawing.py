@@ -23,17 +23,17 @@ from ..data.buckets import cover
 from ..data.shards import Shards
 from ..generate import GenerateConfig, generate
 from ..io.atomic import atomic_path
-from ..io.image import contact_sheet, save_png, to_image
+from ..io.image import contact_sheet, save_png, to_image, to_pixels
 from ..io.picture_file import read_mask
 from ..layers import Layers
 from ..model.text2layer import Text2Layer
 from .judges import Judges
 from .metrics import batches, check_finite, mask_iou
-from .sharing import Share
+from .sharing import ProcessGroup
 
 LIST = "composites.jsonl"
 Progress = Callable[[str], None]  # gets lines for people
-Said = dict[str, Tensor]  # what the judges say of some pictures, one row each: "lite0", "clean", "clip", "human"
+Scores = dict[str, Tensor]  # what the judges say of some pictures, one row each: "lite0", "clean", "clip", "human"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class DrawingTask:
     test: Shards
     config: GenerateConfig
     batch_size: int
-    share: Share
+    group: ProcessGroup
     tell: Progress
     checkpoint: str = ""  # SHA-256 of the file, where composites are exported or masks read
     samples: Path | None = None  # where a contact sheet goes
@@ -55,10 +55,10 @@ class DrawingTask:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """What the checkpoint drew: all that is said of it, and this process's first pictures."""
+    """What the checkpoint drew, and this process's first pictures."""
 
     indices: Sequence[int]  # of the pictures whose captions were drawn
-    said: Said  # len(indices) rows each; "human" is NaN where there is no mask
+    scores: Scores  # len(indices) rows each; "human" is NaN where there is no mask
     kept: list[Layers]  # one per batch of this process
 
 
@@ -67,47 +67,49 @@ def draw(task: DrawingTask, indices: Sequence[int], keep: int) -> Drawn:
     not fit the pictures.
     """
     masks = {} if task.masks is None else find_masks(task, task.masks, indices)
-    parts, kept, mine = [], [], task.share.mine(list(enumerate(batches(indices, task.batch_size))))
-    for done, (number, batch) in enumerate(mine, 1):
+    parts, kept, local = [], [], task.group.local_part(list(enumerate(batches(indices, task.batch_size))))
+    for done, (number, batch) in enumerate(local, 1):
         start = number * task.batch_size
         prompts = [task.test.metadata(i)["caption"] for i in batch]
         layers = generate(task.model, prompts, replace(task.config, seed=task.config.seed + start)).layers
         check_finite(layers, "the diffusion model")
         if start == 0 and task.samples is not None:
             save_png(contact_sheet(layers, prompts, task.model.autoencoder.config.has_layers), task.samples)
-        said = {"lite0": task.judges.features(layers)} | task.judges.others(layers, prompts)
+        scores = {"lite0": task.judges.features(layers)} | task.judges.others(layers, prompts)
         if task.masks is not None:
-            said["human"] = _human_iou(layers, [masks.get(i) for i in batch])
+            scores["human"] = _human_iou(layers, [masks.get(i) for i in batch])
         if task.export is not None:
             _save_composites(layers, [file_name(task.test.key(i)) for i in batch], task.export)
-        parts.append(said)
+        parts.append(scores)
         kept.append(layers[: max(keep - start, 0)])
-        task.tell(f"drew {min(done * task.share.count * task.batch_size, len(indices))} of {len(indices)} pictures")
-    drawn = Drawn(indices, concatenated(task.share.gather(parts)), kept)
-    if task.export is not None and task.share.is_main:
-        rows = [row(task, i, position) for position, i in enumerate(indices)]
+        task.tell(
+            f"drew {min(done * task.group.world_size * task.batch_size, len(indices))} of {len(indices)} pictures"
+        )
+    drawn = Drawn(indices, concatenate(task.group.gather(parts)), kept)
+    if task.export is not None and task.group.is_main:
+        rows = [describe_composite(task, i, position) for position, i in enumerate(indices)]
         with atomic_path(task.export / LIST) as partial:
             partial.write_text("".join(json.dumps(found) + "\n" for found in rows), encoding="utf-8")
     return drawn
 
 
-def concatenated(parts: Sequence[Said]) -> Said:
-    """What was said of batches as what was said of all."""
+def concatenate(parts: Sequence[Scores]) -> Scores:
+    """The scores of batches as those of all."""
     return {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else ())}
 
 
-def look(
-    task: DrawingTask, shards: Shards, indices: Sequence[int], say: Callable[[Layers, Sequence[str]], Said]
-) -> Said:
+def judge_pictures(
+    task: DrawingTask, shards: Shards, indices: Sequence[int], say: Callable[[Layers, Sequence[str]], Scores]
+) -> Scores:
     """What `say` says of pictures of a data set at the size that is judged, shared by the processes."""
     parts, size = [], (task.judges.size, task.judges.size)
-    for batch in task.share.mine(list(batches(indices, task.batch_size))):
+    for batch in task.group.local_part(list(batches(indices, task.batch_size))):
         layers = Layers.cat([cover(shards[i].layers, size) for i in batch])
         parts.append(say(layers, [shards.metadata(i)["caption"] for i in batch]))
-    return concatenated(task.share.gather(parts))
+    return concatenate(task.group.gather(parts))
 
 
-def row(task: DrawingTask, index: int, position: int) -> dict[str, Any]:
+def describe_composite(task: DrawingTask, index: int, position: int) -> dict[str, Any]:
     """All that a composite depends on, as JSON values. position: among the pictures that are drawn."""
     key, config = task.test.key(index), task.config
     settings = {name: getattr(config, name) for name in ("num_steps", "guidance_scale", "sampler", "height", "width")}
@@ -117,7 +119,7 @@ def row(task: DrawingTask, index: int, position: int) -> dict[str, Any]:
 
 def file_name(key: str) -> str:
     """The name of a key's composite. No two keys share one."""
-    return _escaped(key) + ".composite.png"
+    return _escape(key) + ".composite.png"
 
 
 def find_masks(task: DrawingTask, folder: Path, indices: Sequence[int]) -> dict[int, Path]:
@@ -128,17 +130,19 @@ def find_masks(task: DrawingTask, folder: Path, indices: Sequence[int]) -> dict[
     """
     found = {}
     for i in indices:
-        stem = _escaped(task.test.key(i))
+        stem = _escape(task.test.key(i))
         path = next((p for p in (folder / f"{stem}.mask.png", folder / f"{stem}.png") if p.is_file()), None)
         if path is not None:
             found[i] = path
     if not found:
-        key = _escaped(task.test.key(indices[0]))
+        key = _escape(task.test.key(indices[0]))
         raise FileNotFoundError(
             f"{folder} holds no mask of the {len(indices)} pictures that are drawn; the first would be {key}.mask.png or {key}.png"
         )
     if (folder / LIST).is_file():
-        _check_list(folder / LIST, [row(task, i, position) for position, i in enumerate(indices) if i in found])
+        _check_list(
+            folder / LIST, [describe_composite(task, i, position) for position, i in enumerate(indices) if i in found]
+        )
     for path in found.values():
         if (size := read_mask(path).size) != (wanted := (task.config.width, task.config.height)):
             raise ValueError(
@@ -147,7 +151,7 @@ def find_masks(task: DrawingTask, folder: Path, indices: Sequence[int]) -> dict[
     return found
 
 
-def digest_of(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """A file's SHA-256."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -179,11 +183,7 @@ def _human_iou(layers: Layers, masks: Sequence[Path | None]) -> Tensor:
     values = torch.full((len(masks),), torch.nan)
     for i, path in enumerate(masks):
         if path is not None:
-            image = read_mask(path)
-            drawn = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(
-                1, 1, image.height, image.width
-            )
-            values[i] = mask_iou(layers.mask[i : i + 1], drawn / 255)[0]
+            values[i] = mask_iou(layers.mask[i : i + 1], to_pixels(read_mask(path)))[0]
     return values
 
 
@@ -192,7 +192,7 @@ def _save_composites(layers: Layers, names: Sequence[str], folder: Path) -> None
         save_png(to_image(pixels), folder / name)
 
 
-def _escaped(key: str) -> str:
+def _escape(key: str) -> str:
     """A key as a file name: letters, digits and `._-` as they are, the rest in percent signs."""
     text = re.sub(r"[^\w.-]", lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), key)
     return f"%2E{text[1:]}" if text.startswith(".") else text

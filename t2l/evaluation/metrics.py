@@ -1,6 +1,6 @@
-"""Figures of merit as functions of tensors. It needs torch alone: models and data sets are passed in.
+"""Metrics as functions of tensors. It needs torch alone: models and data sets are passed in.
 
-Every function of pictures gives one value per picture, (N,); `mean_figure` averages them, every picture counting the
+Every function of pictures gives one value per picture, (N,); `mean_metric` averages them, every picture counting the
 same and pictures that have no value (NaN) left out. Pixels are floats in [0, 1].
 """
 
@@ -60,11 +60,11 @@ def recompose_max(layers: Layers, auxiliary: Tensor) -> Tensor:
     return (layers.composite() - auxiliary).abs().amax(dim=(1, 2, 3))
 
 
-def layer_figures(predicted: Layers, target: Layers, auxiliary: Tensor | None = None) -> dict[str, Tensor]:
+def layer_metrics(predicted: Layers, target: Layers, auxiliary: Tensor | None = None) -> dict[str, Tensor]:
     """How well layers were reconstructed: one (N,) tensor per figure.
 
     Foreground colours count where the true mask shows them, the visible background where it does not, and the hidden
-    background where the foreground lies over it. The figures of recomposing are NaN without an auxiliary picture
+    background where the foreground lies over it. The metrics of recomposing are NaN without an auxiliary picture
     (N, 3, H, W).
     """
     m = target.mask
@@ -81,14 +81,14 @@ def layer_figures(predicted: Layers, target: Layers, auxiliary: Tensor | None = 
     }
 
 
-def mean_figure(values: Tensor) -> float | None:
+def mean_metric(values: Tensor) -> float | None:
     """The mean over pictures, (N,) -> a number; NaNs are left out, and None is what is left of nothing."""
     values = values[~values.isnan()]
     return values.double().mean().item() if len(values) else None
 
 
-def mean_error(values: Tensor) -> float | None:
-    """The standard error of `mean_figure`, s / sqrt(n) with s^2 over n - 1; None for fewer than two values."""
+def standard_error(values: Tensor) -> float | None:
+    """The standard error of `mean_metric`, s / sqrt(n) with s^2 over n - 1; None for fewer than two values."""
     values = values[~values.isnan()].double()
     return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
 
@@ -111,7 +111,7 @@ def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 @torch.no_grad()
 def reconstruct(autoencoder: Any, target: Layers) -> tuple[dict[str, Tensor], Layers]:
-    """The figures of `layer_figures` and the layers that the posterior's mean decodes to, float32 where the network is.
+    """The metrics of `layer_metrics` and the layers that the posterior's mean decodes to, float32 where the network is.
 
     autoencoder: an Autoencoder of any layout, in evaluation mode; it computes in its own dtype.
     """
@@ -121,7 +121,7 @@ def reconstruct(autoencoder: Any, target: Layers) -> tuple[dict[str, Tensor], La
     layers = decoded.layers.to(torch.float32)
     check_finite(layers, "the autoencoder")
     auxiliary = None if decoded.auxiliary is None else decoded.auxiliary.float()
-    return layer_figures(layers, target, auxiliary), layers
+    return layer_metrics(layers, target, auxiliary), layers
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -132,7 +132,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     With S_a = X^T X and S_b = Y^T Y for the centred, scaled features X and Y, the last trace is the sum of the singular
     values of X Y^T. That is exact also for n, m < D, where the covariances are singular: nothing is shrunk and no eps
     is added. Beyond D pictures X gives way to a D x D factor of its covariance, so that nothing of size n x m is made.
-    The distance of few samples is biased upwards; compare only figures taken with the same n and m.
+    The distance of few samples is biased upwards; compare only metrics taken with the same n and m.
     """
     if min(len(a), len(b)) < 2 or a.shape[1:] != b.shape[1:]:
         raise ValueError(

@@ -31,13 +31,11 @@ def pick_device(name: str = "auto") -> torch.device:
         name = "cuda" if cards else "mps" if mps else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= cards:
-        cause = "torch sees no CUDA card" if not cards else f"there are {cards}, counted from 0"
-        wrong = (
-            f"{cause} (this torch is built for CUDA {torch.version.cuda})"
-            if torch.version.cuda
-            else f"{cause} (this torch has no CUDA)"
+        cause = f"there are {cards}, counted from 0" if cards else "torch sees no CUDA card"
+        build = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
+        raise ValueError(
+            f"device {name} is not there: {cause} (this torch {build}); take --device cpu, or install a torch with CUDA"
         )
-        raise ValueError(f"device {name} is not there: {wrong}; take --device cpu, or install a torch with CUDA")
     if device.type == "mps" and not mps:
         raise ValueError("device mps is not there: torch sees no Apple GPU; take --device cpu")
     return device

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from ..config import check_ranges
 from ..data.batches import BatchConfig
 from ..data.crops import CropConfig
 from ..diffusion import DiffusionConfig
@@ -61,8 +62,7 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         counts = ("num_steps", "gradient_accumulation_steps", "log_every", "save_every")
-        if wrong := [f"{name} {getattr(self, name)}" for name in counts if getattr(self, name) < 1]:
-            raise ValueError(f"{type(self).__name__}: every count must be at least 1, got {', '.join(wrong)}")
+        check_ranges(self, **dict.fromkeys(counts, (1, 10**12)))
 
 
 @dataclass(frozen=True, kw_only=True)

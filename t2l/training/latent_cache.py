@@ -56,7 +56,7 @@ def write_cache(
     """
     processes = Processes(device, PATIENCE)
     own = processes.device
-    share: dict[str, Any] = {"process": processes.rank, "processes": processes.count, "wait": processes.wait}
+    share: dict[str, Any] = {"process": processes.rank, "processes": processes.world_size, "wait": processes.wait}
     network = load_autoencoder(autoencoder)
     buckets = _buckets(config, network.config.downscale)
     encode = latent_encoder(network, own, dtype)

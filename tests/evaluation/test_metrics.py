@@ -6,16 +6,16 @@ import torch
 from t2l.evaluation.metrics import (
     MAX_PSNR,
     frechet_distance,
-    layer_figures,
+    layer_metrics,
     mask_iou,
     mask_l1,
-    mean_error,
-    mean_figure,
+    mean_metric,
     psnr,
     recompose_l1,
     recompose_max,
     reconstruct,
     share_error,
+    standard_error,
 )
 from t2l.layers import Layers
 
@@ -76,8 +76,8 @@ def test_an_empty_weight_has_no_psnr_and_is_left_out_of_the_mean():
     image = torch.zeros(2, 3, 8, 8)
     weight = torch.cat([square_mask(), torch.zeros(1, 1, 8, 8)])
     values = psnr(image + 0.1, image, weight)
-    assert values[1].isnan() and mean_figure(values) == pytest.approx(20, abs=1e-4)
-    assert mean_figure(values[1:]) is None
+    assert values[1].isnan() and mean_metric(values) == pytest.approx(20, abs=1e-4)
+    assert mean_metric(values[1:]) is None
 
 
 def test_iou_of_squares_that_overlap_by_half_is_a_third():
@@ -113,9 +113,9 @@ def test_recompose_max_is_the_one_pixel_that_is_off():
 def test_a_damaged_hidden_background_shows_in_its_own_figure_only():
     image = torch.full((1, 3, 8, 8), 0.5)
     target = Layers(image, image, square_mask())
-    figures = layer_figures(Layers(image, image + 0.1 * target.mask, target.mask), target, image)
-    assert figures.pop("hidden_background_psnr").item() == pytest.approx(20, abs=1e-4)
-    assert {name: value.item() for name, value in figures.items()} == pytest.approx(
+    metrics = layer_metrics(Layers(image, image + 0.1 * target.mask, target.mask), target, image)
+    assert metrics.pop("hidden_background_psnr").item() == pytest.approx(20, abs=1e-4)
+    assert {name: value.item() for name, value in metrics.items()} == pytest.approx(
         {
             "mask_iou": 1,
             "mask_l1": 0,
@@ -137,8 +137,8 @@ def test_what_an_autoencoder_damages_is_measured():
 
 def test_the_standard_error_of_a_mean_is_s_over_the_root_of_n():
     values = torch.tensor([1.0, 2.0, 3.0, 4.0, math.nan])
-    assert mean_error(values) == pytest.approx(math.sqrt(5 / 3) / 2)
-    assert mean_error(values[:1]) is None and mean_error(values[4:]) is None
+    assert standard_error(values) == pytest.approx(math.sqrt(5 / 3) / 2)
+    assert standard_error(values[:1]) is None and standard_error(values[4:]) is None
 
 
 def test_the_standard_error_of_a_share_is_that_of_drawing_zeros_and_ones():

@@ -134,12 +134,12 @@ def group(tmp_path):
 
 def test_a_spread_state_that_cannot_be_written_or_read_is_a_sentence(group, unet_config, tmp_path):
     run = Run(tmp_path / "run", unet_config, Processes())
-    run.save_state({"step": 2, "x": torch.ones(10_000)}, spread=True)
+    run.save_state({"step": 2, "x": torch.ones(10_000)}, is_sharded=True)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(OSError, match="the state of step 4 cannot be written, is the disk full"):
-            run.save_state({"step": 4, "x": torch.ones(10_000)}, spread=True)
+            run.save_state({"step": 4, "x": torch.ones(10_000)}, is_sharded=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     found = sharded.load(lambda: {"step": 0, "x": torch.zeros(10_000)}, tmp_path / "run")

@@ -153,11 +153,11 @@ def test_the_shares_of_a_batch_of_crops_are_the_batch_and_read_only_their_pictur
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
-    assert list(Processes().share(6, 3)) == [0, 1, 2, 3, 4, 5]
+    assert list(Processes().local_indices(6, 3)) == [0, 1, 2, 3, 4, 5]
     with pytest.raises(
         ValueError, match="batch_size must be a multiple of processes x gradient_accumulation_steps, got 6 for 1 x 4"
     ):
-        Processes().share(6, 4)
+        Processes().local_indices(6, 4)
 
 
 def test_fp16_finds_its_scale_and_keeps_it_in_the_state(unet_config, latents, tmp_path):

@@ -173,7 +173,7 @@ def test_a_step_that_is_not_finite_changes_nothing_not_even_what_the_discriminat
     bad = good * float("nan")
     trainer.step(good, 0)
     before = copy.deepcopy(trainer.state(1))
-    assert not trainer.step(bad, 1).fine and trainer.update.guard.skipped == 1
+    assert not trainer.step(bad, 1).finite and trainer.update.guard.skipped == 1
     after = trainer.state(1)
     for part in ("model", "ema", "discriminator"):
         assert all(torch.equal(x, before[part][name]) for name, x in after[part].items())
@@ -211,11 +211,11 @@ def test_ema_is_a_weighted_mean_of_weights_and_of_the_statistics_that_belong_to_
     torch.nn.init.constant_(model.weight, 3.0)
     model.running_mean.fill_(4.0)
     model.num_batches_tracked.fill_(7)
-    update_ema(ema, model, decay=0.75, step=1000, fine=yes)
+    update_ema(ema, model, decay=0.75, step=1000, finite=yes)
     assert ema.weight.tolist() == pytest.approx([1.5, 1.5])
     assert ema.running_mean.tolist() == [1.0, 1.0] and ema.num_batches_tracked == 7
     before = copy.deepcopy(ema.state_dict())
-    update_ema(ema, model, decay=0.75, step=1001, fine=~yes)
+    update_ema(ema, model, decay=0.75, step=1001, finite=~yes)
     assert all(torch.equal(x, before[name]) for name, x in ema.state_dict().items())
 
 
@@ -227,9 +227,9 @@ def test_the_meter_counts_the_time_spent_waiting_and_leaves_skipped_steps_out():
 
     meter = Meter()
     for item in meter.timed(slow()):
-        meter.add({"item": item}, fine=item.isfinite())
+        meter.add({"item": item}, finite=item.isfinite())
     means = meter.flush()
     assert means["item"] == 2.0
     assert means["data_wait"] > 0.8
-    meter.add({"item": torch.tensor(float("inf"))}, fine=torch.tensor(False))
+    meter.add({"item": torch.tensor(float("inf"))}, finite=torch.tensor(False))
     assert "item" not in meter.flush()

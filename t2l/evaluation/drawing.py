@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,23 @@ Progress = Callable[[str], None]  # gets lines for people
 Scores = dict[str, Tensor]  # what the judges say of some pictures, one row each: "lite0", "clean", "clip", "human"
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFiles:
+    """The files beside checkpoint, data and metrics: the user's own judges and masks, and pictures to be written."""
+
+    saliency: Path | None = None  # a salient-object network as `saliency_model` takes it
+    features: Path | None = None  # InceptionV3 as `open_inception` takes it
+    clip: Path | None = None  # CLIP as `open_clip` takes it
+    masks: Path | None = None  # a folder of people's masks as `find_masks` reads it
+    samples: Path | None = None  # a PNG to write, a contact sheet of the first batch of generated pictures
+    export: Path | None = None  # a folder to write composites to
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            if (value := getattr(self, f.name)) is not None:
+                object.__setattr__(self, f.name, Path(value))
+
+
 @dataclass(frozen=True, eq=False)
 class DrawingTask:
     """All that drawing needs, opened and checked before the work begins."""
@@ -47,10 +64,8 @@ class DrawingTask:
     batch_size: int
     group: ProcessGroup
     tell: Progress
+    files: EvaluateFiles
     checkpoint: str = ""  # SHA-256 of the file, where composites are exported or masks read
-    samples: Path | None = None  # where a contact sheet goes
-    export: Path | None = None  # the folder where composites go
-    masks: Path | None = None  # a folder of people's masks
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,29 +81,29 @@ def draw(task: DrawingTask, indices: Sequence[int], keep: int) -> Drawn:
     """One picture for the caption of each example; of the first `keep` the layers are kept. Raises ValueError for masks that do
     not fit the pictures.
     """
-    masks = {} if task.masks is None else find_masks(task, task.masks, indices)
+    masks = {} if task.files.masks is None else find_masks(task, task.files.masks, indices)
     parts, kept, local = [], [], task.group.local_part(list(enumerate(batches(indices, task.batch_size))))
     for done, (number, batch) in enumerate(local, 1):
         start = number * task.batch_size
         prompts = [task.test.metadata(i)["caption"] for i in batch]
         layers = generate(task.model, prompts, replace(task.config, seed=task.config.seed + start)).layers
         check_finite(layers, "the diffusion model")
-        if start == 0 and task.samples is not None:
-            save_png(contact_sheet(layers, prompts, task.model.autoencoder.config.has_layers), task.samples)
+        if start == 0 and task.files.samples is not None:
+            save_png(contact_sheet(layers, prompts, task.model.autoencoder.config.has_layers), task.files.samples)
         scores = {"lite0": task.judges.features(layers)} | task.judges.others(layers, prompts)
-        if task.masks is not None:
+        if task.files.masks is not None:
             scores["human"] = _human_iou(layers, [masks.get(i) for i in batch])
-        if task.export is not None:
-            _save_composites(layers, [file_name(task.test.key(i)) for i in batch], task.export)
+        if task.files.export is not None:
+            _save_composites(layers, [file_name(task.test.key(i)) for i in batch], task.files.export)
         parts.append(scores)
         kept.append(layers[: max(keep - start, 0)])
         task.tell(
             f"drew {min(done * task.group.world_size * task.batch_size, len(indices))} of {len(indices)} pictures"
         )
     drawn = Drawn(indices, concatenate(task.group.gather(parts)), kept)
-    if task.export is not None and task.group.is_main:
+    if task.files.export is not None and task.group.is_main:
         rows = [describe_composite(task, i, position) for position, i in enumerate(indices)]
-        with atomic_path(task.export / LIST) as partial:
+        with atomic_path(task.files.export / LIST) as partial:
             partial.write_text("".join(json.dumps(found) + "\n" for found in rows), encoding="utf-8")
     return drawn
 

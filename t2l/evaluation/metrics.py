@@ -50,16 +50,6 @@ def mask_l1(predicted: Tensor, target: Tensor) -> Tensor:
     return (predicted - target).abs().mean(dim=(1, 2, 3))
 
 
-def recompose_l1(layers: Layers, auxiliary: Tensor) -> Tensor:
-    """Mean |m F + (1 - m) B - auxiliary|: how far the recomposed picture is from the one predicted directly, (N,)."""
-    return mask_l1(layers.composite(), auxiliary)
-
-
-def recompose_max(layers: Layers, auxiliary: Tensor) -> Tensor:
-    """The largest of the differences whose mean is `recompose_l1`, (N,)."""
-    return (layers.composite() - auxiliary).abs().amax(dim=(1, 2, 3))
-
-
 def layer_metrics(predicted: Layers, target: Layers, auxiliary: Tensor | None = None) -> dict[str, Tensor]:
     """How well layers were reconstructed: one (N,) tensor per figure.
 
@@ -68,7 +58,9 @@ def layer_metrics(predicted: Layers, target: Layers, auxiliary: Tensor | None = 
     (N, 3, H, W).
     """
     m = target.mask
-    none = m.new_full((len(m),), math.nan)
+    recomposed = m.new_full((len(m), 1), math.nan)  # |m F + (1 - m) B - auxiliary|
+    if auxiliary is not None:
+        recomposed = (predicted.composite() - auxiliary).abs().flatten(1)
     return {
         "mask_iou": mask_iou(predicted.mask, m),
         "mask_l1": mask_l1(predicted.mask, m),
@@ -76,8 +68,8 @@ def layer_metrics(predicted: Layers, target: Layers, auxiliary: Tensor | None = 
         "foreground_psnr": psnr(predicted.foreground, target.foreground, m),
         "visible_background_psnr": psnr(predicted.background, target.background, 1 - m),
         "hidden_background_psnr": psnr(predicted.background, target.background, m),
-        "recompose_l1": none if auxiliary is None else recompose_l1(predicted, auxiliary),
-        "recompose_max": none if auxiliary is None else recompose_max(predicted, auxiliary),
+        "recompose_l1": recomposed.mean(dim=1),
+        "recompose_max": recomposed.amax(dim=1),
     }
 
 

@@ -38,6 +38,7 @@ from .drawing import (
     LIST,
     DrawingTask,
     Drawn,
+    EvaluateFiles,
     Progress,
     Scores,
     concatenate,
@@ -78,23 +79,6 @@ class EvaluateConfig:
         for name in ("limit", "prompts"):
             if (value := getattr(self, name)) is not None and value < 2:
                 raise ValueError(f"EvaluateConfig.{name} must be at least 2, as a covariance needs, got {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateFiles:
-    """The files beside checkpoint, data and metrics: the user's own judges and masks, and pictures to be written."""
-
-    saliency: Path | None = None  # a salient-object network as `saliency_model` takes it
-    features: Path | None = None  # InceptionV3 as `open_inception` takes it
-    clip: Path | None = None  # CLIP as `open_clip` takes it
-    masks: Path | None = None  # a folder of people's masks as `find_masks` reads it
-    samples: Path | None = None  # a PNG to write, a contact sheet of the first batch of generated pictures
-    export: Path | None = None  # a folder to write composites to
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            if (value := getattr(self, f.name)) is not None:
-                object.__setattr__(self, f.name, Path(value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,16 +172,11 @@ def open_whole_model(
     words = tuple(
         layer for layer in WORDS if shards is not None and _can_train_probe(layer, task, shards, learnt, notes)
     )
-    saliency = files.saliency if has_layers else None
     device = device if device.type != "mps" else torch.device("cpu")  # it has no antialiased bicubic kernel
-    judges = open_judges(
-        model.trained_size, device, saliency, files.features, files.clip, config.threads, config.saliency_range
-    )
-    settings = {"samples": files.samples, "export": files.export, "masks": files.masks}
-    digest = hash_file(checkpoint) if files.export or files.masks else ""
-    drawing = DrawingTask(
-        model, judges, task.test, config.generation, config.batch_size, task.group, task.tell, digest, **settings
-    )
+    networks = (files.saliency if has_layers else None, files.features, files.clip)
+    judges = open_judges(model.trained_size, device, *networks, config.threads, config.saliency_range)
+    settings = (model, judges, task.test, config.generation, config.batch_size, task.group, task.tell, files)
+    drawing = DrawingTask(*settings, hash_file(checkpoint) if files.export or files.masks else "")
     if files.masks is not None:
         find_masks(drawing, files.masks, task.prompted)  # what does not fit is said before anything slow
     return replace(task, drawing=drawing, train=shards, words=words)
@@ -406,20 +385,16 @@ def check_writable(path: Path) -> None:
         raise _Enough
 
 
-def write_json(path: Path, metrics: Metrics) -> None:
-    """Write the metrics, whole or not at all."""
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-
-
 class _Enough(Exception):
     """Leaves `atomic_path` before the file takes its name."""
 
 
 def _write(task: Task, metrics: Metrics, path: Path) -> None:
+    """Write the metrics, whole or not at all; who returns may read the file."""
     if task.group.is_main:
-        write_json(path, metrics)
-    task.group.wait()  # who returns may read the file
+        with atomic_path(path) as partial:
+            partial.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    task.group.wait()
 
 
 def _can_train_probe(layer: str, task: Task, train: Shards, learnt: Sequence[int], notes: list[str]) -> bool:
@@ -451,8 +426,8 @@ def _note_unused(files: EvaluateFiles) -> list[str]:
 
 
 def _top1(probe: Probe, name: str, features: Tensor, labels: Sequence[str]) -> dict[str, float | None]:
-    share = probe.top1(features, labels)
-    return {name: share, f"{name}_se": share_error(share, len(labels))}
+    accuracy = probe.top1(features, labels)
+    return {name: accuracy, f"{name}_se": share_error(accuracy, len(labels))}
 
 
 def _real_distance(others: Tensor | None, real: Tensor, count: int = 2) -> float | None:

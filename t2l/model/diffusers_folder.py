@@ -59,7 +59,7 @@ def save_folder(model: Text2Layer, folder: Path, dtype: torch.dtype = torch.floa
         _write_json(whole / "model_index.json", index)
         autoencoder = folded(model.autoencoder).state_dict() | flat_input(model.autoencoder)
         tensors = as_dtype({AUTOENCODER + name: x for name, x in autoencoder.items()}, dtype)
-        write_tensors(whole / OURS, tensors, model.metadata(fold=True))
+        write_tensors(whole / OURS, tensors, model.metadata())
         whole.rename(folder)
 
 

@@ -99,18 +99,18 @@ class Text2Layer:
         unet = config_of_unet(self.unet)
         return ModelConfigs(self.autoencoder.config, unet, self.text_encoder.config, self.diffusion)
 
-    def save(self, path: str | Path, dtype: torch.dtype = torch.float16, fold: bool = True) -> None:
-        """Write the checkpoint, whole or not at all. fold=False keeps the heads' BatchNorm, to train on from here.
+    def save(self, path: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write the checkpoint, whole or not at all; the heads' BatchNorm is folded.
 
         Raises ValueError for weights that dtype cannot hold, OSError for a full disk or an unwritable folder.
         """
-        tensors = self._tensors(folded(self.autoencoder) if fold else self.autoencoder)
+        tensors = self._tensors(folded(self.autoencoder))
         tensors |= {AUTOENCODER + name: x for name, x in flat_input(self.autoencoder).items()}
-        write_tensors(path, as_dtype(tensors, dtype), self.metadata(fold))
+        write_tensors(path, as_dtype(tensors, dtype), self.metadata())
 
-    def metadata(self, fold: bool = True) -> dict[str, str]:
-        """What the file says about itself; fold: as `save` takes it."""
-        metadata = _metadata("text2layer", config_to_dict(self.configs()), self.autoencoder, fold, self.info)
+    def metadata(self) -> dict[str, str]:
+        """What the file says about itself."""
+        metadata = _metadata("text2layer", config_to_dict(self.configs()), self.autoencoder, True, self.info)
         if self.latent_rgb_factors is not None:
             metadata["latent_rgb_factors"] = json.dumps(self.latent_rgb_factors)
             metadata["latent_rgb_bias"] = json.dumps(self.latent_rgb_bias or [0.0] * 3)

@@ -97,16 +97,10 @@ def _same_sources(
     """Today's marks. Raises ValueError when a source is another one than the run was begun with."""
     for name, mark in now.items():
         if name in before and before[name] != mark:
-            named = f"--{name}"
-            given = (
-                "is left out now"
-                if mark is None
-                else "was left out then"
-                if before[name] is None
-                else "is another one now"
-            )
+            left_out = "is left out now" if mark is None else "was left out then"
+            given = "is another one now" if mark and before[name] else left_out
             raise ValueError(
-                f"the run folder {folder} was trained with another {named}, which {given}; give the one it was begun with, or "
-                "take another folder"
+                f"the run folder {folder} was trained with another --{name}, which {given}; give the one it was begun with, "
+                "or take another folder"
             )
     return dict(before) | dict(now)

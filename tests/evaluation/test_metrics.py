@@ -11,8 +11,6 @@ from t2l.evaluation.metrics import (
     mask_l1,
     mean_metric,
     psnr,
-    recompose_l1,
-    recompose_max,
     reconstruct,
     share_error,
     standard_error,
@@ -97,17 +95,15 @@ def test_mask_l1_of_a_quarter_of_the_pixels_is_a_quarter():
     assert mask_l1(square_mask(), torch.zeros(1, 1, 8, 8)).item() == 0.25
 
 
-def test_recompose_l1_is_zero_for_the_composite_itself():
-    layers = random_layers()
-    torch.testing.assert_close(recompose_l1(layers, layers.composite()), torch.zeros(2))
-    torch.testing.assert_close(recompose_l1(layers, layers.composite() + 0.1), torch.full((2,), 0.1))
-
-
-def test_recompose_max_is_the_one_pixel_that_is_off():
+def test_recomposing_is_compared_with_the_auxiliary_picture():
     layers = random_layers()
     picture = layers.composite()
+    exact = layer_metrics(layers, layers, picture)
+    torch.testing.assert_close(exact["recompose_l1"], torch.zeros(2))
     picture[1, 2, 3, 4] += 0.25
-    torch.testing.assert_close(recompose_max(layers, picture), torch.tensor([0.0, 0.25]))
+    off = layer_metrics(layers, layers, picture)
+    torch.testing.assert_close(off["recompose_max"], torch.tensor([0.0, 0.25]))
+    torch.testing.assert_close(off["recompose_l1"], torch.tensor([0.0, 0.25 / (3 * 16 * 16)]))
 
 
 def test_a_damaged_hidden_background_shows_in_its_own_figure_only():

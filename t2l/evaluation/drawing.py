@@ -94,7 +94,8 @@ def draw(task: DrawingTask, indices: Sequence[int], keep: int) -> Drawn:
         if task.files.masks is not None:
             scores["human"] = _human_iou(layers, [masks.get(i) for i in batch])
         if task.files.export is not None:
-            _save_composites(layers, [file_name(task.test.key(i)) for i in batch], task.files.export)
+            for i, pixels in zip(batch, layers.composite(), strict=True):
+                save_png(to_image(pixels), task.files.export / file_name(task.test.key(i)))
         parts.append(scores)
         kept.append(layers[: max(keep - start, 0)])
         task.tell(
@@ -200,11 +201,6 @@ def _human_iou(layers: Layers, masks: Sequence[Path | None]) -> Tensor:
         if path is not None:
             values[i] = mask_iou(layers.mask[i : i + 1], to_pixels(read_mask(path)))[0]
     return values
-
-
-def _save_composites(layers: Layers, names: Sequence[str], folder: Path) -> None:
-    for pixels, name in zip(layers.composite(), names, strict=True):
-        save_png(to_image(pixels), folder / name)
 
 
 def _escape(key: str) -> str:

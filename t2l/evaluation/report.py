@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import config_to_dict
+from ..config import check_ranges, config_to_dict
 from ..data.buckets import cover
 from ..data.cache_folder import spread
 from ..data.shards import Shards
@@ -73,9 +73,7 @@ class EvaluateConfig:
     generation: GenerateConfig = GenerateConfig()  # how pictures are drawn; the size is what the model was trained on
 
     def __post_init__(self) -> None:
-        for name in ("probe_examples", "batch_size", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"EvaluateConfig.{name} must be at least 1, got {getattr(self, name)}")
+        check_ranges(self, **dict.fromkeys(("probe_examples", "batch_size", "threads"), (1, 10**12)))
         for name in ("limit", "prompts"):
             if (value := getattr(self, name)) is not None and value < 2:
                 raise ValueError(f"EvaluateConfig.{name} must be at least 2, as a covariance needs, got {value}")

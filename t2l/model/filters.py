@@ -90,7 +90,10 @@ class Filter:
         device = next(self.network.parameters()).device
         chunks = zip(pictures.split(BATCH), masks.split(BATCH), strict=True)
         scores = torch.cat([self.judge(self.features(p.to(device), m.to(device))) for p, m in chunks])
-        return scores * self._shows(masks)
+        shows = (masks > 0.5).flatten(1).any(1) | (
+            self.config.kind != "mask"
+        )  # a mask filter drops masks without anything
+        return scores * shows.float().cpu()
 
     def judge(self, features: Tensor) -> Tensor:
         """Scores of features, (N, D) -> (N,)."""
@@ -99,10 +102,6 @@ class Filter:
     def features(self, pictures: Tensor, masks: Tensor) -> Tensor:
         """What the neuron sees, (N, D) on the CPU."""
         return filter_features(self.network, self.config, pictures, masks)
-
-    def _shows(self, masks: Tensor) -> Tensor:
-        """0 for the masks of a mask filter that show nothing, else 1."""
-        return ((masks > 0.5).flatten(1).any(1) | (self.config.kind != "mask")).float().cpu()
 
     def save(self, path: str | Path) -> None:
         """Write the neuron and its config as .safetensors. Raises OSError for a full disk or an unwritable folder."""
@@ -141,7 +140,9 @@ class _Sight:
 
     def __init__(self, network: EfficientNetLite0, pictures: Tensor, masks: Tensor, config: FilterConfig) -> None:
         self.network, self.pictures, self.masks = network, pictures, masks
-        self.region = masks if config.kind == "mask" else _hole(masks)  # (N, 1, H, W)
+        # What the filter looks at, (N, 1, H, W): the mask, or the hole that was painted over, a little more than it.
+        reach = max(1, max(masks.shape[-2:]) // REACH)
+        self.region = masks if config.kind == "mask" else square_max((masks > HIDDEN).float(), reach)
         self.stages_needed = len(STAGES) + 1 if "crop" in config.views else max(RIM_STAGES) + 1
 
     @property
@@ -205,11 +206,6 @@ class _Sight:
             piece = picture[None, :, top:bottom, left:right]
             pieces.append(F.interpolate(piece, size, mode="bilinear", antialias=True, align_corners=False))
         return torch.cat(pieces)
-
-
-def _hole(masks: Tensor) -> Tensor:
-    """What was painted over: a little more than the mask."""
-    return square_max((masks > HIDDEN).float(), max(1, max(masks.shape[-2:]) // REACH))
 
 
 def _square(region: Tensor, margin: float) -> tuple[int, int, int, int]:

@@ -22,10 +22,9 @@ from ..config import config_from_dict, config_to_dict
 from ..diffusion import DiffusionConfig
 from ..io.checkpoint import check_finite, fill_exactly, read_tensors, write_tensors
 from ..io.header import Entry, Header, check_fits, read_header
-from .about import AUTOENCODER, FORMAT, TEXT_ENCODER, UNET, VERSION
+from .about import AUTOENCODER, FORMAT, TEXT_ENCODER, UNET, VERSION, describe
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .device import device_of
-from .foreign import describe
 from .measure import Shapes, text_encoder_shapes, unet_shapes
 from .systems import build_autoencoder
 from .text_encoder import TextEncoder, TextEncoderConfig, full_vocabulary

@@ -103,14 +103,9 @@ class Vocabulary:
     def words(self) -> tuple[str, ...]:
         """The known words that are one token of at least three letters, in alphabetical order."""
         ids = self._token_ids or ()
-        wholes = (
-            symbol.removesuffix(END_OF_WORD) for symbol, i in vocabulary().items() if i in ids and _is_whole(symbol)
-        )
-        return tuple(sorted(word for word in wholes if len(word) >= SHORTEST))
-
-
-def _is_whole(symbol: str) -> bool:
-    return symbol.endswith(END_OF_WORD) and symbol.removesuffix(END_OF_WORD).isalpha()
+        ends = (symbol for symbol, i in vocabulary().items() if i in ids and symbol.endswith(END_OF_WORD))
+        words = (symbol.removesuffix(END_OF_WORD) for symbol in ends)
+        return tuple(sorted(word for word in words if word.isalpha() and len(word) >= SHORTEST))
 
 
 def _likeness(word: str, known: str) -> float:

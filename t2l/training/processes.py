@@ -47,10 +47,12 @@ class Processes:
 
     def local_indices(self, batch_size: int, accumulate: int) -> range:
         """Which samples of a batch are this process's. Raises ValueError when it cannot be divided evenly."""
-        if batch_size % (self.world_size * accumulate):
+        if batch_size % (multiple := self.world_size * accumulate):
+            below = batch_size // multiple * multiple
             raise ValueError(
-                f"batch_size must be a multiple of processes x gradient_accumulation_steps, got {batch_size} for {self.world_size} x "
-                f"{accumulate}; it is the batch of one optimiser step over all processes: take {_multiples(batch_size, self.world_size * accumulate)}"
+                f"batch_size must be a multiple of processes x gradient_accumulation_steps, got {batch_size} for "
+                f"{self.world_size} x {accumulate}; it is the batch of one optimiser step over all processes: take "
+                f"{f'{below} or ' if below else ''}{below + multiple}"
             )
         size = batch_size // self.world_size
         return range(self.rank * size, (self.rank + 1) * size)
@@ -95,12 +97,6 @@ class Processes:
         """Let BatchNorm2d be over all processes, in place, when there are several."""
         if self.world_size > 1:
             make_batchnorm_global(module)
-
-
-def _multiples(near: int, of: int) -> str:
-    """The multiples on both sides of a number that is none."""
-    below = near // of * of
-    return f"{below} or {below + of}" if below else str(of)
 
 
 @contextmanager

@@ -65,11 +65,9 @@ class Run:
             self.samples.mkdir(parents=True, exist_ok=True)
             remove_partials(self.folder)
             sharded.remove_unfinished(self.folder)
-            keep_identity(self.folder / "config.json", config, made_from, self._has_work(), accept_changes)
+            has_work = self.has_state() or self.snapshot.exists()
+            keep_identity(self.folder / "config.json", config, made_from, has_work, accept_changes)
         processes.wait()
-
-    def _has_work(self) -> bool:
-        return self.has_state() or self.snapshot.exists()
 
     def has_state(self) -> bool:
         """Whether there is a state to go on from."""

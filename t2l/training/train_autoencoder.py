@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +204,7 @@ class AutoencoderTask(Task):
     ) -> tuple[Tensor, dict[str, Tensor], Decoded, Layers]:
         """The loss of some samples, its parts, what was decoded and what that should have been."""
         with precision_context(self.device, self.config.precision):
-            reference = None if self.reference is None else _encode_composite(self.reference, target)
+            reference = self._encode_reference(target)
             posterior, decoded = self.update.network(target.stacked(), noise, extra, halved)
             pixels = target.foreground[0].numel()  # of what was encoded, whatever is decoded of it
             if halved:
@@ -217,6 +216,11 @@ class AutoencoderTask(Task):
                 adversarial = self._adversarial(self.discriminator, decoded, total, step)
                 total, parts = total + adversarial, parts | {"adversarial": adversarial.detach()}
         return total, parts | {"latent_std": at_least_float32(posterior.mean.detach()).std()}, decoded, target
+
+    @torch.no_grad()
+    def _encode_reference(self, target: Layers) -> Posterior | None:
+        """What Stable Diffusion's encoder makes of the composite, where the loss draws to it."""
+        return None if self.reference is None else self.reference.encode(Layers.flat(target.composite()))
 
     def _adversarial(self, discriminator: PatchDiscriminator, decoded: Decoded, total: Tensor, step: int) -> Tensor:
         """The adversarial part of L_img for F, B and I, each balanced at the last layer that makes it (paper, Eq. 4)."""
@@ -279,7 +283,7 @@ class AutoencoderTask(Task):
         with precision_context(self.device, self.config.precision):
             posterior = self.ema.encode(target)
             decoded = self.ema.decode(posterior.mean, clamp=False)
-            reference = None if self.reference is None else _encode_composite(self.reference, target)
+            reference = self._encode_reference(target)
             total, _ = autoencoder_loss(decoded, posterior, target, self.config.loss, self.perceptual, reference)
         return float(self.processes.mean(total))
 
@@ -292,10 +296,7 @@ class AutoencoderTask(Task):
         return self._first_batches[shards]
 
     def snapshot(self, step: int) -> Callable[[Path], None]:
-        return partial(self._write, step)
-
-    def _write(self, step: int, path: Path) -> None:
-        save_autoencoder(self.ema_for_use(), path, info={"steps": str(step)} | self.license)
+        return lambda path: save_autoencoder(self.ema_for_use(), path, info={"steps": str(step)} | self.license)
 
     def ema_for_use(self) -> Autoencoder:
         """The EMA weights for use: on training pictures scaled latents have unit variance."""
@@ -363,9 +364,3 @@ def _reference(model: Autoencoder, init: Path | None) -> Autoencoder:
             "--init a Stable Diffusion 1.x checkpoint, and model.layout 'joint' or 'composite'"
         )
     return copy.deepcopy(model).eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def _encode_composite(reference: Autoencoder, target: Layers) -> Posterior:
-    """What Stable Diffusion's encoder makes of the composite, as of any flat picture."""
-    return reference.encode(Layers.flat(target.composite()))

@@ -14,11 +14,11 @@ from t2l.evaluation.metrics import mask_iou, reconstruct
 from t2l.generate import GenerateConfig, generate
 from t2l.layers import Layers
 from t2l.model.autoencoder import AutoencoderConfig
-from t2l.model.encoders import latent_encoder
 from t2l.model.text2layer import Text2Layer, load_autoencoder
 from t2l.model.text_encoder import TextEncoderConfig
 from t2l.model.unet import UNetConfig
 from t2l.training.configs import AutoencoderTrainConfig, UNetTrainConfig
+from t2l.training.latent_cache import latent_encoder
 from t2l.training.losses import LossWeights
 from t2l.training.train_autoencoder import train_autoencoder
 from t2l.training.train_unet import train_unet

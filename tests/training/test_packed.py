@@ -12,8 +12,8 @@ from t2l.evaluation.report import EvaluateConfig, evaluate
 from t2l.generate import GenerateConfig
 from t2l.io.image import save_layers
 from t2l.layers import Layers
-from t2l.model.encoders import latent_encoder
 from t2l.model.text2layer import load_autoencoder
+from t2l.training.latent_cache import latent_encoder
 from t2l.training.train_autoencoder import train_autoencoder
 from t2l.training.train_unet import train_unet
 

@@ -162,7 +162,7 @@ def test_what_changes_no_result_may_change_and_the_rest_with_a_word(unet_config,
     train_unet(free, latents, tmp_path)
     longer = replace(free, num_steps=4, lr=5e-4)
     with pytest.raises(
-        ValueError, match="belongs to another config: lr, steps differ; .* or --accept-changes to go on"
+        ValueError, match="belongs to another config: lr, num_steps differ; .* or --accept-changes to go on"
     ):
         train_unet(longer, latents, tmp_path)
     train_unet(longer, latents, tmp_path, accept_changes=True)

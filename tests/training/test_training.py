@@ -131,7 +131,7 @@ def test_captions_are_dropped_and_words_unlearnt_at_the_rates_asked_for(unet_con
 
 def test_a_folder_of_another_config_is_refused(unet_config, latents, tmp_path):
     train_unet(replace(unet_config, num_steps=1), latents, tmp_path)
-    with pytest.raises(ValueError, match="belongs to another config: lr, steps differ; take another folder"):
+    with pytest.raises(ValueError, match="belongs to another config: lr, num_steps differ; take another folder"):
         train_unet(replace(unet_config, lr=1.0), latents, tmp_path)
 
 

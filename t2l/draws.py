@@ -15,7 +15,7 @@ Stream = Literal["crop", "posterior", "noise", "strength"]
 def seeded_generator(seed: int, *more: int) -> torch.Generator:
     """A generator on the CPU for any whole numbers; more of them than one are hashed together.
 
-    torch's looks at 32 bits of its seed, so that a larger one, such as ComfyUI draws, is hashed too: 2**32 is not 0 again.
+    torch's looks at 32 bits of its seed, so a larger one, such as ComfyUI draws, is hashed too: 2**32 is not 0 again.
     """
     if more or not 0 <= seed < 2**32:
         seed = int(np.random.SeedSequence([seed % 2**63, *more]).generate_state(1)[0])

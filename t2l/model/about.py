@@ -1,4 +1,4 @@
-"""What a checkpoint is, ours or another program's, and what it says of itself, from its header alone: not even torch is loaded.
+"""What a checkpoint is, ours or another program's, and what it says of itself, by its header: torch is not even loaded.
 
 `model.diffusion_model.*` is the UNet, `first_stage_model.*` the autoencoder, `cond_stage_model.transformer.*` the text
 encoder, as in a Stable Diffusion checkpoint.

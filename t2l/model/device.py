@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-
-class Movable(Protocol):
-    """A network, or a Text2Layer of three."""
-
-    def to(self, *args: Any, **kwargs: Any) -> Any: ...
-
-
-Network = TypeVar("Network", bound=Movable)
+Network = TypeVar("Network", bound=nn.Module)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -45,9 +38,7 @@ def place(network: Network, device: torch.device, dtype: str = "fp32") -> Networ
     """The network on a device, its weights as fp32, fp16 or bf16. Raises ValueError for another name."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    plain: Any = nn.Module  # diffusers' own `to` warns of every cast
-    plain.to(network, device, DTYPES[dtype])
-    return network
+    return nn.Module.to(network, device, DTYPES[dtype])  # diffusers' own `to` warns of every cast
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -90,9 +90,7 @@ class Filter:
         device = next(self.network.parameters()).device
         chunks = zip(pictures.split(BATCH), masks.split(BATCH), strict=True)
         scores = torch.cat([self.judge(self.features(p.to(device), m.to(device))) for p, m in chunks])
-        shows = (masks > 0.5).flatten(1).any(1) | (
-            self.config.kind != "mask"
-        )  # a mask filter drops masks without anything
+        shows = (masks > 0.5).flatten(1).any(1) | (self.config.kind != "mask")  # a mask filter drops empty masks
         return scores * shows.float().cpu()
 
     def judge(self, features: Tensor) -> Tensor:

@@ -213,9 +213,10 @@ def explain_failures(task: Task, step: int, folder: Path) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise TrainingStopped(
-            f"step {step} needs more memory than {task.device} has ({first_line(error)}); gradient_checkpointing=true keeps far "
-            "less and changes nothing, gradient_accumulation_steps=2 or more computes the batch in parts, optimizer=adamw8bit keeps small "
-            f"moments, lora_rank trains little of a UNet; {going_on}, with --accept-changes where another value changes results"
+            f"step {step} needs more memory than {task.device} has ({first_line(error)}); gradient_checkpointing=true "
+            "keeps far less and changes nothing, gradient_accumulation_steps=2 or more computes the batch in parts, "
+            "optimizer=adamw8bit keeps small moments, lora_rank trains little of a UNet; "
+            f"{going_on}, with --accept-changes where another value changes results"
         ) from error
     except RuntimeError as error:
         if isinstance(error, TrainingStopped) or not any(sign in str(error) for sign in LOST):

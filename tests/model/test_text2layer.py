@@ -258,7 +258,10 @@ HOSTILE = {
         ({"head_channels": 1_000_000}, "AutoencoderConfig.head_channels must lie from 1 to 4096, got 1000000"),
         ({"num_res_blocks": 40_000}, "AutoencoderConfig.num_res_blocks must lie from 1 to 16, got 40000"),
         ({"base_channels": 32 * 10**9}, "AutoencoderConfig.base_channels must lie"),
-        ({"channel_multipliers": [1] * 1000}, "AutoencoderConfig.channel_multipliers must have 1 to 8 levels, got 1000"),
+        (
+            {"channel_multipliers": [1] * 1000},
+            "AutoencoderConfig.channel_multipliers must have 1 to 8 levels, got 1000",
+        ),
         ({"latent_channels": 10**6}, "AutoencoderConfig.latent_channels must lie"),
         ({"latent_scale": float("nan")}, "AutoencoderConfig.latent_scale must lie from 0.0001 to 10000, got nan"),
         ({"latent_scale": 0}, "AutoencoderConfig.latent_scale must lie"),

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model.tokenizer import VOCABULARY_SIZE
-
+VOCABULARY_SIZE = 49408  # of CLIP's tokenizer
 HEAD_WIDTH = 64  # of every attention head in OpenAI's files
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

@@ -440,7 +440,7 @@ def _explain_fid(drawn: Drawn, others: int, are_rest: bool) -> list[str]:
     if count < width:
         notes.append(
             f"FID is of {count} pictures with {width} features: with fewer pictures than features it is mostly bias, so "
-            f"compare it only with its floor and with metrics of as many pictures; prompts=N draws more"
+            f"compare it only with its floor and with figures of as many pictures; prompts=N draws more"
         )
     if others < count:
         notes.append(

@@ -243,7 +243,7 @@ def resident() -> float:
 
 def read_shards(folder: Path, count: int) -> None:
     """Print what opening a data set takes, and reading `count` of its captions anywhere."""
-    from t2l.data.draws import shuffle_epochs
+    from t2l.data.orders import shuffle_epochs
     from t2l.data.shards import Shards
 
     shuffle_epochs(np.arange(4), 10, 0)

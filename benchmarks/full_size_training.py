@@ -86,7 +86,9 @@ def train_unet(folder: Path) -> None:
     from t2l.training.train_unet import train_unet as train
 
     config = load_config(UNetTrainConfig, CONFIGS / "paper-unet.json")
-    config = replace(config, steps=2, log_every=1, batch_size=2, checkpointing=True, unet_from_scratch=False)
+    config = replace(
+        config, num_steps=2, log_every=1, batch_size=2, gradient_checkpointing=True, unet_from_scratch=False
+    )
     train(config, folder / "latents", folder / "unet", folder / STABLE_DIFFUSION)
 
 
@@ -98,10 +100,10 @@ def main(folder: Path) -> None:
     changes = (
         "loss.adversarial_start=0",
         "data.batch_size=2",
-        "steps=2",
+        "num_steps=2",
         "log_every=1",
-        "checkpointing=true",
-        "workers=1",
+        "gradient_checkpointing=true",
+        "num_workers=1",
     )
     start = ("--data", data, "--run", autoencoder, "--init", folder / STABLE_DIFFUSION)
     t2l("train-autoencoder", CONFIGS / "paper-autoencoder.json", *changes, *start)

@@ -24,23 +24,23 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 GPUS = {"RTX 4090": 165e12, "A100": 312e12, "H100": 989e12}  # dense bf16 FLOPs a second, from their makers' data sheets
 UTILISATION = 0.35
-LORA = ("lora_rank=64", "batch_size=8", "accumulate=1", "steps=4000")
+LORA = ("lora_rank=64", "batch_size=8", "gradient_accumulation_steps=1", "num_steps=4000")
 ROWS = (  # config, pixels, cards, what differs from the file
-    ("24gb-autoencoder", 256, 1, ("steps=6000", "loss.adversarial=0")),
-    ("24gb-autoencoder", 256, 1, ("steps=15000",)),
+    ("24gb-autoencoder", 256, 1, ("num_steps=6000", "loss.adversarial=0")),
+    ("24gb-autoencoder", 256, 1, ("num_steps=15000",)),
     ("24gb-autoencoder", 256, 1, ()),
-    ("24gb-autoencoder", 256, 1, ("steps=60000",)),
+    ("24gb-autoencoder", 256, 1, ("num_steps=60000",)),
     ("24gb-unet", 512, 1, LORA),
-    ("24gb-unet", 512, 1, ("steps=10000",)),
+    ("24gb-unet", 512, 1, ("num_steps=10000",)),
     ("24gb-unet", 512, 1, ()),
-    ("24gb-unet", 512, 1, ("steps=100000",)),
+    ("24gb-unet", 512, 1, ("num_steps=100000",)),
     ("8x80gb-autoencoder", 256, 8, ()),
     ("8x80gb-unet", 256, 8, ()),
-    ("8x80gb-unet", 512, 8, ("accumulate=8", "unet_from_scratch=false")),
+    ("8x80gb-unet", 512, 8, ("gradient_accumulation_steps=8", "unet_from_scratch=false")),
     ("paper-autoencoder", 256, 1, ("data.batch_size=12", "precision=bf16")),
-    ("paper-unet", 256, 1, ("precision=bf16", "accumulate=4")),
-    ("paper-unet-separate", 256, 1, ("precision=bf16", "accumulate=4")),
-    ("paper-unet-512", 512, 1, ("precision=bf16", "accumulate=8", "checkpointing=true")),
+    ("paper-unet", 256, 1, ("precision=bf16", "gradient_accumulation_steps=4")),
+    ("paper-unet-separate", 256, 1, ("precision=bf16", "gradient_accumulation_steps=4")),
+    ("paper-unet-512", 512, 1, ("precision=bf16", "gradient_accumulation_steps=8", "gradient_checkpointing=true")),
 )
 
 
@@ -57,9 +57,9 @@ def row(name: str, pixels: int, cards: int, changes: tuple[str, ...]) -> str:
     config = at(load(CONFIGS / f"{name}.json", list(changes)), pixels)
     batch_size = config.data.batch_size if isinstance(config, AutoencoderTrainConfig) else config.batch_size
     flops, memory = flops_of(config, pixels), counted(config, cards, pixels)
-    hours = [flops * batch_size * config.steps / (cards * peak * UTILISATION) / 3600 for peak in GPUS.values()]
+    hours = [flops * batch_size * config.num_steps / (cards * peak * UTILISATION) / 3600 for peak in GPUS.values()]
     about = [name, " ".join(changes), str(pixels), str(cards), f"{flops / 1e12:.2f}", f"{memory.peak / GIB:.1f}"]
-    return f"| {' | '.join([*about, f'{config.steps:,} x {batch_size:,}', *(f'{h:,.1f}' for h in hours)])} |"
+    return f"| {' | '.join([*about, f'{config.num_steps:,} x {batch_size:,}', *(f'{h:,.1f}' for h in hours)])} |"
 
 
 def encoding_flops(pixels: int) -> int:

@@ -108,7 +108,7 @@ class AutoencoderStep:
         if config.fold_batchnorm:
             model.fold_batchnorm()
         self.model = model.train()
-        self.model.checkpoint_blocks(config.checkpointing)
+        self.model.checkpoint_blocks(config.gradient_checkpointing)
         if config.freeze_encoder:
             for part in (model.encoder, model.quant_conv, model.post_quant_conv):
                 part.requires_grad_(False)
@@ -148,8 +148,10 @@ class AutoencoderStep:
         result = torch.zeros((), device=self.device)
         discriminator.requires_grad_(False)
         for name, picture in self._pictures(decoded.layers, decoded.auxiliary).items():
-            fooled = losses.generator_adversarial_loss(discriminator(2 * picture - 1))
-            result = result + losses.adaptive_weight(total, fooled, self.model.last_layers()[name]) * fooled
+            generator_loss = losses.generator_adversarial_loss(discriminator(2 * picture - 1))
+            result = (
+                result + losses.adaptive_weight(total, generator_loss, self.model.last_layers()[name]) * generator_loss
+            )
         discriminator.requires_grad_(True)
         return result
 
@@ -181,7 +183,7 @@ class UNetStep:
             add_low_rank(self.model, config.lora_rank)
         freeze(self.model, config.frozen)
         self.model.train()
-        if config.checkpointing:
+        if config.gradient_checkpointing:
             self.model["unet"].enable_gradient_checkpointing()
         self.alphas_cumprod = scaled_linear_schedule(config.diffusion).to(device)
         self.networks: list[nn.Module] = [self.model]
@@ -264,8 +266,8 @@ def measured(config: Config, size: int = 512) -> int:
 
 def one_sample(config: Config) -> Config:
     if isinstance(config, UNetTrainConfig):
-        return replace(config, batch_size=1, accumulate=1)
-    return replace(config, data=replace(config.data, batch_size=1), accumulate=1)
+        return replace(config, batch_size=1, gradient_accumulation_steps=1)
+    return replace(config, data=replace(config.data, batch_size=1), gradient_accumulation_steps=1)
 
 
 def narrow(config: Config) -> Config:
@@ -285,7 +287,7 @@ def make_step(config: Config, device: torch.device, size: int) -> AutoencoderSte
 
 def run(step: Any, processes: int) -> None:
     """One step of one process. The third part of a batch and those after it need no more than the second."""
-    share, accumulate = step.batch_size // processes, step.config.accumulate
+    share, accumulate = step.batch_size // processes, step.config.gradient_accumulation_steps
     if step.batch_size % processes or share % accumulate:
         raise ValueError(
             f"a batch of {step.batch_size} is not spread evenly over {processes} processes in {accumulate} parts"

@@ -134,7 +134,7 @@ def example_step(
         loss = F.mse_loss(model(noisy, t, tokens).float(), noise)
         loss_of_all = accelerator.gather(loss.repeat(len(index))).mean().item()
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
+        accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()
         rates.step()
         optimizer.zero_grad()

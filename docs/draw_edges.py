@@ -16,8 +16,8 @@ from torch import Tensor
 from t2l.compositing.bleed import bled
 from t2l.compositing.edges import FUSION_RADII, foreground_colours
 from t2l.compositing.placement import gaussian_blur
+from t2l.data.cache_folder import spread
 from t2l.data.shards import Shards
-from t2l.evaluation.metrics import spread
 from t2l.io.image import to_image
 from t2l.layers import Layers
 
@@ -34,7 +34,7 @@ OUT = Path(__file__).parent / "images" / "clean-edges.jpg"
 def pictures(data: Path) -> Layers:
     """Test pictures with soft masks."""
     shards = Shards(data / "test")
-    layers = Layers.cat([shards[i].layers for i in spread(PICTURES, len(shards))])
+    layers = Layers.cat([shards[i].layers for i in spread(len(shards), PICTURES)])
     return Layers(layers.foreground, layers.background, gaussian_blur(layers.mask, SOFTNESS))
 
 

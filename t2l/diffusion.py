@@ -1,7 +1,7 @@
-"""Noise schedule, forward diffusion and the conversions between eps, v and denoised. Knows no model.
+"""Noise schedule, forward diffusion and what a model is trained to predict. Knows no model.
 
 t is an integer step in [0, num_train_steps), 0 = least noise. `noise` is what was drawn, `eps` what a model predicts for
-it, `denoised` the clean estimate. x are scaled latents, (N, C, H, W), unit variance.
+it. x are scaled latents, (N, C, H, W), unit variance.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ class DiffusionConfig:
     beta_start: float = 0.00085  # Stable Diffusion's scaled-linear schedule
     beta_end: float = 0.012
     prediction: Literal["eps", "v"] = "eps"
-    zero_terminal_snr: bool = (
-        False  # rescaled so that the last step is noise alone (Lin et al. 2023); v prediction only
-    )
+    zero_terminal_snr: bool = False  # the last step is noise alone (Lin et al. 2023); v prediction only
 
     def __post_init__(self) -> None:
         check_ranges(self, num_train_steps=(2, 100_000), beta_start=(1e-8, 0.9), beta_end=(1e-8, 0.9))
@@ -82,30 +80,6 @@ def training_target(x: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor,
     return velocity(x, noise, t, alphas_cumprod) if prediction == "v" else noise
 
 
-def denoised_from_eps(x_t: Tensor, eps: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """The clean estimate: (x_t - sqrt(1 - a_t) eps) / sqrt(a_t) (Song et al. 2021, DDIM, Eq. 9)."""
-    signal, sigma = _signal_and_sigma(t, alphas_cumprod)
-    return (x_t - sigma * eps) / signal
-
-
-def denoised_from_v(x_t: Tensor, v: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """The clean estimate: sqrt(a_t) x_t - sqrt(1 - a_t) v."""
-    signal, sigma = _signal_and_sigma(t, alphas_cumprod)
-    return signal * x_t - sigma * v
-
-
-def eps_from_v(x_t: Tensor, v: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """The noise estimate: sqrt(a_t) v + sqrt(1 - a_t) x_t."""
-    signal, sigma = _signal_and_sigma(t, alphas_cumprod)
-    return signal * v + sigma * x_t
-
-
-def v_from_eps(x_t: Tensor, eps: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """The inverse of `eps_from_v`."""
-    signal, sigma = _signal_and_sigma(t, alphas_cumprod)
-    return (eps - sigma * x_t) / signal
-
-
 def min_snr_weight(t: Tensor, alphas_cumprod: Tensor, gamma: float, prediction: str) -> Tensor:
     """min(SNR, gamma) / SNR for eps, min(SNR, gamma) / (SNR + 1) for v, with SNR = a_t / (1 - a_t): (N,).
 
@@ -121,9 +95,9 @@ def min_snr_weight(t: Tensor, alphas_cumprod: Tensor, gamma: float, prediction: 
     return (gamma / snr).clamp(max=1)
 
 
-def guided(cond: Tensor, uncond: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance: uncond + guidance (cond - uncond) (Ho & Salimans 2022, Eq. 6)."""
-    return torch.lerp(uncond, cond, guidance)
+def guided(cond: Tensor, uncond: Tensor, guidance_scale: float) -> Tensor:
+    """Classifier-free guidance: uncond + guidance_scale (cond - uncond) (Ho & Salimans 2022, Eq. 6)."""
+    return torch.lerp(uncond, cond, guidance_scale)
 
 
 def _signal_and_sigma(t: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:

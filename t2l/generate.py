@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from .diffusion import DiffusionConfig, guided
+from .draws import seeded_generator
 from .layers import Layers
 from .model.autoencoder import Decoded, latent_size
 from .model.device import device_of
@@ -29,21 +30,22 @@ Sampler = Literal["sde", "dpm", "ddim"]
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """How to sample. The paper's figures: sampler="ddim", steps=50, guidance=7.5."""
+    """How to sample. The paper's figures: sampler="ddim", num_steps=50, guidance_scale=7.5."""
 
     height: int = 256
     width: int = 256
-    steps: int = 50
-    guidance: float = 4.0  # 1 = none
+    num_steps: int = 50
+    guidance_scale: float = 4.0  # 1 = none
     seed: int = 0  # picture i is drawn from seed + i
     sampler: Sampler = "sde"  # adds fresh noise at every step, which mends what a small model got wrong before (LOG.md)
     batch_size: int = 8  # pictures at once
+    OLD_NAMES: ClassVar = {"steps": "num_steps", "guidance": "guidance_scale"}
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < SMALLEST:
             raise ValueError(f"width and height must be at least {SMALLEST} pixels, got {self.width} x {self.height}")
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        if self.num_steps < 1 or self.batch_size < 1:
+            raise ValueError(f"num_steps and batch_size must be at least 1, got {self.num_steps} and {self.batch_size}")
         if self.sampler not in get_args(Sampler):
             raise ValueError(f"sampler must be one of {', '.join(get_args(Sampler))}, got {self.sampler!r}")
 
@@ -59,20 +61,20 @@ def generate(
     config = config or GenerateConfig()
     if not prompts or isinstance(prompts, str):
         raise ValueError(f"generate takes a list of at least one prompt, got {prompts!r}")
-    if config.steps > model.diffusion.num_train_steps:
-        raise ValueError(f"steps must be at most {model.diffusion.num_train_steps}, got {config.steps}")
+    if config.num_steps > model.diffusion.num_train_steps:
+        raise ValueError(f"num_steps must be at most {model.diffusion.num_train_steps}, got {config.num_steps}")
     conditioning = encode_prompts(model, ["", *prompts])
     starts = range(0, len(prompts), config.batch_size)
     parts = []
     for part, start in enumerate(starts):
         stop = min(start + config.batch_size, len(prompts))
-        sources = noise_sources(range(config.seed + start, config.seed + stop))
+        generators = [seeded_generator(seed) for seed in range(config.seed + start, config.seed + stop)]
 
-        def report(step: int, before: int = part * config.steps) -> None:
+        def report(step: int, before: int = part * config.num_steps) -> None:
             if progress is not None:
-                progress(before + step, len(starts) * config.steps)
+                progress(before + step, len(starts) * config.num_steps)
 
-        scaled_latents = sample(model, sources, conditioning[1 + start : 1 + stop], conditioning[:1], config, report)
+        scaled_latents = sample(model, generators, conditioning[1 + start : 1 + stop], conditioning[:1], config, report)
         parts.append(decode_latents(model, scaled_latents, config))
     auxiliary = [part.auxiliary for part in parts if part.auxiliary is not None]
     return Decoded(Layers.cat([part.layers for part in parts]), torch.cat(auxiliary) if auxiliary else None)
@@ -83,21 +85,16 @@ def encode_prompts(model: Text2Layer, prompts: Sequence[str]) -> Tensor:
     return model.text_encoder(Tokenizer()(prompts).to(device_of(model.text_encoder))).to(model.device)
 
 
-def noise_sources(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One generator per picture, on the CPU."""
-    return [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
-
-
-def unit_noise(model: Text2Layer, sources: Sequence[torch.Generator], config: GenerateConfig) -> Tensor:
+def draw_noise(model: Text2Layer, generators: Sequence[torch.Generator], config: GenerateConfig) -> Tensor:
     """The next noise of every picture, at its latents' size: (N, C, h, w), float32 on the CPU."""
     c = model.autoencoder.config
     shape = (1, c.latent_channels, *latent_size(config.height, config.width, c.downscale))
-    return torch.cat([torch.randn(shape, generator=source) for source in sources])
+    return torch.cat([torch.randn(shape, generator=generator) for generator in generators])
 
 
 def sample(
     model: Text2Layer,
-    sources: Sequence[torch.Generator],
+    generators: Sequence[torch.Generator],
     cond: Tensor,
     uncond: Tensor,
     config: GenerateConfig,
@@ -105,29 +102,29 @@ def sample(
 ) -> Tensor:
     """Denoise with classifier-free guidance: cond (N, 77, W), uncond (1, 77, W) -> scaled latents (N, C, h, w).
 
-    sources: of the noise, one per picture. The scheduler computes in float32, the UNet in its own dtype. `report` gets the
-    number of steps done.
+    generators: of the noise, one per picture. The scheduler computes in float32, the UNet in its own dtype. `report` gets
+    the number of steps done.
     """
     scheduler = build_scheduler(model.diffusion, config.sampler)
-    scheduler.set_timesteps(config.steps)
-    x = unit_noise(model, sources, config).to(model.device) * scheduler.init_noise_sigma
+    scheduler.set_timesteps(config.num_steps)
+    x = draw_noise(model, generators, config).to(model.device) * scheduler.init_noise_sigma
     for done, t in enumerate(scheduler.timesteps, 1):
-        prediction = predict(model, scheduler.scale_model_input(x, t), t, cond, uncond, config.guidance)
-        fresh = {"variance_noise": unit_noise(model, sources, config).to(x)} if config.sampler == "sde" else {}
+        prediction = predict(model, scheduler.scale_model_input(x, t), t, cond, uncond, config.guidance_scale)
+        fresh = {"variance_noise": draw_noise(model, generators, config).to(x)} if config.sampler == "sde" else {}
         x = scheduler.step(prediction, t, x, **fresh).prev_sample
         report(done)
     return x
 
 
-def predict(model: Text2Layer, x: Tensor, t: Tensor, cond: Tensor, uncond: Tensor, guidance: float) -> Tensor:
+def predict(model: Text2Layer, x: Tensor, t: Tensor, cond: Tensor, uncond: Tensor, guidance_scale: float) -> Tensor:
     """The UNet's guided prediction, float32; with and without the prompt go through it as one batch."""
     dtype = next(model.unet.parameters()).dtype
-    if guidance == 1:
+    if guidance_scale == 1:
         return model.unet(x.to(dtype), t, encoder_hidden_states=cond.to(dtype)).sample.float()
     both = torch.cat([cond, uncond.expand_as(cond)]).to(dtype)
     prediction = model.unet(torch.cat([x, x]).to(dtype), t, encoder_hidden_states=both).sample.float()
     with_prompt, without = prediction.chunk(2)
-    return guided(with_prompt, without, guidance)
+    return guided(with_prompt, without, guidance_scale)
 
 
 def decode_latents(model: Text2Layer, scaled_latents: Tensor, config: GenerateConfig) -> Decoded:

@@ -178,8 +178,8 @@ def test_numbers_out_of_range_are_refused(option, value, range_named, capsys):
 def test_words_and_options_come_in_any_order():
     args = cli._parse(["generate", "a cat", "--seed", "3", "a dog"])
     assert args.prompts == ["a cat", "a dog"] and args.seed == 3
-    args = cli._parse(["train-unet", "c.json", "steps=3", "--latents", "l", "--run", "r", "lr=1"])
-    assert args.overrides == ["steps=3", "lr=1"] and args.config == Path("c.json")
+    args = cli._parse(["train-unet", "c.json", "num_steps=3", "--latents", "l", "--run", "r", "lr=1"])
+    assert args.overrides == ["num_steps=3", "lr=1"] and args.config == Path("c.json")
 
 
 def test_an_output_folder_under_a_file_is_refused_before_the_checkpoint_is_read(capsys, tmp_path):
@@ -232,7 +232,7 @@ def test_a_config_file_that_does_not_fit_is_named(command, text, sentence, capsy
 
 def test_an_override_of_an_unknown_name_is_answered_with_the_names(capsys, tmp_path):
     config = tmp_path / "config.json"
-    config.write_text(json.dumps({"steps": 1}))
+    config.write_text(json.dumps({"num_steps": 1}))
     code, line = run(capsys, "train-unet", config, "--latents", "d", "--run", tmp_path / "run", "stepz=3")
     assert code == 2 and "UNetTrainConfig has no stepz" in line
 
@@ -243,7 +243,10 @@ def test_the_help_of_generate_states_the_real_defaults(capsys):
     with pytest.raises(SystemExit):
         cli.main(["generate", "--help"])
     text, config = " ".join(capsys.readouterr().out.split()), GenerateConfig()
-    assert f"sampling steps (default: {config.steps})" in text and f"1 = none (default: {config.guidance:g})" in text
+    assert (
+        f"sampling steps (default: {config.num_steps})" in text
+        and f"1 = none (default: {config.guidance_scale:g})" in text
+    )
     assert f"same pictures (default: {config.seed})" in text and f"ddim (default: {config.sampler})" in text
     assert cli._parse(["generate", "a cat"]).size is None  # what the checkpoint was trained on
 

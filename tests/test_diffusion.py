@@ -4,14 +4,10 @@ import torch
 from t2l.diffusion import (
     DiffusionConfig,
     add_noise,
-    denoised_from_eps,
-    denoised_from_v,
-    eps_from_v,
     guided,
     min_snr_weight,
     scaled_linear_schedule,
     training_target,
-    v_from_eps,
     velocity,
     zero_terminal_snr,
 )
@@ -55,26 +51,13 @@ def test_noise_and_velocity_agree_with_diffusers(scheduler):
     torch.testing.assert_close(velocity(x, noise, T, alphas_cumprod), scheduler.get_velocity(x, noise, T))
 
 
-def test_the_true_noise_gives_back_the_clean_latents(alphas_cumprod):
-    x, noise = latents()
-    x_t = add_noise(x, noise, T, alphas_cumprod)
-    torch.testing.assert_close(denoised_from_eps(x_t, noise, T, alphas_cumprod), x)
-
-
-def test_the_true_velocity_gives_back_the_clean_latents_and_the_noise(alphas_cumprod):
+def test_the_velocity_and_noisy_latents_give_back_the_clean_ones_and_the_noise(alphas_cumprod):
+    """x = sqrt(a) x_t - sqrt(1 - a) v and noise = sqrt(1 - a) x_t + sqrt(a) v (Salimans & Ho 2022, appendix D)."""
     x, noise = latents()
     x_t, v = add_noise(x, noise, T, alphas_cumprod), velocity(x, noise, T, alphas_cumprod)
-    torch.testing.assert_close(denoised_from_v(x_t, v, T, alphas_cumprod), x)
-    torch.testing.assert_close(eps_from_v(x_t, v, T, alphas_cumprod), noise)
-
-
-def test_eps_and_v_of_any_prediction_are_inverse(alphas_cumprod):
-    x_t, v = latents()
-    eps = eps_from_v(x_t, v, T, alphas_cumprod)
-    torch.testing.assert_close(v_from_eps(x_t, eps, T, alphas_cumprod), v)
-    torch.testing.assert_close(
-        denoised_from_eps(x_t, eps, T, alphas_cumprod), denoised_from_v(x_t, v, T, alphas_cumprod)
-    )
+    a = alphas_cumprod[T].view(-1, 1, 1, 1)
+    torch.testing.assert_close(a.sqrt() * x_t - (1 - a).sqrt() * v, x)
+    torch.testing.assert_close((1 - a).sqrt() * x_t + a.sqrt() * v, noise)
 
 
 def test_noisy_latents_keep_unit_variance(alphas_cumprod):

@@ -6,21 +6,18 @@ import torch
 from t2l.diffusion import (
     DiffusionConfig,
     add_noise,
-    denoised_from_eps,
-    denoised_from_v,
-    eps_from_v,
     guided,
     scaled_linear_schedule,
 )
+from t2l.draws import seeded_generator
 from t2l.generate import (
     GenerateConfig,
     build_scheduler,
     decode_latents,
+    draw_noise,
     encode_prompts,
     generate,
-    noise_sources,
     sample,
-    unit_noise,
 )
 from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
 from t2l.model.text2layer import Text2Layer
@@ -56,7 +53,7 @@ def model():
 
 
 def small(**values):
-    return GenerateConfig(**({"height": 64, "width": 64, "steps": 3} | values))
+    return GenerateConfig(**({"height": 64, "width": 64, "num_steps": 3} | values))
 
 
 def stacked(model, prompts, config):
@@ -71,7 +68,7 @@ def test_the_same_seed_gives_the_same_picture_and_another_seed_another(model):
 def test_another_prompt_gives_another_picture_until_guidance_is_zero(model):
     cat, a = (stacked(model, [prompt], small()) for prompt in ("cat", "a"))
     assert (cat - a).abs().max() > 1e-3
-    cat, a = (stacked(model, [prompt], small(guidance=0)) for prompt in ("cat", "a"))
+    cat, a = (stacked(model, [prompt], small(guidance_scale=0)) for prompt in ("cat", "a"))
     torch.testing.assert_close(cat, a)
 
 
@@ -101,18 +98,19 @@ def test_without_an_auxiliary_head_there_is_no_auxiliary_picture():
 @torch.no_grad()
 def test_ddim_is_the_papers_with_guidance(prediction):
     """Song et al. 2021, Eq. 12 with sigma = 0: x_s = sqrt(a_s) x_0 + sqrt(1 - a_s) eps, written with our own formulas."""
-    model, config = tiny(prediction), small(steps=10, sampler="ddim", guidance=7.5, seed=3)
+    model, config = tiny(prediction), small(num_steps=10, sampler="ddim", guidance_scale=7.5, seed=3)
     uncond, cond = encode_prompts(model, ["", "a cat"]).chunk(2)
     alphas = scaled_linear_schedule(model.diffusion)
-    x = unit_noise(model, noise_sources([3]), config)
+    x = draw_noise(model, [seeded_generator(3)], config)
     for t in range(999, 0, -100):
         now = torch.tensor([t])
         with_prompt, without = (model.unet(x, now, encoder_hidden_states=c).sample for c in (cond, uncond))
         prediction_ = guided(with_prompt, without, 7.5)
-        denoised = (denoised_from_v if prediction == "v" else denoised_from_eps)(x, prediction_, now, alphas)
-        eps = eps_from_v(x, prediction_, now, alphas) if prediction == "v" else prediction_
+        signal, sigma = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
+        eps = signal * prediction_ + sigma * x if prediction == "v" else prediction_
+        denoised = (x - sigma * eps) / signal
         x = add_noise(denoised, eps, torch.tensor([max(t - 100, 0)]), alphas)
-    torch.testing.assert_close(sample(model, noise_sources([3]), cond, uncond, config), x, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(sample(model, [seeded_generator(3)], cond, uncond, config), x, atol=1e-4, rtol=1e-4)
     expected = decode_latents(model, x, config).layers.stacked()
     torch.testing.assert_close(stacked(model, ["a cat"], config), expected, atol=1e-4, rtol=1e-4)
 
@@ -145,7 +143,7 @@ def test_sampling_begins_at_the_last_step_of_training():
 @pytest.mark.parametrize("sampler", ["sde", "dpm", "ddim"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 30])
 def test_any_number_of_steps_works(model, sampler, steps):
-    assert stacked(model, ["a cat"], small(sampler=sampler, steps=steps)).isfinite().all()
+    assert stacked(model, ["a cat"], small(sampler=sampler, num_steps=steps)).isfinite().all()
 
 
 def test_progress_counts_every_step_of_every_batch(model):
@@ -164,7 +162,7 @@ def test_half_precision_networks_give_float32_pictures():
     [
         ({"height": 63}, "width and height must be at least 64 pixels, got 256 x 63"),
         ({"width": 0}, "at least 64 pixels, got 0 x 256"),
-        ({"steps": 0}, "steps and batch_size must be at least 1, got 0 and 8"),
+        ({"num_steps": 0}, "num_steps and batch_size must be at least 1, got 0 and 8"),
         ({"sampler": "euler"}, "sampler must be one of sde, dpm, ddim, got 'euler'"),
     ],
 )
@@ -179,4 +177,4 @@ def test_no_prompt_and_a_bare_text_and_too_many_steps_are_refused(model):
     with pytest.raises(ValueError, match="takes a list of at least one prompt, got 'a cat'"):
         generate(model, "a cat", small())
     with pytest.raises(ValueError, match="steps must be at most 1000, got 1001"):
-        generate(model, ["a cat"], small(steps=1001))
+        generate(model, ["a cat"], small(num_steps=1001))

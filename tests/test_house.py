@@ -11,11 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "t2l").rglob("*.py"))
 MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in FILES}
-EVERYWHERE = {"layers", "config", "budget"}
+EVERYWHERE = {"layers", "config", "budget", "draws"}
 ROOMS = {
     "layers",
     "budget",
     "config",
+    "draws",
     "diffusion",
     "compositing",
     "io",
@@ -33,10 +34,11 @@ ARROWS = {
     "layers": set(),
     "budget": set(),
     "config": set(),
+    "draws": set(),
     "diffusion": set(),
     "compositing": set(),
     "io": {"compositing"},
-    "model": {"compositing", "diffusion", "io.checkpoint", "io.header"},
+    "model": {"compositing", "diffusion", "io.atomic", "io.checkpoint", "io.header"},
     "data": {"compositing", "io"},
     "generate": {"model", "diffusion"},
     "labelling": {"data"},

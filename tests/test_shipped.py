@@ -32,7 +32,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def teapot(model):
-    return generate(model, [PROMPT], GenerateConfig(**size_of(model), steps=10, seed=7))
+    return generate(model, [PROMPT], GenerateConfig(**size_of(model), num_steps=10, seed=7))
 
 
 def size_of(model):
@@ -86,7 +86,7 @@ def test_the_same_seed_draws_the_same_picture_and_another_seed_another(model, te
 
 def test_another_background_phrase_changes_the_background_more_than_the_foreground(model):
     """On average over seeds: one picture may go either way."""
-    config = GenerateConfig(**size_of(model), steps=20, sampler="dpm", seed=7)
+    config = GenerateConfig(**size_of(model), num_steps=20, sampler="dpm", seed=7)
     table, forest = (generate(model, [prompt] * 4, config).layers for prompt in (PROMPT, "a red teapot in a forest"))
     mask = torch.minimum(table.mask, forest.mask)
 
@@ -99,7 +99,7 @@ def test_another_background_phrase_changes_the_background_more_than_the_foregrou
 
 def test_previews_show_the_composite(model):
     """The linear map in the metadata explains most of the variance of the small composite."""
-    layers = generate(model, [PROMPT], GenerateConfig(**size_of(model), steps=10, seed=3)).layers
+    layers = generate(model, [PROMPT], GenerateConfig(**size_of(model), num_steps=10, seed=3)).layers
     with torch.no_grad():
         latents = model.autoencoder.encode(layers).mean * model.autoencoder.config.latent_scale
     factors, bias = torch.tensor(model.latent_rgb_factors), torch.tensor(model.latent_rgb_bias)

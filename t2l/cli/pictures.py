@@ -38,8 +38,22 @@ def add_commands(command: Command) -> None:
     add("prompts", nargs="+", metavar="PROMPT", help='what to draw, e.g. "a red teapot on a wooden table"')
     add("--out", type=Path, default=Path("out"), metavar="DIR", help="folder to write to (default: %(default)s)")
     add("--seed", type=whole("seed", 0, 2**63 - 1), metavar="N", help="same seed, same pictures (default: 0)")
-    add("--steps", type=whole("steps", 1, 1000), metavar="N", help="sampling steps (default: 50)")
-    add("--guidance", type=number("guidance", 0, 100), metavar="X", help="pull of the prompt, 1 = none (default: 4)")
+    add(
+        "--steps",
+        "--num-steps",
+        dest="num_steps",
+        type=whole("steps", 1, 1000),
+        metavar="N",
+        help="sampling steps (default: 50)",
+    )
+    add(
+        "--guidance",
+        "--guidance-scale",
+        dest="guidance_scale",
+        type=number("guidance", 0, 100),
+        metavar="X",
+        help="pull of the prompt, 1 = none (default: 4)",
+    )
     add("--size", type=size, metavar="N|WxH", help="pixels, from 64 up (default: what it was trained on)")
     add("--count", type=whole("count", 1, 64), default=1, metavar="N", help="pictures per prompt (default: 1)")
     add("--sampler", metavar="NAME", help="sde, dpm, or the paper's ddim (default: sde)")
@@ -222,7 +236,7 @@ def _generate_config(args: argparse.Namespace, trained_size: int) -> GenerateCon
     """Options that were not given keep the defaults of GenerateConfig."""
     from ..generate import GenerateConfig
 
-    given = {name: getattr(args, name) for name in ("seed", "steps", "guidance", "sampler")}
+    given = {name: getattr(args, name) for name in ("seed", "num_steps", "guidance_scale", "sampler")}
     height, width = args.size or (trained_size, trained_size)
     return GenerateConfig(height=height, width=width, **{k: v for k, v in given.items() if v is not None})
 

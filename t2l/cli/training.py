@@ -142,7 +142,7 @@ def cache_latents(args: argparse.Namespace) -> None:
     from ..data.several import as_data
     from ..training.latent_cache import CacheConfig, write_cache
 
-    given = {"size": args.size, "bucket_step": args.buckets, "std": args.std, "workers": args.workers}
+    given = {"size": args.size, "bucket_step": args.buckets, "std": args.std, "num_workers": args.workers}
     config = CacheConfig(**{name: value for name, value in given.items() if value is not None})
     where = {"device": args.device, "dtype": args.dtype}
     data = as_data(args.data)
@@ -209,15 +209,15 @@ def convert_model(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Every figure of a checkpoint on a data set: JSON to a file, a Markdown table to the screen."""
     checkpoint = args.checkpoint or default_checkpoint()
-    from ..evaluation.figures import markdown_table
     from ..evaluation.report import EvaluateConfig, EvaluateFiles
     from ..evaluation.report import evaluate as report
+    from ..evaluation.table import markdown_table
 
     config = config_of(EvaluateConfig, args, limit=args.limit)
     given = {name: getattr(args, name) for name in ("saliency", "features", "clip", "masks", "samples")}
     files = EvaluateFiles(**given, export=args.export_composites)
-    figures = report(checkpoint, args.data, args.json, config, files, say, args.split, args.device, args.dtype)
-    print_once(markdown_table(figures))
+    metrics = report(checkpoint, args.data, args.json, config, files, say, args.split, args.device, args.dtype)
+    print_once(markdown_table(metrics))
 
 
 def fetch_saliency(args: argparse.Namespace) -> None:

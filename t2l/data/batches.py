@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..draws import sample_noise, step_generator
 from .buckets import BucketOrder
-from .draws import sample_noise, step_generator
 from .latents import Latents
 
 Tokenize = Callable[[list[str]], Tensor]
@@ -24,7 +24,7 @@ class BatchConfig:
 
     seed: int
     batch_size: int
-    caption_drop: float
+    cond_drop_prob: float
     unknown_word: float
     num_train_steps: int  # of the noise schedule
 
@@ -66,25 +66,25 @@ class LatentBatches:
     def __getitem__(self, step: int) -> Batch:
         """What is small is drawn for the whole batch, latents and noise for the local part alone."""
         config, generator = self.config, step_generator(self.config.seed, step)
-        size, local_indices = config.batch_size, list(self.local_indices)
+        size, local = config.batch_size, list(self.local_indices)
         bucket, ranks = self.order[step]
         even = (
             torch.rand((), generator=generator) + torch.arange(size) / size
         ) % 1  # one t from every part of the schedule
         t = (even * config.num_train_steps).long()[torch.randperm(size, generator=generator)]
-        text = self._text(self.cached.pictures(bucket, ranks[local_indices]), generator)
-        mean, std = self.cached.read_bucket(bucket, ranks[local_indices])
-        own = [step * size + i for i in local_indices]  # positions in the run
+        text = self._text(self.cached.pictures(bucket, ranks[local]), generator)
+        mean, std = self.cached.read_bucket(bucket, ranks[local])
+        own = [step * size + i for i in local]  # positions in the run
         latents = mean + std * sample_noise(config.seed, own, mean.shape[1:], "posterior")
         noise = sample_noise(config.seed, own, mean.shape[1:], "noise")
-        return Batch(latents * self.latent_scale, noise, t[local_indices], text)
+        return Batch(latents * self.latent_scale, noise, t[local], text)
 
     def _text(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        """One caption of each local picture; some dropped, some words replaced by the unknown one."""
-        size, local_indices = self.config.batch_size, list(self.local_indices)
-        ways = torch.randint(self.cached.captions.each, (size,), generator=generator)[local_indices].tolist()
-        unknown = torch.rand((size, TOKENS), generator=generator)[local_indices] < self.config.unknown_word
-        dropped = (torch.rand(size, generator=generator)[local_indices] < self.config.caption_drop).tolist()
+        """One caption of each picture of the share; some dropped, some words replaced by the unknown one."""
+        size, local = self.config.batch_size, list(self.local_indices)
+        ways = torch.randint(self.cached.captions.each, (size,), generator=generator)[local].tolist()
+        unknown = torch.rand((size, TOKENS), generator=generator)[local] < self.config.unknown_word
+        dropped = (torch.rand(size, generator=generator)[local] < self.config.cond_drop_prob).tolist()
         said = self.cached.captions[pictures]
         texts = ["" if drop else of[way] for of, way, drop in zip(said, ways, dropped, strict=True)]
         if self.cached.embeddings is not None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..layers import Layers
-from .draws import shuffle_epochs, uniform
+from .orders import shuffle_epochs, uniform
 
 Size = tuple[int, int]  # height and width in pixels, as Layers.size
 WIDEST = 2.0  # the longer side by the shorter one, at most

@@ -185,8 +185,9 @@ def read_bytes(path: Path, begin: int, size: int) -> bytes:
 
 
 def evenly_spaced(length: int, count: int) -> list[int]:
-    """`count` numbers below `length`, or all when there are fewer, from the first to the last at even distances."""
-    return torch.linspace(0, length - 1, min(count, length), dtype=torch.float64).long().tolist()
+    """`count` numbers below `length`, or all when there are fewer, at even distances: neighbours in a data set may be alike."""
+    count = min(count, length)
+    return [i * length // count for i in range(count)]
 
 
 def compare(what: str, pairs: Iterable[tuple[str, Tensor, Tensor]], precision: torch.dtype) -> str:

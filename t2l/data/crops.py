@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..draws import sample_generator
 from ..layers import Layers
 from .ahead import read_in_workers
-from .draws import sample_generator, shuffle_epochs
 from .example import Pictures, stacked_bytes
+from .orders import shuffle_epochs
 from .several import SeveralShards
 from .shards import Shards
 

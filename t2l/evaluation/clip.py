@@ -6,26 +6,19 @@ The paper takes ViT-L/14 (Radford et al. 2021, arXiv 2103.00020). The network is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-VOCABULARY_SIZE = 49408
+VOCABULARY_SIZE = 49408  # of CLIP's tokenizer
 HEAD_WIDTH = 64  # of every attention head in OpenAI's files
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class HasShape(Protocol):
-    """A tensor, or what a header says of one."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-
-def build_clip(tensors: Mapping[str, HasShape], config: Mapping[str, Any] | None, source: str) -> nn.Module:
+def build_clip(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, source: str) -> nn.Module:
     """transformers' CLIPModel for a file's tensors, its weights still to come.
 
     config: what a config.json beside the file holds; without one the sizes are read off the tensors and the rest is OpenAI's.
@@ -56,8 +49,8 @@ def clip_score(network: Any, pixels: Tensor, ids: Tensor) -> Tensor:
     device = next(network.parameters()).device
     size = network.config.vision_config.image_size
     seen = network.vision_model(pixel_values=clip_input(pixels.to(device), size)).pooler_output
-    said = network.text_model(input_ids=ids.to(device)).pooler_output
-    return F.cosine_similarity(network.visual_projection(seen), network.text_projection(said)).cpu()
+    read = network.text_model(input_ids=ids.to(device)).pooler_output
+    return F.cosine_similarity(network.visual_projection(seen), network.text_projection(read)).cpu()
 
 
 def clip_input(pixels: Tensor, size: int) -> Tensor:
@@ -70,21 +63,21 @@ def clip_input(pixels: Tensor, size: int) -> Tensor:
     return (x - mean) / std
 
 
-def _text_sizes(tensors: Mapping[str, HasShape]) -> dict[str, Any]:
+def _text_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     vocabulary, width = tensors["text_model.embeddings.token_embedding.weight"].shape
     positions = tensors["text_model.embeddings.position_embedding.weight"].shape[0]
     sizes = {"vocab_size": vocabulary, "max_position_embeddings": positions}
     return sizes | _tower(tensors, "text_model", width)
 
 
-def _vision_sizes(tensors: Mapping[str, HasShape]) -> dict[str, Any]:
+def _vision_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     width, _, _, patch = tensors["vision_model.embeddings.patch_embedding.weight"].shape
     positions = tensors["vision_model.embeddings.position_embedding.weight"].shape[0]
     sizes = {"patch_size": patch, "image_size": patch * round((positions - 1) ** 0.5)}
     return sizes | _tower(tensors, "vision_model", width)
 
 
-def _tower(tensors: Mapping[str, HasShape], name: str, width: int) -> dict[str, Any]:
+def _tower(tensors: Mapping[str, Tensor], name: str, width: int) -> dict[str, Any]:
     layers = {key.split(".")[3] for key in tensors if key.startswith(f"{name}.encoder.layers.")}
     return {
         "hidden_size": width,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,34 @@ from ..data.buckets import center_crop
 from ..data.shards import Shards
 from ..generate import GenerateConfig, generate
 from ..io.atomic import atomic_path
-from ..io.image import contact_sheet, save_png, to_image
+from ..io.image import contact_sheet, save_png, to_image, to_pixels
 from ..io.picture_file import read_mask
 from ..layers import Layers
 from ..model.text2layer import Text2Layer
 from .judges import Judges
 from .metrics import batches, check_finite, mask_iou
-from .sharing import Share
+from .sharing import ProcessGroup
 
 LIST = "composites.jsonl"
 Progress = Callable[[str], None]  # gets lines for people
-Said = dict[str, Tensor]  # what the judges say of some pictures, one row each: "lite0", "clean", "clip", "human"
+Scores = dict[str, Tensor]  # what the judges say of some pictures, one row each: "lite0", "clean", "clip", "human"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFiles:
+    """The files beside checkpoint, data and metrics: the user's own judges and masks, and pictures to be written."""
+
+    saliency: Path | None = None  # a salient-object network as `saliency_model` takes it
+    features: Path | None = None  # InceptionV3 as `open_inception` takes it
+    clip: Path | None = None  # CLIP as `open_clip` takes it
+    masks: Path | None = None  # a folder of people's masks as `find_masks` reads it
+    samples: Path | None = None  # a PNG to write, a contact sheet of the first batch of generated pictures
+    export: Path | None = None  # a folder to write composites to
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            if (value := getattr(self, f.name)) is not None:
+                object.__setattr__(self, f.name, Path(value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,20 +61,18 @@ class DrawingTask:
     test: Shards
     config: GenerateConfig
     batch_size: int
-    share: Share
+    group: ProcessGroup
     tell: Progress
+    files: EvaluateFiles
     checkpoint: str = ""  # SHA-256 of the file, where composites are exported or masks read
-    samples: Path | None = None  # where a contact sheet goes
-    export: Path | None = None  # the folder where composites go
-    masks: Path | None = None  # a folder of people's masks
 
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """What the checkpoint drew: all that is said of it, and this process's first pictures."""
+    """What the checkpoint drew, and this process's first pictures."""
 
     indices: Sequence[int]  # of the pictures whose captions were drawn
-    said: Said  # len(indices) rows each; "human" is NaN where there is no mask
+    scores: Scores  # len(indices) rows each; "human" is NaN where there is no mask
     kept: list[Layers]  # one per batch of this process
 
 
@@ -65,58 +80,61 @@ def draw(task: DrawingTask, indices: Sequence[int], keep: int) -> Drawn:
     """One picture for the caption of each example; of the first `keep` the layers are kept. Raises ValueError for masks that do
     not fit the pictures.
     """
-    masks = {} if task.masks is None else find_masks(task, task.masks, indices)
-    parts, kept, mine = [], [], task.share.mine(list(enumerate(batches(indices, task.batch_size))))
-    for done, (number, batch) in enumerate(mine, 1):
+    masks = {} if task.files.masks is None else find_masks(task, task.files.masks, indices)
+    parts, kept, local = [], [], task.group.local_part(list(enumerate(batches(indices, task.batch_size))))
+    for done, (number, batch) in enumerate(local, 1):
         start = number * task.batch_size
         prompts = [task.test.metadata(i)["caption"] for i in batch]
         layers = generate(task.model, prompts, replace(task.config, seed=task.config.seed + start)).layers
         check_finite(layers, "the diffusion model")
-        if start == 0 and task.samples is not None:
-            save_png(contact_sheet(layers, prompts, task.model.autoencoder.config.has_layers), task.samples)
-        said = {"lite0": task.judges.features(layers)} | task.judges.others(layers, prompts)
-        if task.masks is not None:
-            said["human"] = _human_iou(layers, [masks.get(i) for i in batch])
-        if task.export is not None:
-            _save_composites(layers, [file_name(task.test.key(i)) for i in batch], task.export)
-        parts.append(said)
+        if start == 0 and task.files.samples is not None:
+            save_png(contact_sheet(layers, prompts, task.model.autoencoder.config.has_layers), task.files.samples)
+        scores = {"lite0": task.judges.features(layers)} | task.judges.others(layers, prompts)
+        if task.files.masks is not None:
+            scores["human"] = _human_iou(layers, [masks.get(i) for i in batch])
+        if task.files.export is not None:
+            for i, pixels in zip(batch, layers.composite(), strict=True):
+                save_png(to_image(pixels), task.files.export / file_name(task.test.key(i)))
+        parts.append(scores)
         kept.append(layers[: max(keep - start, 0)])
-        task.tell(f"drew {min(done * task.share.count * task.batch_size, len(indices))} of {len(indices)} pictures")
-    drawn = Drawn(indices, concatenated(task.share.gather(parts)), kept)
-    if task.export is not None and task.share.is_main:
-        rows = [row(task, i, position) for position, i in enumerate(indices)]
-        with atomic_path(task.export / LIST) as partial:
+        task.tell(
+            f"drew {min(done * task.group.world_size * task.batch_size, len(indices))} of {len(indices)} pictures"
+        )
+    drawn = Drawn(indices, concatenate(task.group.gather(parts)), kept)
+    if task.files.export is not None and task.group.is_main:
+        rows = [describe_composite(task, i, position) for position, i in enumerate(indices)]
+        with atomic_path(task.files.export / LIST) as partial:
             partial.write_text("".join(json.dumps(found) + "\n" for found in rows), encoding="utf-8")
     return drawn
 
 
-def concatenated(parts: Sequence[Said]) -> Said:
-    """What was said of batches as what was said of all."""
+def concatenate(parts: Sequence[Scores]) -> Scores:
+    """The scores of batches as those of all."""
     return {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else ())}
 
 
-def look(
-    task: DrawingTask, shards: Shards, indices: Sequence[int], say: Callable[[Layers, Sequence[str]], Said]
-) -> Said:
+def judge_pictures(
+    task: DrawingTask, shards: Shards, indices: Sequence[int], say: Callable[[Layers, Sequence[str]], Scores]
+) -> Scores:
     """What `say` says of pictures of a data set at the size that is judged, shared by the processes."""
     parts, size = [], (task.judges.size, task.judges.size)
-    for batch in task.share.mine(list(batches(indices, task.batch_size))):
+    for batch in task.group.local_part(list(batches(indices, task.batch_size))):
         layers = Layers.cat([center_crop(shards[i].layers, size) for i in batch])
         parts.append(say(layers, [shards.metadata(i)["caption"] for i in batch]))
-    return concatenated(task.share.gather(parts))
+    return concatenate(task.group.gather(parts))
 
 
-def row(task: DrawingTask, index: int, position: int) -> dict[str, Any]:
+def describe_composite(task: DrawingTask, index: int, position: int) -> dict[str, Any]:
     """All that a composite depends on, as JSON values. position: among the pictures that are drawn."""
     key, config = task.test.key(index), task.config
-    settings = {name: getattr(config, name) for name in ("steps", "guidance", "sampler", "height", "width")}
+    settings = {name: getattr(config, name) for name in ("num_steps", "guidance_scale", "sampler", "height", "width")}
     prompt, seed = task.test.metadata(index)["caption"], config.seed + position
     return {"key": key, "file": file_name(key), "prompt": prompt, "seed": seed} | settings | {"sha256": task.checkpoint}
 
 
 def file_name(key: str) -> str:
     """The name of a key's composite. No two keys share one."""
-    return _escaped(key) + ".composite.png"
+    return _escape(key) + ".composite.png"
 
 
 def find_masks(task: DrawingTask, folder: Path, indices: Sequence[int]) -> dict[int, Path]:
@@ -127,17 +145,19 @@ def find_masks(task: DrawingTask, folder: Path, indices: Sequence[int]) -> dict[
     """
     found = {}
     for i in indices:
-        stem = _escaped(task.test.key(i))
+        stem = _escape(task.test.key(i))
         path = next((p for p in (folder / f"{stem}.mask.png", folder / f"{stem}.png") if p.is_file()), None)
         if path is not None:
             found[i] = path
     if not found:
-        key = _escaped(task.test.key(indices[0]))
+        key = _escape(task.test.key(indices[0]))
         raise FileNotFoundError(
             f"{folder} holds no mask of the {len(indices)} pictures that are drawn; the first would be {key}.mask.png or {key}.png"
         )
     if (folder / LIST).is_file():
-        _check_list(folder / LIST, [row(task, i, position) for position, i in enumerate(indices) if i in found])
+        _check_list(
+            folder / LIST, [describe_composite(task, i, position) for position, i in enumerate(indices) if i in found]
+        )
     for path in found.values():
         if (size := read_mask(path).size) != (wanted := (task.config.width, task.config.height)):
             raise ValueError(
@@ -153,7 +173,7 @@ def _check_list(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         found = parse_json(line, f"{path}, line {number},")
         if not isinstance(found, dict) or not isinstance(found.get("key"), str):
             raise ValueError(f"{path}, line {number}, names no key: {shown(found)}")
-        listed[found["key"]] = found
+        listed[found["key"]] = {GenerateConfig.OLD_NAMES.get(name, name): value for name, value in found.items()}
     for now in rows:
         then = listed.get(now["key"], now)
         if differing := [name for name in now if then.get(name) != now[name]]:
@@ -169,20 +189,11 @@ def _human_iou(layers: Layers, masks: Sequence[Path | None]) -> Tensor:
     values = torch.full((len(masks),), torch.nan)
     for i, path in enumerate(masks):
         if path is not None:
-            image = read_mask(path)
-            drawn = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(
-                1, 1, image.height, image.width
-            )
-            values[i] = mask_iou(layers.mask[i : i + 1], drawn / 255)[0]
+            values[i] = mask_iou(layers.mask[i : i + 1], to_pixels(read_mask(path)))[0]
     return values
 
 
-def _save_composites(layers: Layers, names: Sequence[str], folder: Path) -> None:
-    for pixels, name in zip(layers.composite(), names, strict=True):
-        save_png(to_image(pixels), folder / name)
-
-
-def _escaped(key: str) -> str:
+def _escape(key: str) -> str:
     """A key as a file name: letters, digits and `._-` as they are, the rest in percent signs."""
     text = re.sub(r"[^\w.-]", lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), key)
     return f"%2E{text[1:]}" if text.startswith(".") else text

@@ -20,13 +20,10 @@ class Probe:
     weight: Tensor  # (K, D)
     bias: Tensor  # (K,)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """(N, D) -> (N, K)."""
-        return F.linear((features - self.mean) / self.std, self.weight, self.bias)
-
     def predict(self, features: Tensor) -> list[str]:
         """The most likely class of each row of (N, D)."""
-        return [self.classes[i] for i in self.logits(features).argmax(dim=1).tolist()]
+        logits = F.linear((features - self.mean) / self.std, self.weight, self.bias)
+        return [self.classes[i] for i in logits.argmax(dim=1).tolist()]
 
     def top1(self, features: Tensor, labels: Sequence[str]) -> float:
         """The fraction of rows whose most likely class is their label; a label the probe never saw counts as wrong."""

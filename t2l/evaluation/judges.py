@@ -53,8 +53,8 @@ class Judges:
     @torch.no_grad()
     def others(self, layers: Layers, captions: Sequence[str]) -> dict[str, Tensor]:
         """What the user's own networks say: "clean" (N, 2048) and "clip" (N,), those that there are."""
-        said = {} if self.inception is None else {"clean": self.clean(layers)}
-        return said if self.clip is None else said | {"clip": self.clip(self._shown(layers), captions)}
+        scores = {} if self.inception is None else {"clean": self.clean(layers)}
+        return scores if self.clip is None else scores | {"clip": self.clip(self._shown(layers), captions)}
 
     @torch.no_grad()
     def clean(self, layers: Layers) -> Tensor:

@@ -1,6 +1,6 @@
-"""Figures of merit as functions of tensors. It needs torch alone: models and data sets are passed in.
+"""Metrics as functions of tensors. It needs torch alone: models and data sets are passed in.
 
-Every function of pictures gives one value per picture, (N,); `mean_figure` averages them, every picture counting the
+Every function of pictures gives one value per picture, (N,); `mean_metric` averages them, every picture counting the
 same and pictures that have no value (NaN) left out. Pixels are floats in [0, 1].
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,12 +34,12 @@ def psnr(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Ten
     return torch.where(total >= MIN_WEIGHT, value, math.nan)
 
 
-def mask_iou(predicted: Tensor, target: Tensor, threshold: float = 0.5) -> Tensor:
-    """Intersection over union of two soft masks cut at `threshold`, as the paper's binary masks: (N,).
+def mask_iou(predicted: Tensor, target: Tensor) -> Tensor:
+    """Intersection over union of two soft masks cut at 1/2, as the paper's binary masks: (N,).
 
     predicted, target: (N, 1, H, W). 1 where both are empty.
     """
-    a, b = predicted > threshold, target > threshold
+    a, b = predicted > 0.5, target > 0.5
     intersection = (a & b).sum(dim=(1, 2, 3))
     union = (a | b).sum(dim=(1, 2, 3))
     return torch.where(union > 0, intersection / union.clamp_min(1), 1.0)
@@ -50,25 +50,17 @@ def mask_l1(predicted: Tensor, target: Tensor) -> Tensor:
     return (predicted - target).abs().mean(dim=(1, 2, 3))
 
 
-def recompose_l1(layers: Layers, auxiliary: Tensor) -> Tensor:
-    """Mean |m F + (1 - m) B - auxiliary|: how far the recomposed picture is from the one predicted directly, (N,)."""
-    return mask_l1(layers.composite(), auxiliary)
-
-
-def recompose_max(layers: Layers, auxiliary: Tensor) -> Tensor:
-    """The largest of the differences whose mean is `recompose_l1`, (N,)."""
-    return (layers.composite() - auxiliary).abs().amax(dim=(1, 2, 3))
-
-
-def layer_figures(predicted: Layers, target: Layers, auxiliary: Tensor | None = None) -> dict[str, Tensor]:
+def layer_metrics(predicted: Layers, target: Layers, auxiliary: Tensor | None = None) -> dict[str, Tensor]:
     """How well layers were reconstructed: one (N,) tensor per figure.
 
     Foreground colours count where the true mask shows them, the visible background where it does not, and the hidden
-    background where the foreground lies over it. The figures of recomposing are NaN without an auxiliary picture
+    background where the foreground lies over it. The metrics of recomposing are NaN without an auxiliary picture
     (N, 3, H, W).
     """
     m = target.mask
-    none = m.new_full((len(m),), math.nan)
+    recomposed = m.new_full((len(m), 1), math.nan)  # |m F + (1 - m) B - auxiliary|
+    if auxiliary is not None:
+        recomposed = (predicted.composite() - auxiliary).abs().flatten(1)
     return {
         "mask_iou": mask_iou(predicted.mask, m),
         "mask_l1": mask_l1(predicted.mask, m),
@@ -76,19 +68,19 @@ def layer_figures(predicted: Layers, target: Layers, auxiliary: Tensor | None = 
         "foreground_psnr": psnr(predicted.foreground, target.foreground, m),
         "visible_background_psnr": psnr(predicted.background, target.background, 1 - m),
         "hidden_background_psnr": psnr(predicted.background, target.background, m),
-        "recompose_l1": none if auxiliary is None else recompose_l1(predicted, auxiliary),
-        "recompose_max": none if auxiliary is None else recompose_max(predicted, auxiliary),
+        "recompose_l1": recomposed.mean(dim=1),
+        "recompose_max": recomposed.amax(dim=1),
     }
 
 
-def mean_figure(values: Tensor) -> float | None:
+def mean_metric(values: Tensor) -> float | None:
     """The mean over pictures, (N,) -> a number; NaNs are left out, and None is what is left of nothing."""
     values = values[~values.isnan()]
     return values.double().mean().item() if len(values) else None
 
 
-def mean_error(values: Tensor) -> float | None:
-    """The standard error of `mean_figure`, s / sqrt(n) with s^2 over n - 1; None for fewer than two values."""
+def standard_error(values: Tensor) -> float | None:
+    """The standard error of `mean_metric`, s / sqrt(n) with s^2 over n - 1; None for fewer than two values."""
     values = values[~values.isnan()].double()
     return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
 
@@ -104,20 +96,6 @@ def check_finite(layers: Layers, source: str) -> None:
         raise ValueError(f"{source} gave pictures with values that are not finite; its weights are damaged")
 
 
-class Examples(Protocol):
-    """What `evaluate_autoencoder` reads: anything whose items have `.layers` of one picture, such as data.Shards."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
-
-
-def spread(count: int, total: int) -> list[int]:
-    """At most `count` of the indices 0 .. total - 1, evenly spread: neighbours in a data set may be alike."""
-    count = min(count, total)
-    return [i * total // count for i in range(count)]
-
-
 def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     """The items in order, `size` at a time; the last batch may be smaller."""
     return (items[start : start + size] for start in range(0, len(items), size))
@@ -125,7 +103,7 @@ def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 @torch.no_grad()
 def reconstruct(autoencoder: Any, target: Layers) -> tuple[dict[str, Tensor], Layers]:
-    """The figures of `layer_figures` and the layers that the posterior's mean decodes to, float32 where the network is.
+    """The metrics of `layer_metrics` and the layers that the posterior's mean decodes to, float32 where the network is.
 
     autoencoder: an Autoencoder of any layout, in evaluation mode; it computes in its own dtype.
     """
@@ -135,30 +113,7 @@ def reconstruct(autoencoder: Any, target: Layers) -> tuple[dict[str, Tensor], La
     layers = decoded.layers.to(torch.float32)
     check_finite(layers, "the autoencoder")
     auxiliary = None if decoded.auxiliary is None else decoded.auxiliary.float()
-    return layer_figures(layers, target, auxiliary), layers
-
-
-def evaluate_autoencoder(
-    autoencoder: Any, examples: Examples, limit: int | None = None, batch_size: int = 8
-) -> dict[str, float | None]:
-    """The mean of every figure of `layer_figures` over at most `limit` examples, spread evenly (all when None).
-
-    autoencoder: as `reconstruct` takes it; its mode is put back. examples: pictures of one size. None stands for a figure
-    without a value: those of recomposing without an auxiliary head.
-    """
-    count = len(examples) if limit is None else min(limit, len(examples))
-    if count < 1:
-        raise ValueError(f"an autoencoder is evaluated on one example or more, got {count}")
-    was_training = autoencoder.training
-    autoencoder.eval()
-    try:
-        parts = [
-            reconstruct(autoencoder, Layers.cat([examples[i].layers for i in indices]))[0]
-            for indices in batches(spread(count, len(examples)), batch_size)
-        ]
-    finally:
-        autoencoder.train(was_training)
-    return {name: mean_figure(torch.cat([part[name] for part in parts])) for name in parts[0]}
+    return layer_metrics(layers, target, auxiliary), layers
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -169,7 +124,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     With S_a = X^T X and S_b = Y^T Y for the centred, scaled features X and Y, the last trace is the sum of the singular
     values of X Y^T. That is exact also for n, m < D, where the covariances are singular: nothing is shrunk and no eps
     is added. Beyond D pictures X gives way to a D x D factor of its covariance, so that nothing of size n x m is made.
-    The distance of few samples is biased upwards; compare only figures taken with the same n and m.
+    The distance of few samples is biased upwards; compare only metrics taken with the same n and m.
     """
     if min(len(a), len(b)) < 2 or a.shape[1:] != b.shape[1:]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which of several layered pictures to keep: figures of one picture each, and an order made of them."""
+"""Which of several layered pictures to keep: metrics of one picture each, and an order made of them."""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ PATIENCE = timedelta(days=14)  # for the slowest; when one dies the launcher end
 
 
 @dataclass(frozen=True)
-class Share:
+class ProcessGroup:
     """This process among those of the evaluation. With one there is nothing to wait for."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     local_rank: int = 0  # on its own machine
 
     @property
@@ -28,39 +28,39 @@ class Share:
         """True for the one process that writes and speaks."""
         return self.rank == 0
 
-    def mine(self, batches: Sequence[Item]) -> Sequence[Item]:
-        """The batches that this process works on: every count-th. What a batch holds does not depend on their number."""
-        return batches[self.rank :: self.count]
+    def local_part(self, batches: Sequence[Item]) -> Sequence[Item]:
+        """The batches that this process works on: every world_size-th. What a batch holds does not depend on their number."""
+        return batches[self.rank :: self.world_size]
 
     def gather(self, parts: Sequence[Item]) -> list[Item]:
-        """What came of all batches, in their order, from what came of `mine` in every process. Tensors must lie on the CPU."""
-        if self.count == 1:
+        """What came of all batches, in their order, from what came of `local_part` in every process. Tensors must lie on the CPU."""
+        if self.world_size == 1:
             return list(parts)
-        found: list[Sequence[Item]] = [[]] * self.count
+        found: list[Sequence[Item]] = [[]] * self.world_size
         torch.distributed.all_gather_object(found, parts)
-        return [found[i % self.count][i // self.count] for i in range(sum(len(part) for part in found))]
+        return [found[i % self.world_size][i // self.world_size] for i in range(sum(len(part) for part in found))]
 
     def wait(self) -> None:
         """Return when every process has come here."""
-        if self.count > 1:
+        if self.world_size > 1:
             torch.distributed.barrier()
 
-    def card(self, device: torch.device) -> torch.device:
+    def pick_card(self, device: torch.device) -> torch.device:
         """A card of its own for every process of a machine, unless one was named."""
-        if self.count == 1 or device.type != "cuda" or device.index is not None:
+        if self.world_size == 1 or device.type != "cuda" or device.index is not None:
             return device
         return torch.device("cuda", self.local_rank % torch.cuda.device_count())
 
 
 @contextmanager
-def joined() -> Iterator[Share]:
-    """This process's share while the others are connected; a share of everything where no launcher started any."""
-    rank, count, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    if count < 2:
-        yield Share()
+def join_processes() -> Iterator[ProcessGroup]:
+    """This process among the others while they are connected; alone where no launcher started any."""
+    rank, world_size, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if world_size < 2:
+        yield ProcessGroup()
         return
     torch.distributed.init_process_group("gloo", timeout=PATIENCE)  # results are small and lie on the CPU
     try:
-        yield Share(rank, count, local)
+        yield ProcessGroup(rank, world_size, local_rank)
     finally:
         torch.distributed.destroy_process_group()

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-from ..data.draws import shuffle
 from ..data.example import Pictures
 from ..data.labels import REASONS, Label, LabelFile
+from ..data.orders import shuffle
 from ..data.shards import Shards
 
 MOST = 6000  # samples to label: the paper's 5,000 and 1,000 more to test on

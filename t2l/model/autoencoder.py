@@ -43,15 +43,13 @@ class AutoencoderConfig:
     latent_scale: float = 0.18215  # latents * latent_scale has unit variance over the training set
 
     def __post_init__(self) -> None:
-        if len(self.channel_multipliers) > MOST_LEVELS:
+        if not 1 <= len(self.channel_multipliers) <= MOST_LEVELS:
             raise ValueError(
-                f"AutoencoderConfig.channel_multipliers has at most {MOST_LEVELS} levels, got {len(self.channel_multipliers)}"
+                f"AutoencoderConfig.channel_multipliers must have 1 to {MOST_LEVELS} levels, got "
+                f"{len(self.channel_multipliers)}"
             )
         if self.patch not in (1, 2):
             raise ValueError(f"AutoencoderConfig.patch must be 1 or 2, got {self.patch}")
-        counts = ("latent_channels", "num_res_blocks", "head_channels")
-        if wrong_counts := [f"{name} {getattr(self, name)}" for name in counts if getattr(self, name) < 1]:
-            raise ValueError(f"every count of AutoencoderConfig must be at least 1, got {', '.join(wrong_counts)}")
         check_ranges(
             self,
             latent_channels=(1, 1024),
@@ -66,8 +64,6 @@ class AutoencoderConfig:
                 "latent_channels of the layout 'separate' must be a multiple of 3 (as many for foreground, background and "
                 f"mask), got {self.latent_channels}"
             )
-        if not self.channel_multipliers:
-            raise ValueError("AutoencoderConfig.channel_multipliers needs at least one level, got ()")
         widths = [self.base_channels * m for m in self.channel_multipliers]
         if wrong := [w for w in widths if w % 32 or w < 32]:
             raise ValueError(f"every width must be a multiple of 32 (GroupNorm has 32 groups), got {wrong}")
@@ -176,15 +172,15 @@ class Autoencoder(nn.Module):
             if isinstance(module, ResBlock):
                 nn.init.zeros_(module.conv2.weight)
                 if hasattr(module, "nin_shortcut"):
-                    _add_identity(module.nin_shortcut)
+                    add_identity(module.nin_shortcut)
             elif isinstance(module, AttnBlock):
                 nn.init.zeros_(module.proj_out.weight)
             elif isinstance(module, Upsample):
-                _add_identity(module.conv)
+                add_identity(module.conv)
             elif isinstance(module, Downsample):
-                _add_identity(module.conv, window=slice(0, 2))  # the mean of each 2 x 2
+                add_identity(module.conv, window=slice(0, 2))  # the mean of each 2 x 2
         for conv in (self.encoder.first, self.decoder.conv_in, self.quant_conv, self.post_quant_conv):
-            _add_identity(conv)
+            add_identity(conv)
 
     def checkpoint_blocks(self, enabled: bool = True) -> None:
         """Whether residual blocks compute their activations again in the backward pass instead of keeping them."""
@@ -466,7 +462,7 @@ def _norm(channels: int, norm: str, operations: Any) -> nn.Module:
     return operations.GroupNorm(32, channels, eps=1e-6) if norm == "group" else nn.Identity()
 
 
-def _add_identity(conv: nn.Conv2d, window: slice | None = None) -> None:
+def add_identity(conv: nn.Conv2d, window: slice | None = None) -> None:
     """Add to a convolution the map that passes channel i on to channel i, averaged over a window of the kernel."""
     center = conv.weight.shape[-1] // 2
     window = window or slice(center, center + 1)

@@ -12,14 +12,13 @@ from ..diffusion import DiffusionConfig
 from ..io.checkpoint import load_exactly, read_metadata, read_tensors, write_tensors
 from ..io.header import read_header
 from .autoencoder import AutoencoderConfig
+from .device import DTYPES
 from .diffusers_folder import folder_to_file, save_folder
 from .from_sd import autoencoder_from_sd, is_foreign, license_of, text_encoder_from_sd, unet_from_sd
 from .systems import build_autoencoder
 from .text2layer import Text2Layer, as_dtype, has_batchnorm, load_autoencoder, save_autoencoder
 from .text_encoder import TextEncoderConfig
 from .unet import UNetConfig
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def export_snapshot(snapshot: Path, out: Path, dtype: str) -> str:

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-
-class Movable(Protocol):
-    """A network, or a Text2Layer of three."""
-
-    def to(self, *args: Any, **kwargs: Any) -> Any: ...
-
-
-Network = TypeVar("Network", bound=Movable)
+Network = TypeVar("Network", bound=nn.Module)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -31,13 +24,11 @@ def pick_device(name: str = "auto") -> torch.device:
         name = "cuda" if cards else "mps" if mps else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= cards:
-        cause = "torch sees no CUDA card" if not cards else f"there are {cards}, counted from 0"
-        wrong = (
-            f"{cause} (this torch is built for CUDA {torch.version.cuda})"
-            if torch.version.cuda
-            else f"{cause} (this torch has no CUDA)"
+        cause = f"there are {cards}, counted from 0" if cards else "torch sees no CUDA card"
+        build = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
+        raise ValueError(
+            f"device {name} is not there: {cause} (this torch {build}); take --device cpu, or install a torch with CUDA"
         )
-        raise ValueError(f"device {name} is not there: {wrong}; take --device cpu, or install a torch with CUDA")
     if device.type == "mps" and not mps:
         raise ValueError("device mps is not there: torch sees no Apple GPU; take --device cpu")
     return device
@@ -47,9 +38,7 @@ def place(network: Network, device: torch.device, dtype: str = "fp32") -> Networ
     """The network on a device, its weights as fp32, fp16 or bf16. Raises ValueError for another name."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    plain: Any = nn.Module  # diffusers' own `to` warns of every cast
-    plain.to(network, device, DTYPES[dtype])
-    return network
+    return nn.Module.to(network, device, DTYPES[dtype])  # diffusers' own `to` warns of every cast
 
 
 def device_of(network: nn.Module) -> torch.device:

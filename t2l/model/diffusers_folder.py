@@ -59,7 +59,7 @@ def save_folder(model: Text2Layer, folder: Path, dtype: torch.dtype = torch.floa
         _write_json(whole / "model_index.json", index)
         autoencoder = folded(model.autoencoder).state_dict() | flat_input(model.autoencoder)
         tensors = as_dtype({AUTOENCODER + name: x for name, x in autoencoder.items()}, dtype)
-        write_tensors(whole / OURS, tensors, model.metadata(fold=True))
+        write_tensors(whole / OURS, tensors, model.metadata())
         whole.rename(folder)
 
 
@@ -140,9 +140,9 @@ def _write_text_encoder(model: Text2Layer, whole: Path, dtype: torch.dtype) -> N
     _write_json(whole / "text_encoder" / "config.json", full)
     state = full_vocabulary(model.text_encoder.state_dict(), config)
     write_tensors(whole / "text_encoder" / TEXT_WEIGHTS, as_dtype(state, dtype), {"format": "pt"})
-    merges, tokenizer = read_merges(), whole / "tokenizer"
-    _write_json(tokenizer / "vocab.json", vocabulary(merges))
-    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges), ""]
+    tokenizer = whole / "tokenizer"
+    _write_json(tokenizer / "vocab.json", vocabulary())
+    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in read_merges()), ""]
     (tokenizer / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
     special = {"bos_token": START_TEXT, "eos_token": END_TEXT, "unk_token": END_TEXT, "pad_token": END_TEXT}
     about = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, **special}

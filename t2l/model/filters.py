@@ -27,17 +27,11 @@ from ..io.checkpoint import fill_exactly, read_tensors, write_tensors
 from .efficientnet import FEATURES, INPUT_SIZE, STAGES, EfficientNetLite0, load_lite0
 
 Kind = Literal["mask", "inpainting"]
-Judge = Callable[
-    [Tensor, Tensor], Tensor
-]  # pictures (N, 3, H, W) and masks (N, 1, H, W) -> scores (N,), 1 = surely good
-SHIPPED = (
-    Path(__file__).resolve().parent.parent.parent / "models"
-)  # mask-filter.safetensors, inpainting-filter.safetensors
+# Pictures (N, 3, H, W) and masks (N, 1, H, W) -> scores (N,), 1 = surely good.
+Judge = Callable[[Tensor, Tensor], Tensor]
+SHIPPED = Path(__file__).resolve().parents[2] / "models"  # mask-filter.safetensors, inpainting-filter.safetensors
 RIM_STAGES = (1, 2, 4)  # 56, 28 and 14 places a side of 224: fine enough to have an inside and an outside of an edge
-CHANNELS = (
-    3,
-    *(STAGES[stage][-1] for stage in RIM_STAGES),
-)  # of the maps that are compared across the edge; first the colours
+CHANNELS = (3, *(STAGES[stage][-1] for stage in RIM_STAGES))  # of what is compared across the edge: colours and maps
 BANDS, RIM, SHAPE = 5, 10, 12  # numbers of each channel, of each map, of each mask
 VIEWS = {  # what the neuron sees of a sample -> how many numbers
     "picture": FEATURES,  # the whole picture, as the paper's inpainting filter
@@ -94,7 +88,9 @@ class Filter:
     def __call__(self, pictures: Tensor, masks: Tensor) -> Tensor:
         """Scores in [0, 1], (N,), on the CPU. pictures: (N, 3, H, W), masks: (N, 1, H, W), any size."""
         chunks = zip(pictures.split(BATCH), masks.split(BATCH), strict=True)
-        return torch.cat([self.judge(self.features(p, m)) for p, m in chunks]) * self._shows(masks)
+        scores = torch.cat([self.judge(self.features(p, m)) for p, m in chunks])
+        shows = (masks > 0.5).flatten(1).any(1) | (self.config.kind != "mask")  # a mask filter drops empty masks
+        return scores * shows.float().cpu()
 
     def judge(self, features: Tensor) -> Tensor:
         """Scores of features, (N, D) -> (N,)."""
@@ -104,10 +100,6 @@ class Filter:
         """What the neuron sees, (N, D) on the CPU."""
         device = next(self.network.parameters()).device
         return filter_features(self.network, self.config, pictures.to(device), masks.to(device))
-
-    def _shows(self, masks: Tensor) -> Tensor:
-        """0 for the masks of a mask filter that show nothing, else 1."""
-        return ((masks > 0.5).flatten(1).any(1) | (self.config.kind != "mask")).float().cpu()
 
     def save(self, path: str | Path) -> None:
         """Write the neuron and its config as .safetensors. Raises OSError for a full disk or an unwritable folder."""
@@ -146,7 +138,9 @@ class _Sight:
 
     def __init__(self, network: EfficientNetLite0, pictures: Tensor, masks: Tensor, config: FilterConfig) -> None:
         self.network, self.pictures, self.masks = network, pictures, masks
-        self.region = masks if config.kind == "mask" else _hole(masks)  # (N, 1, H, W)
+        # What the filter looks at, (N, 1, H, W): the mask, or the hole that was painted over, a little more than it.
+        reach = max(1, max(masks.shape[-2:]) // REACH)
+        self.region = masks if config.kind == "mask" else square_max((masks > HIDDEN).float(), reach)
         self.stages_needed = len(STAGES) + 1 if "crop" in config.views else max(RIM_STAGES) + 1
 
     @property
@@ -173,7 +167,7 @@ class _Sight:
     @property
     def rim(self) -> Tensor:
         return torch.cat(
-            [torch.cat([_contrast(x, region), _fineness(x, region)], dim=1) for x, region in self._sides], dim=1
+            [part for x, region in self._sides for part in (_contrast(x, region), _fineness(x, region))], dim=1
         )
 
     @property
@@ -204,19 +198,12 @@ class _Sight:
     def _close(self, x: Tensor, margin: float) -> Tensor:
         """The region's square and some of its surroundings, (N, C, INPUT_SIZE, INPUT_SIZE)."""
         size = (INPUT_SIZE, INPUT_SIZE)
-        boxes = [_square(region[0] > 0.5, margin) for region in self.region]
-        pieces = [
-            picture[None, :, top:bottom, left:right]
-            for picture, (top, left, bottom, right) in zip(x, boxes, strict=True)
-        ]
-        return torch.cat(
-            [F.interpolate(piece, size, mode="bilinear", antialias=True, align_corners=False) for piece in pieces]
-        )
-
-
-def _hole(masks: Tensor) -> Tensor:
-    """What was painted over: a little more than the mask."""
-    return square_max((masks > HIDDEN).float(), max(1, max(masks.shape[-2:]) // REACH))
+        pieces = []
+        for picture, region in zip(x, self.region, strict=True):
+            top, left, bottom, right = _square(region[0] > 0.5, margin)
+            piece = picture[None, :, top:bottom, left:right]
+            pieces.append(F.interpolate(piece, size, mode="bilinear", antialias=True, align_corners=False))
+        return torch.cat(pieces)
 
 
 def _square(region: Tensor, margin: float) -> tuple[int, int, int, int]:
@@ -253,9 +240,8 @@ def _contrast(x: Tensor, region: Tensor) -> Tensor:
     """How far the two sides of the edge differ, place by place, beside the map's own deviation: quantiles and mean, (N, 6)."""
     reach = _reach(x)
     inside, outside = box_mean(region, reach), box_mean(1 - region, reach)
-    gap = box_mean(x * region, reach) / inside.clamp(min=1e-3) - box_mean(x * (1 - region), reach) / outside.clamp(
-        min=1e-3
-    )
+    within, around = box_mean(x * region, reach), box_mean(x * (1 - region), reach)
+    gap = within / inside.clamp(min=1e-3) - around / outside.clamp(min=1e-3)
     gap = (gap.abs() / x.std(dim=(2, 3), keepdim=True).clamp(min=0.02)).mean(dim=1)
     rim = (torch.minimum(inside, outside) > 0.15)[:, 0]
     return torch.stack([_spread(values[there]) for values, there in zip(gap, rim, strict=True)])
@@ -285,14 +271,6 @@ def _shape(region: Tensor, soft: Tensor) -> Tensor:
     border = [region[..., 0, :], region[..., -1, :], region[..., :, 0], region[..., :, -1]]
     touched = torch.cat([side.mean(dim=2) for side in border], dim=1)
     filled = area / (height * width).clamp(min=1e-4)
-    numbers = [
-        area,
-        (area + 1e-4).log(),
-        height,
-        width,
-        filled,
-        edge,
-        edge / (area + 1e-4).sqrt(),
-        half / (area + 1e-4),
-    ]
-    return torch.cat([torch.stack(numbers, dim=1), touched], dim=1)
+    relative = [edge / (area + 1e-4).sqrt(), half / (area + 1e-4)]
+    numbers = torch.stack([area, (area + 1e-4).log(), height, width, filled, edge, *relative], dim=1)
+    return torch.cat([numbers, touched], dim=1)

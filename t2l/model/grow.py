@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import differences
+from .autoencoder import add_identity
 from .from_sd import with_channels
 from .unet import UNetConfig, build_unet, config_of_unet
 
@@ -22,19 +23,19 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 
-def grown_to(
+def grow_to(
     wanted: UNetConfig, unet: UNet2DConditionModel, alphas_cumprod: Tensor, source: str
 ) -> UNet2DConditionModel:
     """A trained UNet as it is, with one more level, more attention, or three times the channels, as its new config wants.
 
     alphas_cumprod: the noise schedule it knows. Raises ValueError, naming the source, for any other config.
     """
-    found, wanted = config_of_unet(unet), _in_its_own_words(wanted)
+    found, wanted = config_of_unet(unet), _normalized(wanted)
     if wanted == found:
         return unet
     if wanted == grown_config(found):
         return grow(unet, alphas_cumprod)
-    if attends_more(wanted, found):
+    if adds_attention(wanted, found):
         return with_attention(unet, wanted)
     if replace(wanted, in_channels=found.in_channels, out_channels=found.out_channels) == found:
         wider = build_unet(wanted)
@@ -74,7 +75,7 @@ def grow(unet: UNet2DConditionModel, alphas_cumprod: Tensor) -> UNet2DConditionM
     return larger
 
 
-def attends_more(config: UNetConfig, found: UNetConfig) -> bool:
+def adds_attention(config: UNetConfig, found: UNetConfig) -> bool:
     """Whether `config` is `found` with attention at more levels."""
     more = set(config.attention_levels) > set(found.attention_levels)
     return more and replace(config, attention_levels=found.attention_levels) == found
@@ -84,7 +85,7 @@ def attends_more(config: UNetConfig, found: UNetConfig) -> bool:
 def with_attention(unet: UNet2DConditionModel, config: UNetConfig) -> UNet2DConditionModel:
     """The UNet of `config` that predicts what `unet` does; its new attentions add nothing until they are trained.
 
-    config: that of `unet` with more attention_levels (`attends_more`).
+    config: that of `unet` with more attention_levels (`adds_attention`).
     """
     larger = build_unet(config)
     larger.load_state_dict(larger.state_dict() | unet.state_dict())
@@ -147,12 +148,10 @@ def _set_identity(conv: Any, window: slice) -> None:
     """A convolution that passes channel i on to channel i, averaged over a window of its kernel."""
     conv.weight.zero_()
     conv.bias.zero_()
-    taps = (window.stop - window.start) ** 2
-    for i in range(min(conv.weight.shape[:2])):
-        conv.weight[i, i, window, window] = 1 / taps
+    add_identity(conv, window)
 
 
-def _in_its_own_words(config: UNetConfig) -> UNetConfig:
+def _normalized(config: UNetConfig) -> UNetConfig:
     """The config as `config_of_unet` writes it, where several say the same."""
     with torch.device("meta"):
         return config_of_unet(build_unet(config))

@@ -16,15 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..compositing.fill import Inpainter, fill
+from ..draws import seeded_generator
 from .device import DTYPES
 from .onnx import CPU, KINDS, open_session, run_session
+from .tokenizer import END_ID, MAX_TOKENS, START_ID
 
 SIDE = 512  # pixels of the shorter side at which a network paints: what Stable Diffusion 2 inpainting and LaMa's export take
 STEP = 8  # pixels along a side per latent, and per pixel of LaMa's coarsest map
 STEPS = 50  # of the sampler; the paper names none
 PATCH = 3  # PatchMatch's radius, as in its examples: patches of 7 x 7
-START, END, PAD = 49406, 49407, 0  # tokens of an empty prompt for Stable Diffusion 2, whose padding is "!"
-MOST_TOKENS = 77
+PAD_ID = 0  # Stable Diffusion 2 pads prompts with "!"
 WEIGHTS_OF_SD = ("vae", "text_encoder", "unet", "scheduler")  # folders that a diffusers folder is read from
 
 
@@ -40,7 +41,7 @@ def inpainter(
     if name == "fill":
         return fill
     if name == "patchmatch":
-        return partial(_in_hole, _patchmatch())
+        return partial(_paint_hole, _patchmatch())
     path = Path(name)
     if not path.exists():
         raise FileNotFoundError(
@@ -48,11 +49,11 @@ def inpainter(
             "not there"
         )
     if path.suffix == ".onnx":
-        return partial(_in_hole, _lama(path, device, side))
-    return partial(_in_hole, _diffusion(path, device, dtype, side, steps))
+        return partial(_paint_hole, _lama(path, device, side))
+    return partial(_paint_hole, _diffusion(path, device, dtype, side, steps))
 
 
-def _in_hole(paint: Inpainter, picture: Tensor, hole: Tensor) -> Tensor:
+def _paint_hole(paint: Inpainter, picture: Tensor, hole: Tensor) -> Tensor:
     """What was painted, in the hole alone. paint gets a hole of 0 and 1."""
     if not bool((hole > 0).any()):
         return picture
@@ -123,25 +124,15 @@ def _diffusion(path: Path, device: torch.device, dtype: str, side: int, steps: i
     """Stable Diffusion inpainting (Rombach et al. 2022) with an empty prompt, as the paper paints its backgrounds."""
     pipeline = _pipeline(path, DTYPES[dtype]).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    tokens = torch.tensor([[START, END, *[PAD] * (MOST_TOKENS - 2)]], device=device)
+    tokens = torch.tensor([[START_ID, END_ID, *[PAD_ID] * (MAX_TOKENS - 2)]], device=device)
     with torch.no_grad():
         prompt = pipeline.text_encoder(tokens % pipeline.text_encoder.config.vocab_size)[0]
 
     def run(pictures: Tensor, hole: Tensor) -> Tensor:
         size = {"height": pictures.shape[-2], "width": pictures.shape[-1], "num_inference_steps": steps}
-        seeds = [
-            torch.Generator().manual_seed(0) for _ in pictures
-        ]  # one each: a batch is painted as its pictures are alone
-        prompts = prompt.expand(len(pictures), -1, -1)
-        painted = pipeline(
-            image=pictures,
-            mask_image=hole,
-            prompt_embeds=prompts,
-            guidance_scale=1,
-            output_type="pt",
-            generator=seeds,
-            **size,
-        )
+        seen = {"image": pictures, "mask_image": hole, "prompt_embeds": prompt.expand(len(pictures), -1, -1)}
+        generators = [seeded_generator(0) for _ in pictures]  # one each: a batch is painted as its pictures are alone
+        painted = pipeline(**seen, **size, guidance_scale=1, output_type="pt", generator=generators)
         return painted.images.float().cpu()
 
     return lambda pictures, hole: _resized_for(run, pictures, hole, side, None)

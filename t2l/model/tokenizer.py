@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,10 @@ class Tokenizer:
     def counts(self, prompts: Sequence[str]) -> list[int]:
         """How many tokens each prompt has, start and end among them, also of those beyond the 77 that are read."""
         texts = [prompt.encode("utf-8", "replace").decode() for prompt in prompts]
-        return [2 + sum(map(_words_in, [whole, *whole.overflowing])) for whole in self._backend.encode_batch(texts)]
+        return [
+            2 + sum(piece.special_tokens_mask.count(0) for piece in (whole, *whole.overflowing))
+            for whole in self._backend.encode_batch(texts)
+        ]
 
     def ids_in(self, prompts: Iterable[str]) -> tuple[int, ...]:
         """Every id that occurs in the prompts, start and end included, rising: a TextEncoderConfig.token_ids."""
@@ -49,11 +53,6 @@ class Tokenizer:
         return tuple(sorted(ids))
 
 
-def _words_in(encoding: Any) -> int:
-    """The tokens of a piece of a prompt that are neither start, end nor padding."""
-    return encoding.special_tokens_mask.count(0)
-
-
 def in_batches(prompts: Iterable[str], size: int = 4096) -> Iterator[list[str]]:
     """Prompts so many at a time: a data set's captions need not be in memory, nor all their tokens."""
     source = iter(prompts)
@@ -61,6 +60,7 @@ def in_batches(prompts: Iterable[str], size: int = 4096) -> Iterator[list[str]]:
         yield some
 
 
+@cache
 def read_merges() -> list[tuple[str, str]]:
     """The 48,894 pairs of symbols that BPE joins, best first."""
     lines = gzip.decompress(MERGES.read_bytes()).decode("utf-8").split("\n")
@@ -69,10 +69,17 @@ def read_merges() -> list[tuple[str, str]]:
     return merges
 
 
-def vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
+@cache
+def vocabulary() -> dict[str, int]:
     """Every symbol and its id, in CLIP's order."""
     symbols = byte_symbols()
-    words = [*symbols, *(s + "</w>" for s in symbols), *(left + right for left, right in merges), START_TEXT, END_TEXT]
+    words = [
+        *symbols,
+        *(s + "</w>" for s in symbols),
+        *(left + right for left, right in read_merges()),
+        START_TEXT,
+        END_TEXT,
+    ]
     return {word: i for i, word in enumerate(words)}
 
 
@@ -83,13 +90,13 @@ def byte_symbols() -> list[str]:
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(others)]
 
 
+@cache
 def _build_backend() -> Any:
-    """The `tokenizers` pipeline; its settings are those of transformers' CLIPTokenizer."""
+    """The `tokenizers` pipeline, built once; its settings are those of transformers' CLIPTokenizer."""
     from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors
     from tokenizers import Tokenizer as Backend
 
-    merges = read_merges()
-    bpe = models.BPE(vocabulary(merges), merges, end_of_word_suffix="</w>", unk_token=END_TEXT)
+    bpe = models.BPE(vocabulary(), read_merges(), end_of_word_suffix="</w>", unk_token=END_TEXT)
     backend = Backend(bpe)
     clean = [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     backend.normalizer = normalizers.Sequence(clean)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from ..config import check_ranges
 from ..data.batches import BatchConfig
 from ..data.crops import CropConfig
 from ..diffusion import DiffusionConfig
@@ -18,19 +19,25 @@ from .losses import LossWeights
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """What every training is told. CHANGES_NOTHING names what a run that goes on may have otherwise."""
+    """What every training is told. CHANGES_NOTHING names what a run that goes on may have otherwise.
 
-    steps: int
+    Names are those that diffusers and kohya's scripts agree on, but for num_steps: theirs say which steps they mean, a
+    config's place says it here.
+    """
+
+    num_steps: int  # of the optimiser
     lr: float
-    warmup: int = 100
+    lr_warmup_steps: int = 100
     betas: tuple[float, ...] = (0.9, 0.99)
     adam_eps: float = 1e-8
     weight_decay: float = 0.0
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"  # 8 bits: moments in a quarter of the memory (bitsandbytes)
-    gradient_clip: float = 1.0
+    max_grad_norm: float = 1.0
     ema_decay: float = 0.999
-    accumulate: int = 1  # parts that a process's share of the batch is computed in, to need less memory
-    checkpointing: bool = False  # compute activations again in the backward pass: a third slower, far less memory
+    gradient_accumulation_steps: int = 1  # micro-batches that a process computes its samples in, to need less memory
+    gradient_checkpointing: bool = (
+        False  # compute activations again in the backward pass: a third slower, far less memory
+    )
     compile: bool = False  # torch.compile: pays after some thousand steps
     precision: Precision = "auto"
     seed: int = 0
@@ -40,14 +47,22 @@ class LoopConfig:
     tensorboard: bool = False  # write what is logged for TensorBoard too
 
     CHANGES_NOTHING: ClassVar = tuple(
-        "log_every save_every keep_every tensorboard checkpointing workers sample_prompts".split()
+        "log_every save_every keep_every tensorboard gradient_checkpointing num_workers sample_prompts".split()
     )
+    OLD_NAMES: ClassVar = {
+        "steps": "num_steps",
+        "warmup": "lr_warmup_steps",
+        "gradient_clip": "max_grad_norm",
+        "accumulate": "gradient_accumulation_steps",
+        "checkpointing": "gradient_checkpointing",
+        "workers": "num_workers",
+        "min_snr": "min_snr_gamma",
+        "caption_drop": "cond_drop_prob",
+    }
 
     def __post_init__(self) -> None:
-        if wrong := [name for name in ("steps", "accumulate", "log_every", "save_every") if getattr(self, name) < 1]:
-            raise ValueError(
-                f"{type(self).__name__}: {', '.join(wrong)} must be at least 1, got {[getattr(self, n) for n in wrong]}"
-            )
+        counts = ("num_steps", "gradient_accumulation_steps", "log_every", "save_every")
+        check_ranges(self, **dict.fromkeys(counts, (1, 10**12)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +73,13 @@ class AutoencoderTrainConfig(LoopConfig):
     loss: LossWeights = field(default_factory=LossWeights)
     data: CropConfig = field(default_factory=CropConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    steps: int = 250_000
+    num_steps: int = 250_000
     lr: float = 4.5e-6
     scale_equivariance: float = 0.0  # share of steps that decode halved latents to halved pictures (EQ-VAE, 2502.09509)
     latent_noise: float = 0.0  # of noise on the latents before they are decoded, beside their own size (see `_noise`)
     fold_batchnorm: bool = False  # start from heads without BatchNorm: in small batches its statistics are noise
     freeze_encoder: bool = False  # train the decoder alone: latents made before stay valid
-    workers: int = 1  # processes that read pictures, for each process that trains
+    num_workers: int = 1  # processes that read pictures, for each process that trains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +92,10 @@ class UNetTrainConfig(LoopConfig):
     unet_from_scratch: bool = False  # of the checkpoint to start from, take only the text encoder
     frozen: tuple[str, ...] = ()  # parts that are not trained, e.g. text_encoder, unet.down_blocks
     lora_rank: int = 0  # train only matrices of this rank beside the UNet's attentions; 0 = train the UNet
-    min_snr: float = 0.0  # gamma of min-SNR weighting (Hang et al. 2023: 5); 0 = every t counts alike
-    caption_drop: float = 0.1  # share of samples that see the empty prompt, for classifier-free guidance
+    min_snr_gamma: float = 0.0  # of min-SNR weighting (Hang et al. 2023: 5); 0 = every t counts alike
+    cond_drop_prob: float = 0.1  # share of samples that see the empty prompt, for classifier-free guidance
     unknown_word: float = 0.01  # share of tokens replaced by one the vocabulary does not have
-    steps: int = 75_000
+    num_steps: int = 75_000
     batch_size: int = 32  # of one optimiser step, over all processes
     lr: float = 1e-4
     weight_decay: float = 0.01
@@ -100,7 +115,7 @@ class UNetTrainConfig(LoopConfig):
     @property
     def batches(self) -> BatchConfig:
         """How batches are drawn from latents."""
-        names = ("seed", "batch_size", "caption_drop", "unknown_word")
+        names = ("seed", "batch_size", "cond_drop_prob", "unknown_word")
         return BatchConfig(
             num_train_steps=self.diffusion.num_train_steps, **{name: getattr(self, name) for name in names}
         )

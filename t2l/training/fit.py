@@ -22,7 +22,7 @@ from ..model.precision import fast_kernels
 from .configs import LoopConfig
 from .loop import Meter, TrainingStopped, learning_rate
 from .processes import Processes
-from .run import Run
+from .run import Run, first_line
 from .update import Updater
 
 Tell = Callable[[str], None]  # gets sentences for people
@@ -34,20 +34,21 @@ class StepResult(NamedTuple):
     """What a step gives back, 0-dim tensors on the device."""
 
     values: Mapping[str, Tensor]  # to log, detached
-    fine: Tensor  # bool; False: it was skipped and changed nothing
+    finite: Tensor  # bool; False: it was skipped and changed nothing
 
 
 class Task:
     """One training: its networks and optimisers. What is trained, and how, is in the subclasses."""
 
     name = ""
-    sharded = False  # whether the networks are spread over the processes
+    sharded = False  # whether each process holds a part of the networks
 
     def __init__(self, config: LoopConfig, processes: Processes) -> None:
         self.config = config
         self.processes = processes
         self.device = processes.device
         self.model: nn.Module
+        self.ema: Any
         self.update: Updater
 
     def step(self, batch: Any, step: int) -> StepResult:
@@ -68,21 +69,21 @@ class Task:
 
     def stateful(self) -> dict[str, Any]:
         """What has a state_dict that going on needs, by name."""
-        raise NotImplementedError
+        return {"model": self.model, "ema": self.ema} | self.update.stateful()
 
     def updaters(self) -> list[Updater]:
         """Every optimiser with its network, the main one first."""
         return [self.update]
 
     def lr(self, step: int) -> float:
-        return learning_rate(step, self.config.steps, self.config.lr, self.config.warmup)
+        return learning_rate(step, self.config.num_steps, self.config.lr, self.config.lr_warmup_steps)
 
     def state(self, step: int) -> dict[str, Any]:
         """Everything that resuming needs; `step` steps are done."""
         state = {name: module.state_dict() for name, module in self.stateful().items()}
         return {"step": step, "skipped": self.update.guard.skipped} | state
 
-    def load(self, state: dict[str, Any] | None) -> int:
+    def load_state(self, state: dict[str, Any] | None) -> int:
         """Take over a saved state; returns the step to go on with."""
         if state is None:
             return 0
@@ -92,37 +93,37 @@ class Task:
                 module.load_state_dict(state[name])
             except (KeyError, ValueError, RuntimeError) as error:
                 raise ValueError(
-                    f"the state of step {state['step']} does not fit what this config trains ({name}: {str(error).splitlines()[0]}): "
+                    f"the state of step {state['step']} does not fit what this config trains ({name}: {first_line(error)}): "
                     "take another folder, with --init for this run's snapshot"
                 ) from error
         return state["step"]
 
 
 def fit(task: Task, batches: Callable[[int], Iterator[Any]], run: Run, tell: Tell) -> Path:
-    """Train until config.steps, from the run folder's last state when there is one; returns the snapshot's path.
+    """Train until config.num_steps, from the run folder's last state when there is one; returns the snapshot's path.
 
     batches: step -> the batches from that step on. Ctrl-C and SIGTERM save and raise KeyboardInterrupt with a sentence; a file
     named `save` in the run folder, or SIGUSR1, saves and goes on. Raises TrainingStopped with what helps when the loss is no
     number, when memory is short or when the device fails; the folder then holds the last state.
     """
-    start = task.load(run.load_state((lambda: task.state(0)) if task.sharded else None))
-    steps, meter = task.config.steps, Meter()
+    start = task.load_state(run.load_state((lambda: task.state(0)) if task.sharded else None))
+    steps, meter = task.config.num_steps, Meter()
     bar = run.progress(meter.timed(batches(start)), start, steps, task.name)
-    with Wishes(run.folder) as wishes, fast_kernels(task.device, task.config.precision):
+    with Requests(run.folder) as requests, fast_kernels(task.device, task.config.precision):
         for step, batch in enumerate(bar, start):
-            with sentences(task, step, run.folder):
+            with explain_failures(task, step, run.folder):
                 meter.add(*task.step(batch, step))
             done = step + 1
             if run.logs(done):
                 stats = _log(task, meter, run, done)
                 loss = stats.get(main_loss(stats), float("nan"))
                 bar.set_postfix(loss=f"{loss:.4f}", wait=f"{stats['data_wait']:.1%}")
-            asks = task.processes.count == 1 or run.logs(done)  # several ask where they wait for each other anyway
-            stop = asks and task.processes.any(wishes.stop)
-            save = asks and task.processes.any(wishes.save)
+            asks = task.processes.world_size == 1 or run.logs(done)  # several ask where they wait for each other anyway
+            stop = asks and task.processes.any(requests.stop)
+            save = asks and task.processes.any(requests.save)
             if run.saves(done) or stop or save:
                 _save(task, run, done, tell)
-                wishes.save = False
+                requests.clear_save()
             if stop and done < steps:
                 run.close()
                 raise KeyboardInterrupt(
@@ -160,8 +161,8 @@ def _save(task: Task, run: Run, done: int, tell: Tell) -> None:
             tell(f"the sample of step {done} could not be drawn, the run goes on: {type(error).__name__}: {error}")
 
 
-class Wishes:
-    """What people want from a run while it trains: to stop at the end of a step, or to save and go on.
+class Requests:
+    """What people ask of a run while it trains: to stop at the end of a step, or to save and go on.
 
     Ctrl-C a second time ends at once. Signals reach a program's main thread only; elsewhere there is the file alone.
     """
@@ -177,24 +178,22 @@ class Wishes:
     def save(self) -> bool:
         return self._save or self._file.exists()
 
-    @save.setter
-    def save(self, wanted: bool) -> None:
-        self._save = wanted
-        if not wanted:
-            self._file.unlink(missing_ok=True)
+    def clear_save(self) -> None:
+        self._save = False
+        self._file.unlink(missing_ok=True)
 
-    def __enter__(self) -> Wishes:
+    def __enter__(self) -> Requests:
         if threading.current_thread() is threading.main_thread():
             names = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1
             numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-            self._before = {number: signal.signal(number, self._heard) for number in numbers}
+            self._before = {number: signal.signal(number, self._on_signal) for number in numbers}
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a process that reads pictures: it ends with the run, or when it is ended
             if number == signal.SIGTERM:
                 os._exit(128 + number)
@@ -207,22 +206,23 @@ class Wishes:
 
 
 @contextmanager
-def sentences(task: Task, step: int, folder: Path) -> Iterator[None]:
+def explain_failures(task: Task, step: int, folder: Path) -> Iterator[None]:
     """What a device fails with in a step, as TrainingStopped that says what helps."""
     going_on = f"{folder} holds the last state: run the same command again"
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise TrainingStopped(
-            f"step {step} needs more memory than {task.device} has ({str(error).splitlines()[0]}); checkpointing=true keeps far "
-            "less and changes nothing, accumulate=2 or more computes the batch in parts, optimizer=adamw8bit keeps small "
-            f"moments, lora_rank trains little of a UNet; {going_on}, with --accept-changes where another value changes results"
+            f"step {step} needs more memory than {task.device} has ({first_line(error)}); gradient_checkpointing=true "
+            "keeps far less and changes nothing, gradient_accumulation_steps=2 or more computes the batch in parts, "
+            "optimizer=adamw8bit keeps small moments, lora_rank trains little of a UNet; "
+            f"{going_on}, with --accept-changes where another value changes results"
         ) from error
     except RuntimeError as error:
         if isinstance(error, TrainingStopped) or not any(sign in str(error) for sign in LOST):
             raise
         raise TrainingStopped(
-            f"{task.device} failed in step {step} ({str(error).splitlines()[0]}); {going_on} when it works again"
+            f"{task.device} failed in step {step} ({first_line(error)}); {going_on} when it works again"
         ) from error
 
 
@@ -233,7 +233,7 @@ def check_memory(task: Task, available: int | None) -> None:
     """
     sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in task.model.parameters()]
     kept, trained = 2 * sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
-    parts = task.processes.count if task.sharded else 1
+    parts = task.processes.world_size if task.sharded else 1
     moments = 0.5 if task.config.optimizer == "adamw8bit" else 2
     needed, smaller = (int((kept + (1 + share) * trained) / parts) for share in (moments, 0.5))
     if available is None or needed <= available:

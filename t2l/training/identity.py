@@ -87,7 +87,8 @@ def _read(path: Path, config: LoopConfig) -> dict[str, Any]:
     if before.get("class") != type(config).__name__:
         return before
     values = {name: value for name, value in before.items() if name not in ("class", MADE_FROM)}
-    return before | json.loads(json.dumps(config_to_dict(config_from_dict(type(config), values))))
+    kept = {name: before[name] for name in ("class", MADE_FROM) if name in before}
+    return kept | json.loads(json.dumps(config_to_dict(config_from_dict(type(config), values))))
 
 
 def _same_sources(
@@ -96,16 +97,10 @@ def _same_sources(
     """Today's marks. Raises ValueError when a source is another one than the run was begun with."""
     for name, mark in now.items():
         if name in before and before[name] != mark:
-            named = f"--{name}"
-            given = (
-                "is left out now"
-                if mark is None
-                else "was left out then"
-                if before[name] is None
-                else "is another one now"
-            )
+            left_out = "is left out now" if mark is None else "was left out then"
+            given = "is another one now" if mark and before[name] else left_out
             raise ValueError(
-                f"the run folder {folder} was trained with another {named}, which {given}; give the one it was begun with, or "
-                "take another folder"
+                f"the run folder {folder} was trained with another --{name}, which {given}; give the one it was begun with, "
+                "or take another folder"
             )
     return dict(before) | dict(now)

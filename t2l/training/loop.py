@@ -68,24 +68,24 @@ def make_optimizer(
 
 
 @torch.no_grad()
-def update_ema(ema: nn.Module, model: nn.Module, decay: float, step: int, fine: Tensor) -> None:
+def update_ema(ema: nn.Module, model: nn.Module, decay: float, step: int, finite: Tensor) -> None:
     """ema <- d ema + (1 - d) model, with d = min(decay, (1 + step) / (10 + step)), running statistics as weights.
 
     The statistics of BatchNorm belong to the weights that made them, so they are averaged over the same steps; counters
-    are copied. fine: 0-dim; where it is False nothing changes.
+    are copied. finite: 0-dim; where it is False nothing changes.
     """
-    averaged, current = _own(ema.parameters()), _own(model.parameters())
-    share = (1 - min(decay, (1 + step) / (10 + step))) * fine.to(averaged[0].dtype)
-    torch._foreach_lerp_(averaged, current, [share] * len(averaged))
+    averaged, current = _local(ema.parameters()), _local(model.parameters())
+    weight = (1 - min(decay, (1 + step) / (10 + step))) * finite.to(averaged[0].dtype)
+    torch._foreach_lerp_(averaged, current, [weight] * len(averaged))
     for kept, buffer in zip(ema.buffers(), model.buffers(), strict=True):
         if kept.is_floating_point():
-            kept.lerp_(buffer, share.to(kept))
+            kept.lerp_(buffer, weight.to(kept))
         else:
             kept.copy_(buffer)
 
 
-def _own(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    """The weights, or this process's part of weights that are spread over several (DTensor)."""
+def _local(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """The weights, or this process's part of sharded ones (DTensor)."""
     return [p.to_local() if hasattr(p, "to_local") else p for p in parameters]
 
 
@@ -110,12 +110,12 @@ class Meter:
             self._waited += time.perf_counter() - start
             yield batch
 
-    def add(self, values: Mapping[str, Tensor], fine: Tensor) -> None:
-        """One step's values, 0-dim on their device. fine: 0-dim; a step that was skipped has no part in the means."""
+    def add(self, values: Mapping[str, Tensor], finite: Tensor) -> None:
+        """One step's values, 0-dim on their device. finite: 0-dim; a step that was skipped has no part in the means."""
         self._steps += 1
-        self._counted = fine.long() if self._counted is None else self._counted + fine
+        self._counted = finite.long() if self._counted is None else self._counted + finite
         for name, value in values.items():
-            value = torch.where(fine, at_least_float32(value), 0)
+            value = torch.where(finite, at_least_float32(value), 0)
             self._sums[name] = value if name not in self._sums else self._sums[name] + value
 
     def flush(self) -> dict[str, float]:

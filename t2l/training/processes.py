@@ -1,4 +1,4 @@
-"""The processes of a run, one device each: whose share of a batch is whose, and what they agree on.
+"""The processes of a run, one device each: which samples of a batch are whose, and what they agree on.
 
 `accelerate launch` and torchrun start several, on one machine or on many; without them there is one. The batch of a step
 is the same whatever their number: each takes its slice of it, and gradients, losses and BatchNorm are those of the whole.
@@ -33,50 +33,52 @@ class Processes:
         picked = pick_device(device)
         state = PartialState(cpu=picked.type == "cpu", timeout=patience)
         self.rank: int = state.process_index
-        self.count: int = state.num_processes
-        if self.count > 1 and picked.index is not None:
+        self.world_size: int = state.num_processes
+        if self.world_size > 1 and picked.index is not None:
             raise ValueError(
-                f"{self.count} processes take a card each, so the device is cuda without a number, got {device}"
+                f"{self.world_size} processes take a card each, so the device is cuda without a number, got {device}"
             )
-        self.device: torch.device = picked if self.count == 1 or picked.type == "cpu" else state.device
+        self.device: torch.device = picked if self.world_size == 1 or picked.type == "cpu" else state.device
 
     @property
     def is_main(self) -> bool:
         """True for the one process that writes."""
         return self.rank == 0
 
-    def share(self, batch_size: int, accumulate: int) -> range:
+    def local_indices(self, batch_size: int, accumulate: int) -> range:
         """Which samples of a batch are this process's. Raises ValueError when it cannot be divided evenly."""
-        if batch_size % (self.count * accumulate):
+        if batch_size % (multiple := self.world_size * accumulate):
+            below = batch_size // multiple * multiple
             raise ValueError(
-                f"batch_size must be a multiple of processes x accumulate, got {batch_size} for {self.count} x "
-                f"{accumulate}; it is the batch of one optimiser step over all processes: take {_multiples(batch_size, self.count * accumulate)}"
+                f"batch_size must be a multiple of processes x gradient_accumulation_steps, got {batch_size} for "
+                f"{self.world_size} x {accumulate}; it is the batch of one optimiser step over all processes: take "
+                f"{f'{below} or ' if below else ''}{below + multiple}"
             )
-        size = batch_size // self.count
+        size = batch_size // self.world_size
         return range(self.rank * size, (self.rank + 1) * size)
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean over all processes, without a gradient."""
-        if self.count == 1:
+        if self.world_size == 1:
             return x
         total = x.detach().clone()
         dist.all_reduce(total)
-        return total / self.count
+        return total / self.world_size
 
     def means(self, values: dict[str, float]) -> dict[str, float]:
         """The mean of every value over all processes, which must have the same names."""
-        if self.count == 1:
+        if self.world_size == 1:
             return values
         means = self.mean(torch.tensor(list(values.values()), dtype=torch.float64, device=self.device))
         return dict(zip(values, means.tolist(), strict=True))
 
     def any(self, flag: bool) -> bool:
         """Whether it is True in one of the processes; all must ask."""
-        return flag if self.count == 1 else bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
+        return flag if self.world_size == 1 else bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
 
     def wait(self) -> None:
         """Return when every process has come here."""
-        if self.count > 1:
+        if self.world_size > 1:
             dist.barrier()
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -84,27 +86,21 @@ class Processes:
 
         One that is spread over them (FSDP2) sees to that itself.
         """
-        if self.count == 1 or hasattr(module, "set_requires_gradient_sync"):
+        if self.world_size == 1 or hasattr(module, "set_requires_gradient_sync"):
             return module
         devices = None if self.device.type == "cpu" else [self.device]
         wrapped = nn.parallel.DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
         wrapped.broadcast_buffers = False  # BatchNorm's are the same everywhere; the option's name changes
         return wrapped
 
-    def synchronized(self, module: nn.Module) -> None:
+    def synchronize_batchnorm(self, module: nn.Module) -> None:
         """Let BatchNorm2d be over all processes, in place, when there are several."""
-        if self.count > 1:
+        if self.world_size > 1:
             make_batchnorm_global(module)
 
 
-def _multiples(near: int, of: int) -> str:
-    """The multiples on both sides of a number that is none."""
-    below = near // of * of
-    return f"{below} or {below + of}" if below else str(of)
-
-
 @contextmanager
-def without_sync(module: nn.Module) -> Iterator[None]:
+def skip_gradient_sync(module: nn.Module) -> Iterator[None]:
     """Gradients of what runs inside stay in this process, for all but the last part of a step."""
     if isinstance(module, nn.parallel.DistributedDataParallel):
         with module.no_sync():

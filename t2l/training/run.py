@@ -65,34 +65,32 @@ class Run:
             self.samples.mkdir(parents=True, exist_ok=True)
             remove_partials(self.folder)
             sharded.remove_unfinished(self.folder)
-            keep_identity(self.folder / "config.json", config, made_from, self._has_work(), accept_changes)
+            has_work = self.has_state() or self.snapshot.exists()
+            keep_identity(self.folder / "config.json", config, made_from, has_work, accept_changes)
         processes.wait()
-
-    def _has_work(self) -> bool:
-        return self.has_state() or self.snapshot.exists()
 
     def has_state(self) -> bool:
         """Whether there is a state to go on from."""
         return self._state.exists() or any(self.folder.glob("state-*"))
 
-    def load_state(self, spread: Callable[[], dict[str, Any]] | None = None) -> dict[str, Any] | None:
+    def load_state(self, template: Callable[[], dict[str, Any]] | None = None) -> dict[str, Any] | None:
         """The last saved state, or None at the start. Log lines written after it are dropped, they will come again.
 
-        spread: gives today's state of a model that is spread over the processes, to be filled.
-        Raises ValueError for a damaged state, for one of another number of processes unless that is allowed, and for one that
-        is spread where a whole one is needed, or the other way round.
+        template: gives today's state of a sharded model, to be filled. Raises ValueError for a damaged state, for one of
+        another number of processes unless that is allowed, and for a sharded one where a whole one is needed, or the other
+        way round.
         """
-        self._check_kind(spread is not None)
-        if spread is None:
+        self._check_kind(template is not None)
+        world_size = self._processes.world_size
+        if template is None:
             state = self._read_state()
         else:
-            state = sharded.load(lambda: spread() | {"processes": self._processes.count}, self.folder)
-        step = 0 if state is None else state["step"]
-        count = self._processes.count if state is None else state.get("processes", 1)
-        if count != self._processes.count and not self._any_processes:
+            state = sharded.load(lambda: template() | {"processes": world_size}, self.folder)
+        step, count = (0, world_size) if state is None else (state["step"], state.get("processes", 1))
+        if count != world_size and not self._any_processes:
             raise ValueError(
-                f"the run folder {self.folder} was trained by {count} processes and there are {self._processes.count} now; "
-                f"start {count}, or add --any-processes to go on with the same batches and other last digits"
+                f"the run folder {self.folder} was trained by {count} processes and there are {world_size} now; start {count}, "
+                "or add --any-processes to go on with the same batches and other last digits"
             )
         if self._processes.is_main:
             self._drop_stats_after(step)
@@ -100,14 +98,14 @@ class Run:
                 self._tensorboard = _tensorboard(self.folder / "tensorboard", step)
         return state
 
-    def _check_kind(self, spread: bool) -> None:
-        """One process keeps a whole state, several with sharding "fsdp" a spread one; neither goes on from the other's."""
-        if spread and self._state.exists():
+    def _check_kind(self, is_sharded: bool) -> None:
+        """One process keeps a whole state, several with sharding "fsdp" a sharded one; neither goes on from the other's."""
+        if is_sharded and self._state.exists():
             raise ValueError(
                 f"the run folder {self.folder} holds the state of one process, which several with sharding fsdp cannot go on "
                 "from: start one, or remove state.pt to start this run again"
             )
-        if not spread and any(self.folder.glob("state-*")):
+        if not is_sharded and any(self.folder.glob("state-*")):
             raise ValueError(
                 f"the run folder {self.folder} holds a state that is spread over several processes, which one cannot go on "
                 "from: start as many as before, or remove it to start this run again"
@@ -124,15 +122,12 @@ class Run:
                 f"{self._state} cannot be read ({error}); remove it to start this run again, its snapshot stays usable"
             ) from error
 
-    def save_state(self, state: dict[str, Any], spread: bool = False) -> None:
-        """Replace the state atomically: a kill or a full disk at any moment leaves the old one or the new one.
-
-        spread: every process holds a part of it; they write a folder together.
-        """
-        state |= {"processes": self._processes.count}
+    def save_state(self, state: dict[str, Any], is_sharded: bool = False) -> None:
+        """Replace the state atomically: a kill or a full disk at any moment leaves the old one or the new one."""
+        state |= {"processes": self._processes.world_size}
         full_disk = (OSError, RuntimeError)  # torch wraps what the system says
         with self.writing(f"the state of step {state['step']}", full_disk):
-            if spread:
+            if is_sharded:
                 sharded.save(state, self.folder, state["step"])
             elif self._processes.is_main:
                 with atomic_path(self._state) as partial, open(partial, "wb") as file:
@@ -158,21 +153,20 @@ class Run:
             yield
         except kinds as error:
             raise OSError(
-                f"{what} cannot be written, is the disk full? ({_first_line(error)}); the run folder {self.folder} holds "
+                f"{what} cannot be written, is the disk full? ({first_line(error)}); the run folder {self.folder} holds "
                 "the state before it: make room and run the same command again"
             ) from error
 
     def keeps(self, step: int) -> bool:
-        """Whether the snapshot after so many steps is kept under a name of its own."""
         return bool(self._config.keep_every) and step % self._config.keep_every == 0
 
     def saves(self, step: int) -> bool:
         """Whether state and sample are written after so many steps."""
-        return step % self._config.save_every == 0 or step == self._config.steps or self.keeps(step)
+        return step % self._config.save_every == 0 or step == self._config.num_steps or self.keeps(step)
 
     def logs(self, step: int) -> bool:
         """Whether the means since the last time are logged after so many steps."""
-        return step % self._config.log_every == 0 or step == self._config.steps
+        return step % self._config.log_every == 0 or step == self._config.num_steps
 
     def progress(self, batches: Iterator[Any], start: int, steps: int, name: str) -> tqdm:
         """The batches with a progress bar, on the main process's screen."""
@@ -191,7 +185,6 @@ class Run:
             self._tensorboard.flush()
 
     def draw_losses(self) -> None:
-        """Draw what was logged so far."""
         if self._processes.is_main:
             with self.writing("the picture of the losses"):
                 write_plot(self._stats, self.folder / "losses.png")
@@ -205,12 +198,10 @@ class Run:
     def _drop_stats_after(self, step: int) -> None:
         if not self._stats.exists():
             return
-        kept = []
-        for line in self._stats.read_text().splitlines(keepends=True):
-            if not line.endswith("\n"):  # cut off by a kill
-                break
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
+        lines = [
+            x for x in self._stats.read_text().splitlines(keepends=True) if x.endswith("\n")
+        ]  # a kill cuts one off
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
         with atomic_path(self._stats) as partial:
             partial.write_bytes("".join(kept).encode())
 
@@ -224,5 +215,5 @@ def _tensorboard(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__

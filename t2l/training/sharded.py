@@ -1,4 +1,4 @@
-"""A UNet that is spread over the processes of a run (FSDP2): each holds a part of weights, moments and EMA.
+"""A UNet that is sharded over the processes of a run (FSDP2): each holds a part of weights, moments and EMA.
 
 Its state is a folder that all processes write together (torch.distributed.checkpoint), readable by any number of them.
 """
@@ -20,7 +20,7 @@ from ..model.unet import Conditioned
 
 
 def shard(model: Conditioned, device: torch.device, precision: Precision) -> None:
-    """Spread the weights over all processes, in place; a block's are together only while it computes.
+    """Shard the weights over all processes, in place; a block's are together only while it computes.
 
     Where the step computes in bf16 the weights travel in it too, half the bytes; gradients are summed in float32.
     """
@@ -39,7 +39,7 @@ def shard(model: Conditioned, device: torch.device, precision: Precision) -> Non
 
 
 def gather(model: nn.Module, into: nn.Module | None) -> None:
-    """Copy the weights of a spread model into an ordinary one, in the process that has one; all must call."""
+    """Copy the weights of a sharded model into an ordinary one, in the process that has one; all must call."""
     whole = into.state_dict() if into is not None else {}
     for name, part in model.state_dict().items():
         tensor = part.full_tensor() if hasattr(part, "full_tensor") else part
@@ -48,7 +48,7 @@ def gather(model: nn.Module, into: nn.Module | None) -> None:
 
 
 class ShardedOptimizer:
-    """state_dict and load_state_dict of an optimiser over a spread model, by the names of its parameters."""
+    """state_dict and load_state_dict of an optimiser over a sharded model, by the names of its parameters."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.model = model

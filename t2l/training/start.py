@@ -15,7 +15,7 @@ from ..data.latents import Latents
 from ..diffusion import scaled_linear_schedule
 from ..model.autoencoder import Autoencoder, AutoencoderConfig
 from ..model.from_sd import autoencoder_from_sd, is_foreign, text_encoder_from_sd, unet_from_sd
-from ..model.grow import grown_to
+from ..model.grow import grow_to
 from ..model.systems import build_autoencoder, same_latents
 from ..model.text2layer import Text2Layer, load_autoencoder, read_vocabulary
 from ..model.text_encoder import TextEncoder, TextEncoderConfig, add_tokens
@@ -79,12 +79,12 @@ def starting_text_encoder(init: Path, config: TextEncoderConfig) -> TextEncoder:
     return text_encoder_from_sd(init, config) if is_foreign(init) else Text2Layer.load(init).text_encoder
 
 
-def trains_text(config: UNetTrainConfig) -> bool:
+def trains_text_encoder(config: UNetTrainConfig) -> bool:
     """Whether a run trains its text encoder."""
     return "text_encoder" not in config.frozen and not config.lora_rank
 
 
-def with_vocabulary(
+def add_vocabulary(
     config: UNetTrainConfig, captions: Iterable[str], init: Path | None, before: Path | None = None
 ) -> tuple[UNetTrainConfig, str]:
     """The config with a row for every token of the captions, beside those that its start has; and a sentence on new words.
@@ -94,18 +94,18 @@ def with_vocabulary(
     tokens keeps them.
     """
     if before is not None:
-        return _naming(config, read_vocabulary(before)), ""
+        return _with_token_ids(config, read_vocabulary(before)), ""
     if config.text_encoder.token_ids is not None:
         return config, ""
     if init is None:
-        return _naming(config, Tokenizer().ids_in(captions)), ""
+        return _with_token_ids(config, Tokenizer().ids_in(captions)), ""
     known = None if is_foreign(init) else read_vocabulary(init)
     missing = Vocabulary(known).missing(captions)
     if known is None or not missing.token_ids:
         return config, ""
-    if trains_text(config):
+    if trains_text_encoder(config):
         sentence = f"{missing.counted()} new to {init} and will be learnt: {missing.listed()}"
-        return _naming(config, known + missing.token_ids), sentence
+        return _with_token_ids(config, known + missing.token_ids), sentence
     remedy = "leave lora_rank out" if config.lora_rank else "take text_encoder out of frozen"
     return config, (
         f"{missing.counted()} new to {init} and cannot be learnt, because the text encoder is frozen; to it they are all one "
@@ -113,7 +113,7 @@ def with_vocabulary(
     )
 
 
-def _naming(config: UNetTrainConfig, token_ids: tuple[int, ...] | None) -> UNetTrainConfig:
+def _with_token_ids(config: UNetTrainConfig, token_ids: tuple[int, ...] | None) -> UNetTrainConfig:
     return replace(config, text_encoder=replace(config.text_encoder, token_ids=token_ids))
 
 
@@ -173,4 +173,4 @@ def _continued(start: Text2Layer, config: UNetTrainConfig, init: Path) -> UNet2D
     if start.diffusion != config.diffusion:
         was, asked = differences(start.diffusion, config.diffusion)
         raise ValueError(f"{init} was trained with {was}, the config asks for {asked}; make them equal in diffusion")
-    return grown_to(config.unet, start.unet, scaled_linear_schedule(config.diffusion), str(init))
+    return grow_to(config.unet, start.unet, scaled_linear_schedule(config.diffusion), str(init))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 
 from ..data.ahead import explain_worker_death
 from ..data.crops import CropBatches, crop_batches, pixels_from_bytes
-from ..data.draws import sample_noise, step_generator
 from ..data.several import Data, SeveralShards, open_shards
 from ..data.shards import Shards
+from ..draws import sample_noise, step_generator
 from ..io.image import contact_sheet, save_png
 from ..layers import Layers
 from ..model.autoencoder import Autoencoder, Decoded, LayeredAutoencoder, Posterior, latent_size
@@ -52,7 +51,7 @@ def train_autoencoder(
     device: str = "auto",
     tell: Tell = lambda sentence: None,
 ) -> Path:
-    """Train until config.steps, from the run folder's last state when there is one; returns the snapshot's path.
+    """Train until config.num_steps, from the run folder's last state when there is one; returns the snapshot's path.
 
     data: a folder of shards, or several as one. init: a checkpoint whose autoencoder is the starting point, ours or Stable Diffusion 1.x.
     validation: shards the EMA weights are tried on whenever the state is saved, always the same batch. any_processes,
@@ -66,7 +65,9 @@ def train_autoencoder(
 
     def batches(start: int) -> Iterator[Tensor]:
         pin = task.device.type == "cuda"
-        return crop_batches(shards, config.data, config.seed, start, config.steps, config.workers, task.share, pin)
+        return crop_batches(
+            shards, config.data, config.seed, start, config.num_steps, config.num_workers, task.local_indices, pin
+        )
 
     return fit(task, batches, folder, tell)
 
@@ -122,9 +123,9 @@ class AutoencoderTask(Task):
         super().__init__(config, processes)
         self.config: AutoencoderTrainConfig = config
         self.dtype = dtype = weight_dtype(config.precision)
-        self.share = processes.share(config.data.batch_size, config.accumulate)
+        self.local_indices = processes.local_indices(config.data.batch_size, config.gradient_accumulation_steps)
         self.shards, self.held_out = shards, held_out
-        self._first: dict[Shards | SeveralShards, Layers] = {}
+        self._first_batches: dict[Shards | SeveralShards, Layers] = {}
         self.license = {} if init is None else {"license": license_of(init)}
         model = starting_autoencoder(config.model, init)
         reference = _reference(model, init) if config.loss.reference_kl else None
@@ -138,15 +139,15 @@ class AutoencoderTask(Task):
         self.model: Autoencoder = model
         check_memory(self, memory_of(self.device))
         self.reference = None if reference is None else reference.to(self.device, dtype)
-        processes.synchronized(model.to(self.device, dtype).to(memory_format=torch.channels_last).train())
-        model.checkpoint_blocks(config.checkpointing)
+        processes.synchronize_batchnorm(model.to(self.device, dtype).to(memory_format=torch.channels_last).train())
+        model.checkpoint_blocks(config.gradient_checkpointing)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self.perceptual = _perceptual(config, self.device) if config.loss.lpips else None
         self.discriminator: PatchDiscriminator | None = None
         self.discriminator_update: Updater | None = None
         if config.loss.adversarial:
             self.discriminator = PatchDiscriminator(config.discriminator).to(self.device, dtype)
-            processes.synchronized(self.discriminator)
+            processes.synchronize_batchnorm(self.discriminator)
             learns = self.discriminator.parameters()
             optimizer = make_optimizer(learns, config, weight_decay=0.0, betas=(0.5, 0.9))  # ldm's
             adversary: Any = Adversary(self.discriminator)
@@ -161,38 +162,38 @@ class AutoencoderTask(Task):
         return Layers.from_stacked(pixels_from_bytes(batch.to(self.device, non_blocking=True), self.dtype))
 
     def step(self, batch: Tensor, step: int) -> StepResult:
-        """One optimiser step on a process's share of a batch, as `layers` takes it."""
+        """One optimiser step on this process's samples of a batch, as `layers` takes them."""
         target = self.layers(batch)
         set_learning_rate(self.update.optimizer, self.lr(step))
-        halved = self._halves(step)
+        halved = self._decodes_halved(step)
         noise, extra = self._noise(target, step)
         logged, seen = [], []
-        for part in self.update.parts(len(self.share)):
+        for part in self.update.micro_batches(len(self.local_indices)):
             total, parts, decoded, true = self._losses(target[part], noise[part], extra[part], halved, step)
             self.update.backward(total)
             logged.append({"total": total.detach(), **parts})
             seen.append((decoded, true))
         means = {name: torch.stack([parts[name] for parts in logged]).mean() for name in logged[0]}
-        norm, fine = self.update.step(means["total"])
-        update_ema(self.ema, self.model, self.config.ema_decay, step, fine)
+        norm, finite = self.update.step(means["total"])
+        update_ema(self.ema, self.model, self.config.ema_decay, step, finite)
         if self.discriminator_update is not None:
-            means["discriminator"] = self._train_discriminator(self.discriminator_update, seen, step, fine)
-        return StepResult(means | {"gradient_norm": norm}, fine)
+            means["discriminator"] = self._train_discriminator(self.discriminator_update, seen, step, finite)
+        return StepResult(means | {"gradient_norm": norm}, finite)
 
-    def _halves(self, step: int) -> bool:
+    def _decodes_halved(self, step: int) -> bool:
         """Whether the step decodes halved latents."""
-        share = self.config.scale_equivariance
-        return share > 0 and float(torch.rand((), generator=step_generator(self.config.seed, step))) < share
+        probability = self.config.scale_equivariance
+        return probability > 0 and float(torch.rand((), generator=step_generator(self.config.seed, step))) < probability
 
     def _noise(self, target: Layers, step: int) -> tuple[Tensor, Tensor]:
-        """What the posteriors of this process's share are sampled with, (N, C, h, w), and the `extra` of Reconstruction.
+        """What the posteriors of this process's samples are drawn with, (N, C, h, w), and the `extra` of Reconstruction.
 
         The latter, (N, 1, 1, 1), is |n| latent_noise with n ~ N(0, 1). What a UNet leaves a little noisy then still
         becomes a picture (Zheng et al. 2025, RAE, 2510.11690, for a decoder alone); an encoder that learns too
         says what matters louder than the noise.
         """
         model, size = self.model.config, self.config.data.batch_size
-        positions = [step * size + number for number in self.share]
+        positions = [step * size + number for number in self.local_indices]
         shape = (model.latent_channels, *latent_size(*target.size, model.downscale))
         noise = sample_noise(self.config.seed, positions, shape, "posterior")
         strength = sample_noise(self.config.seed, positions, (1, 1, 1), "strength").abs()
@@ -203,18 +204,23 @@ class AutoencoderTask(Task):
     ) -> tuple[Tensor, dict[str, Tensor], Decoded, Layers]:
         """The loss of some samples, its parts, what was decoded and what that should have been."""
         with precision_context(self.device, self.config.precision):
-            known = None if self.reference is None else _known(self.reference, target)
+            reference = self._encode_reference(target)
             posterior, decoded = self.update.network(target.stacked(), noise, extra, halved)
             pixels = target.foreground[0].numel()  # of what was encoded, whatever is decoded of it
             if halved:
                 target = Layers.from_stacked(_halve(target.stacked()))
             total, parts = autoencoder_loss(
-                decoded, posterior, target, self.config.loss, self.perceptual, known, pixels
+                decoded, posterior, target, self.config.loss, self.perceptual, reference, pixels
             )
             if self.discriminator is not None:
                 adversarial = self._adversarial(self.discriminator, decoded, total, step)
                 total, parts = total + adversarial, parts | {"adversarial": adversarial.detach()}
         return total, parts | {"latent_std": at_least_float32(posterior.mean.detach()).std()}, decoded, target
+
+    @torch.no_grad()
+    def _encode_reference(self, target: Layers) -> Posterior | None:
+        """What Stable Diffusion's encoder makes of the composite, where the loss draws to it."""
+        return None if self.reference is None else self.reference.encode(Layers.flat(target.composite()))
 
     def _adversarial(self, discriminator: PatchDiscriminator, decoded: Decoded, total: Tensor, step: int) -> Tensor:
         """The adversarial part of L_img for F, B and I, each balanced at the last layer that makes it (paper, Eq. 4)."""
@@ -224,10 +230,10 @@ class AutoencoderTask(Task):
         last_layers = self.model.last_layers()
         discriminator.requires_grad_(False)  # it judges here, and learns afterwards
         for name, image in self._pictures(decoded.layers, decoded.auxiliary).items():
-            fooled = losses.generator_adversarial_loss(discriminator(2 * image - 1))
+            generator_loss = losses.generator_adversarial_loss(discriminator(2 * image - 1))
             scaled = self.update.scaler.scale  # fp16's small gradients would vanish on their way to the last layer
-            balance = losses.adaptive_weight(total, fooled, last_layers[name], self.processes.mean, scaled)
-            result = result + weight * balance * fooled
+            balance = losses.adaptive_weight(total, generator_loss, last_layers[name], self.processes.mean, scaled)
+            result = result + weight * balance * generator_loss
         discriminator.requires_grad_(True)
         return result
 
@@ -243,10 +249,10 @@ class AutoencoderTask(Task):
         start = self.config.loss.adversarial_start
         if step < start:
             return torch.zeros((), device=self.device)
-        warm = min(1.0, (step - start + 1) / max(1, self.config.warmup))  # from its own first step
+        warm = min(1.0, (step - start + 1) / max(1, self.config.lr_warmup_steps))  # from its own first step
         set_learning_rate(update.optimizer, warm * self.lr(step))
         parts = []
-        for (decoded, target), _ in zip(seen, update.parts(len(self.share)), strict=True):
+        for (decoded, target), _ in zip(seen, update.micro_batches(len(self.local_indices)), strict=True):
             composite = None if decoded.auxiliary is None else target.composite()
             real = torch.cat([*self._pictures(target, composite).values()])
             fake = torch.cat([*self._pictures(decoded.layers, decoded.auxiliary).values()]).detach()
@@ -262,44 +268,43 @@ class AutoencoderTask(Task):
         return [self.update] if self.discriminator_update is None else [self.update, self.discriminator_update]
 
     def stateful(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {"model": self.model, "ema": self.ema} | self.update.stateful()
-        if self.discriminator_update is not None:
-            parts |= {"discriminator": self.discriminator} | self.discriminator_update.stateful("discriminator_")
-        return parts
+        if self.discriminator_update is None:
+            return super().stateful()
+        learnt = {"discriminator": self.discriminator} | self.discriminator_update.stateful("discriminator_")
+        return super().stateful() | learnt
 
     @torch.no_grad()
     def validation_loss(self) -> float | None:
         """The loss of the EMA weights, without the adversarial term, on held-out pictures over all processes."""
         if self.held_out is None:
             return None
-        target = self._always_the_same(self.held_out)
+        target = self._fixed_batch(self.held_out)
         self.ema.eval()
         with precision_context(self.device, self.config.precision):
             posterior = self.ema.encode(target)
             decoded = self.ema.decode(posterior.mean, clamp=False)
-            known = None if self.reference is None else _known(self.reference, target)
-            total, _ = autoencoder_loss(decoded, posterior, target, self.config.loss, self.perceptual, known)
+            reference = self._encode_reference(target)
+            total, _ = autoencoder_loss(decoded, posterior, target, self.config.loss, self.perceptual, reference)
         return float(self.processes.mean(total))
 
-    def _always_the_same(self, shards: Shards | SeveralShards) -> Layers:
-        """This process's share of the first batch of a data set."""
-        if shards not in self._first:
-            self._first[shards] = self.layers(CropBatches(shards, self.config.data, self.config.seed, self.share)[0])
-        return self._first[shards]
+    def _fixed_batch(self, shards: Shards | SeveralShards) -> Layers:
+        """This process's samples of the first batch of a data set."""
+        if shards not in self._first_batches:
+            self._first_batches[shards] = self.layers(
+                CropBatches(shards, self.config.data, self.config.seed, self.local_indices)[0]
+            )
+        return self._first_batches[shards]
 
     def snapshot(self, step: int) -> Callable[[Path], None]:
-        return partial(self._write, step)
+        return lambda path: save_autoencoder(self.ema_for_use(), path, info={"steps": str(step)} | self.license)
 
-    def _write(self, step: int, path: Path) -> None:
-        save_autoencoder(self.finished(), path, info={"steps": str(step)} | self.license)
-
-    def finished(self) -> Autoencoder:
+    def ema_for_use(self) -> Autoencoder:
         """The EMA weights for use: on training pictures scaled latents have unit variance."""
         if self.config.freeze_encoder or self.config.loss.reference_kl:  # the latents are to stay as they are
             return self.ema
         assert self.shards is not None, "train_autoencoder gives the pictures it trains on"
         config = self.config
-        probes = crop_batches(self.shards, config.data, config.seed + 1, 0, PROBES, config.workers)
+        probes = crop_batches(self.shards, config.data, config.seed + 1, 0, PROBES, config.num_workers)
         return standardized(self.ema, (self.layers(batch) for batch in probes))
 
     @torch.no_grad()
@@ -307,7 +312,7 @@ class AutoencoderTask(Task):
         """Up to eight pictures, held-out ones where there are any, and their reconstruction under them."""
         shards = self.held_out or self.shards
         assert shards is not None, "train_autoencoder gives the pictures it trains on"
-        layers = self._always_the_same(shards)[:8]
+        layers = self._fixed_batch(shards)[:8]
         self.ema.eval()
         decoded = self.ema.decode(self.ema.encode(layers).mean)
         save_png(contact_sheet(Layers.cat([layers, decoded.layers])), folder / f"{step:07d}.png")
@@ -359,9 +364,3 @@ def _reference(model: Autoencoder, init: Path | None) -> Autoencoder:
             "--init a Stable Diffusion 1.x checkpoint, and model.layout 'joint' or 'composite'"
         )
     return copy.deepcopy(model).eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def _known(reference: Autoencoder, target: Layers) -> Posterior:
-    """What Stable Diffusion's encoder makes of the composite: a flat picture goes through as in it."""
-    return reference.encode(Layers.flat(target.composite()))

@@ -34,7 +34,7 @@ from .fit import StepResult, Task, Tell, check_memory, fit
 from .loop import attention_context, make_optimizer, set_learning_rate, update_ema
 from .processes import Processes
 from .run import Run
-from .start import check_cache, freeze, starting_networks, trains_text, with_vocabulary
+from .start import add_vocabulary, check_cache, freeze, starting_networks, trains_text_encoder
 from .update import Updater
 
 SAMPLES = 4  # pictures drawn at every save
@@ -57,7 +57,7 @@ def train_unet(
     device: str = "auto",
     tell: Tell = lambda sentence: None,
 ) -> Path:
-    """Train until config.steps, from the run folder's last state when there is one; returns the snapshot's path.
+    """Train until config.num_steps, from the run folder's last state when there is one; returns the snapshot's path.
 
     latents: a folder made by cache_latents. init: a checkpoint whose UNet and text encoder are the start, ours or Stable
     Diffusion 1.x.
@@ -73,7 +73,7 @@ def train_unet(
     task = UNetTask(config, processes, cached, init, held_out, sample, before, tell)
 
     def batches(start: int) -> Iterator[Batch]:
-        made = (task.batches[step] for step in range(start, config.steps))
+        made = (task.batches[step] for step in range(start, config.num_steps))
         return read_ahead(made, AHEAD, task.device.type == "cuda")
 
     return fit(task, batches, folder, tell)
@@ -102,17 +102,17 @@ class UNetTask(Task):
         super().__init__(config, processes)
         self.config: UNetTrainConfig = config
         self.dtype = weight_dtype(config.precision)
-        self.sharded = config.sharding == "fsdp" and processes.count > 1
+        self.sharded = config.sharding == "fsdp" and processes.world_size > 1
         self.cached, self.held_out, self.sample = cached, held_out, sample
-        share = processes.share(config.batch_size, config.accumulate)
+        local = processes.local_indices(config.batch_size, config.gradient_accumulation_steps)
         self.autoencoder = load_autoencoder(cached.autoencoder).to(self.device)
-        self.batches = LatentBatches(cached, config.batches, self.autoencoder.config.latent_scale, Tokenizer(), share)
-        self._fixed = None if held_out is None else _validation_batch(held_out, self.batches)
+        self.batches = LatentBatches(cached, config.batches, self.autoencoder.config.latent_scale, Tokenizer(), local)
+        self._fixed_batch = None if held_out is None else _validation_batch(held_out, self.batches)
         # FSDP takes contiguous weights only
         layout = torch.contiguous_format if self.sharded else torch.channels_last
         self.license = config.license if init is None else license_of(init)
         misfit = check_cache(cached, config, self.autoencoder, init)
-        config, new_words = with_vocabulary(config, cached.texts(), init, before)
+        config, new_words = add_vocabulary(config, cached.texts(), init, before)
         for sentence in filter(None, (misfit, new_words)):
             tell(sentence)
         self.model: Conditioned = Conditioned(*starting_networks(config, init))
@@ -121,7 +121,7 @@ class UNetTask(Task):
         freeze(self.model, config.frozen)
         check_memory(self, memory_of(self.device))
         self.model.to(self.device, self.dtype).to(memory_format=layout).train()
-        if config.checkpointing:
+        if config.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self._whole = self.ema  # what snapshots are made of
@@ -129,10 +129,10 @@ class UNetTask(Task):
             self.check_embeddings(cached)
         if self.sharded:
             self._whole = copy.deepcopy(self.ema).cpu()
-            for spread in (self.model, self.ema):
-                sharded.shard(spread, self.device, config.precision)
-        network: Any = torch.compile(self.model) if config.compile else self.model
-        self.update = Updater(network, make_optimizer(self.model.parameters(), config), config, processes)
+            for network in (self.model, self.ema):
+                sharded.shard(network, self.device, config.precision)
+        compiled: Any = torch.compile(self.model) if config.compile else self.model
+        self.update = Updater(compiled, make_optimizer(self.model.parameters(), config), config, processes)
         self.alphas_cumprod = scaled_linear_schedule(config.diffusion).to(self.device)
         self._preview = latent_preview(self.autoencoder, cached.sample_means(PROBES))
         self._drawn: Text2Layer | None = None
@@ -140,7 +140,7 @@ class UNetTask(Task):
     def check_embeddings(self, cached: Latents) -> None:
         """Raise ValueError when a cache's text embeddings are not what this run's text encoder would say at every step."""
         remedy = "or make the cache without --text-encoder"
-        if trains_text(self.config):
+        if trains_text_encoder(self.config):
             raise ValueError(
                 f'the latents come with text embeddings, which stand for a frozen text encoder: put "text_encoder" into '
                 f"frozen, {remedy}"
@@ -156,27 +156,27 @@ class UNetTask(Task):
             )
 
     def step(self, batch: Batch, step: int) -> StepResult:
-        """One optimiser step on the mean squared error of the prediction (paper, Eq. 5), on a process's share of a batch."""
+        """One optimiser step on the mean squared error of the prediction (paper, Eq. 5), on this process's samples of a batch."""
         batch = batch.to(self.device, self.dtype)
         set_learning_rate(self.update.optimizer, self.lr(step))
         losses = []
         with attention_context(self.device):  # checkpointing computes attention again in the backward pass
-            for part in self.update.parts(len(batch.t)):
+            for part in self.update.micro_batches(len(batch.t)):
                 loss = self.loss(Batch(*(x[part] for x in batch)), self.update.network)
                 self.update.backward(loss)
                 losses.append(loss.detach())
         loss = torch.stack(losses).mean()
-        norm, fine = self.update.step(loss)
-        update_ema(self.ema, self.model, self.config.ema_decay, step, fine)
-        return StepResult({"loss": loss, "gradient_norm": norm}, fine)
+        norm, finite = self.update.step(loss)
+        update_ema(self.ema, self.model, self.config.ema_decay, step, finite)
+        return StepResult({"loss": loss, "gradient_norm": norm}, finite)
 
     @torch.no_grad()
     def validation_loss(self) -> float | None:
         """The loss of the EMA weights on a held-out batch over all processes."""
-        if self._fixed is None:
+        if self._fixed_batch is None:
             return None
         with attention_context(self.device):
-            return float(self.processes.mean(self.loss(self._fixed.to(self.device, self.dtype), self.ema)))
+            return float(self.processes.mean(self.loss(self._fixed_batch.to(self.device, self.dtype), self.ema)))
 
     def loss(self, batch: Batch, network: nn.Module) -> Tensor:
         """The mean squared error of a network's prediction over some samples, a scalar."""
@@ -186,18 +186,16 @@ class UNetTask(Task):
         with precision_context(self.device, self.config.precision):
             prediction = network(x_t, batch.t, batch.text)
         error = F.mse_loss(at_least_float32(prediction), target, reduction="none").mean(dim=(1, 2, 3))
-        if self.config.min_snr:
-            error = error * min_snr_weight(batch.t, self.alphas_cumprod, self.config.min_snr, kind)
+        if self.config.min_snr_gamma:
+            error = error * min_snr_weight(batch.t, self.alphas_cumprod, self.config.min_snr_gamma, kind)
         return error.mean()
 
     def stateful(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {"model": self.model, "ema": self.ema} | self.update.stateful()
-        if self.sharded:
-            parts["optimizer"] = sharded.ShardedOptimizer(self.model, self.update.optimizer)
-        return parts
+        optimizer = {"optimizer": sharded.ShardedOptimizer(self.model, self.update.optimizer)} if self.sharded else {}
+        return super().stateful() | optimizer
 
     def snapshot(self, step: int) -> Callable[[Path], None]:
-        """Writes EMA weights and the autoencoder that decodes their latents; a model that is spread is put together first."""
+        """Writes EMA weights and the autoencoder that decodes their latents; a sharded model is put together first."""
         if self.sharded:
             sharded.gather(self.ema, self._whole if self.processes.is_main else None)
         self._drawn = Text2Layer(
@@ -228,7 +226,7 @@ class UNetTask(Task):
             self.sample(self._drawn.to(self.device), prompts, folder / f"{step:07d}.png")
         finally:
             if self.sharded:
-                self._whole.cpu()  # beside the parts there is no room for it while training
+                self._whole.cpu()  # there is no room for it while training
 
     def sample_prompts(self) -> tuple[list[str], Tensor | None]:
         """The config's prompts; else captions of held-out pictures, or of those trained on, and the pictures' numbers."""
@@ -247,7 +245,7 @@ class UNetTask(Task):
 
 
 def _validation_batch(held_out: Latents, batches: LatentBatches) -> Batch:
-    """This process's share of the batch that validation is always done on, every caption in it as it is."""
+    """This process's samples of the batch that validation is always done on, every caption in it as it is."""
     folder, cached = held_out.autoencoder.parent, batches.cached
     if held_out.about["autoencoder"] != cached.about["autoencoder"]:
         raise ValueError(f"the validation latents {folder} were made by another autoencoder than those trained on")
@@ -256,5 +254,5 @@ def _validation_batch(held_out: Latents, batches: LatentBatches) -> Batch:
             f"the validation latents {folder} must have text embeddings of the same encoder as those trained on, or none if "
             "they have none; make them with the same --text-encoder"
         )
-    plain = replace(batches.config, caption_drop=0.0, unknown_word=0.0)
+    plain = replace(batches.config, cond_drop_prob=0.0, unknown_word=0.0)
     return LatentBatches(held_out, plain, batches.latent_scale, batches.tokenize, batches.local_indices)[0]

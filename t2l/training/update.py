@@ -1,6 +1,6 @@
 """From losses to new weights: the parts of a step, their gradients over all processes, scaling, clipping, the guard.
 
-Whether a step was fine stays on the device, which so never waits: what it must not change is changed by nothing there.
+Whether a step was finite stays on the device, which so never waits: what it must not change is changed by nothing there.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from .configs import LoopConfig
 from .loop import TrainingStopped
-from .processes import Processes, without_sync
+from .processes import Processes, skip_gradient_sync
 
 
 class Outcome(NamedTuple):
     """What came of a step, 0-dim on the device."""
 
     gradient_norm: Tensor
-    fine: Tensor  # bool; False: loss or gradient were not finite, and nothing has changed
+    finite: Tensor  # bool; False: loss or gradient were not finite, and nothing has changed
 
 
 class Guard:
@@ -32,10 +32,10 @@ class Guard:
         self._in_a_row = torch.zeros_like(self._skipped)
         self._longest = torch.zeros_like(self._skipped)
 
-    def note(self, fine: Tensor, excused: Tensor) -> None:
-        """Count one step. excused: where it is True, a step that was not fine is none of those in a row."""
-        self._skipped += ~fine
-        self._in_a_row = torch.where(fine, 0, self._in_a_row + ~excused)
+    def note(self, finite: Tensor, excused: Tensor) -> None:
+        """Count one step. excused: where it is True, a step that was not finite is none of those in a row."""
+        self._skipped += ~finite
+        self._in_a_row = torch.where(finite, 0, self._in_a_row + ~excused)
         self._longest = torch.maximum(self._longest, self._in_a_row)
 
     @property
@@ -78,18 +78,18 @@ class Updater:
         self._buffers = [buffer for network in (module, *watched) for buffer in network.buffers()]
         self._before: list[Tensor] = []  # the buffers as they were before the step
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._accumulate = config.accumulate
-        self._clip = config.gradient_clip
+        self._accumulate = config.gradient_accumulation_steps
+        self._clip = config.max_grad_norm
         self._processes = processes
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=config.precision == "fp16")
 
-    def parts(self, size: int) -> Iterator[slice]:
+    def micro_batches(self, size: int) -> Iterator[slice]:
         """The parts of a batch of `size` samples, one forward and backward pass each; gradients are exchanged in the last."""
         self.optimizer.zero_grad()
         self._before = [buffer.clone() for buffer in self._buffers]
         length = size // self._accumulate
         for number in range(self._accumulate - 1):
-            with without_sync(self.network):
+            with skip_gradient_sync(self.network):
                 yield slice(number * length, (number + 1) * length)
         yield slice((self._accumulate - 1) * length, size)
 
@@ -100,29 +100,29 @@ class Updater:
     def step(self, loss: Tensor, clip: bool = True, allowed: Tensor | None = None) -> Outcome:
         """Change the weights, unless loss or gradient are not finite in any process: then nothing changes.
 
-        loss: of this process's share, detached. allowed: 0-dim; where it is False nothing changes either.
+        loss: over this process's samples, detached. allowed: 0-dim; where it is False nothing changes either.
         """
         loss = self._processes.mean(loss)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._clip if clip else float("inf"))
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of weights that are spread over processes
-        fine, excused = torch.isfinite(loss) & torch.isfinite(norm), self._overflows(loss, norm)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded weights
+        finite, excused = torch.isfinite(loss) & torch.isfinite(norm), self._overflows(loss, norm)
         if allowed is not None:
-            fine, excused = fine & allowed, excused | ~allowed
-        self._change(fine)
+            finite, excused = finite & allowed, excused | ~allowed
+        self._change(finite)
         for buffer, before in zip(self._buffers, self._before, strict=True):
-            buffer.copy_(torch.where(fine, buffer, before))  # BatchNorm's statistics have seen what was not finite
-        self.guard.note(fine, excused)
+            buffer.copy_(torch.where(finite, buffer, before))  # BatchNorm's statistics have seen what was not finite
+        self.guard.note(finite, excused)
         self.scaler.update()
-        return Outcome(norm, fine)
+        return Outcome(norm, finite)
 
-    def _change(self, fine: Tensor) -> None:
-        """The optimiser's step where it is fine: torch's fused ones look themselves, for others the device is asked."""
-        spread = any(hasattr(p, "full_tensor") for p in self._parameters)
-        if self.optimizer.param_groups[0].get("fused") and not spread:
-            self.optimizer.grad_scale, self.optimizer.found_inf = None, (~fine).float()
+    def _change(self, finite: Tensor) -> None:
+        """The optimiser's step where it is finite: torch's fused ones look themselves, for others the device is asked."""
+        is_sharded = any(hasattr(p, "full_tensor") for p in self._parameters)
+        if self.optimizer.param_groups[0].get("fused") and not is_sharded:
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, (~finite).float()
             self.optimizer.step()
-        elif bool(fine):
+        elif bool(finite):
             self.optimizer.step()
 
     def _overflows(self, loss: Tensor, norm: Tensor) -> Tensor:

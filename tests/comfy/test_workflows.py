@@ -40,7 +40,7 @@ def test_comfyui_paints_what_the_library_paints(server):
     sampler["inputs"] |= {"seed": 8, "steps": 25, "sampler_name": "dpmpp_2m", "scheduler": "sgm_uniform"}
     picture = server.run(graph).pictures[composite][0].astype(float)
     model = Text2Layer.load(ROOT / "models" / "text2layer-demo.safetensors")
-    config = GenerateConfig(height=256, width=256, seed=8, steps=25, sampler="dpm")
+    config = GenerateConfig(height=256, width=256, seed=8, num_steps=25, sampler="dpm")
     ours = text_to_layers(model, ["a strawberry on a beach"], config).layers.composite()[0]
     assert np.abs(picture - 255 * ours.permute(1, 2, 0).numpy()).mean() < 4
 

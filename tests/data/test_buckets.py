@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2l.data.buckets import BucketOrder, aspect_buckets, center_crop, nearest_bucket
-from t2l.data.draws import shuffle_epochs
+from t2l.data.orders import shuffle_epochs
 from t2l.layers import Layers
 
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from t2l.data.crops import CropBatches, CropConfig, crop_batches, pixels_from_bytes
-from t2l.data.draws import sample_generator
 from t2l.data.example import Example
 from t2l.data.shards import Shards, write_shard
+from t2l.draws import sample_generator
 from t2l.layers import Layers
 
 PLAIN = CropConfig(batch_size=8, crop=16, rescale=0.0, flat=0.0)

@@ -416,7 +416,8 @@ def test_rounding_explains_what_float16_does_to_the_smallest_deviations():
         compare("them", [("std", computed + 1e-7, computed)], torch.float32)
 
 
-@pytest.mark.parametrize("length", [1, 7, 57_020_000])  # float32 ends at 2^24
-def test_what_is_checked_is_spread_from_the_first_to_the_last(length):
+@pytest.mark.parametrize("length", [1, 7, 10, 57_020_000])
+def test_what_is_checked_is_spread_over_all_at_even_distances(length):
     numbers = evenly_spaced(length, 7)
-    assert numbers[0] == 0 and numbers[-1] == length - 1 and len(set(numbers)) == len(numbers) == min(7, length)
+    assert numbers[0] == 0 and len(set(numbers)) == len(numbers) == min(7, length)
+    assert all(length // 7 <= b - a <= -(-length // 7) for a, b in zip(numbers, [*numbers[1:], length], strict=True))

@@ -12,8 +12,8 @@ import torch
 from benchmarks.feeding import PICTURES, link_latents, link_shards
 from t2l.data import shards as shards_room
 from t2l.data.buckets import BucketOrder
-from t2l.data.draws import shuffle_epochs
 from t2l.data.latents import Latents
+from t2l.data.orders import shuffle_epochs
 from t2l.data.shards import Shards
 
 PART = 50

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from t2l.data.ahead import read_in_workers
-from t2l.data.draws import shuffle_epochs
 from t2l.data.example import Example
+from t2l.data.orders import shuffle_epochs
 from t2l.data.shards import Shards, shard_is_finished, write_shard
 from t2l.layers import Layers
 

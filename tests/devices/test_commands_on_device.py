@@ -19,7 +19,7 @@ from tests.training.conftest import autoencoder_config, latents, shards, unet_co
 from .second_device import SUPPORTED, WHY_NOT
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason=WHY_NOT)
-PICTURE = GenerateConfig(height=64, width=64, steps=2)
+PICTURE = GenerateConfig(height=64, width=64, num_steps=2)
 
 
 TASKS = {autoencoder_training: autoencoder_training.AutoencoderTask, unet_training: unet_training.UNetTask}
@@ -51,7 +51,7 @@ def autoencoder_run(second, shards, autoencoder_config):  # noqa: F811
         data=data,
         scale_equivariance=0.0,
         latent_noise=0.3,
-        steps=3,
+        num_steps=3,
         precision="fp32",
         discriminator=DiscriminatorConfig(base_channels=8, num_layers=2),
     )
@@ -66,14 +66,24 @@ def unet_run(second, latents, unet_config):  # noqa: F811
         generate(model, prompts, PICTURE)
         path.touch()
 
-    config = replace(unet_config, steps=3, precision="fp32")
+    config = replace(unet_config, num_steps=3, precision="fp32")
     return lambda run, **changes: unet_training.train_unet(
         replace(config, **changes), latents, run, sample=draw, validation=latents
     )
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"accumulate": 2, "checkpointing": True, "precision": "fp16", "freeze_encoder": True, "steps": 2}]
+    "changes",
+    [
+        {},
+        {
+            "gradient_accumulation_steps": 2,
+            "gradient_checkpointing": True,
+            "precision": "fp16",
+            "freeze_encoder": True,
+            "num_steps": 2,
+        },
+    ],
 )
 def test_the_autoencoder_trains_validates_draws_and_saves(autoencoder_run, tmp_path, changes):
     assert autoencoder_run(tmp_path, **changes).is_file()
@@ -82,7 +92,11 @@ def test_the_autoencoder_trains_validates_draws_and_saves(autoencoder_run, tmp_p
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"accumulate": 2, "checkpointing": True, "precision": "fp16", "min_snr": 5.0}, {"caption_drop": 0.5}],
+    [
+        {},
+        {"gradient_accumulation_steps": 2, "gradient_checkpointing": True, "precision": "fp16", "min_snr_gamma": 5.0},
+        {"cond_drop_prob": 0.5},
+    ],
 )
 def test_the_unet_trains_validates_draws_and_saves(unet_run, tmp_path, changes):
     """The sample hook once decoded the card's latents with an autoencoder on the CPU."""
@@ -143,7 +157,7 @@ def test_train_cache_export_and_generate_by_their_commands(second, unet_run, sha
     larger.info["size"] = "64"  # the smallest that is drawn
     larger.save(model)
     measured = ("evaluate", "--checkpoint", model, "--data", shards, "--json", tmp_path / "figures.json")
-    t2l(*measured, "prompts=2", "generation.steps=2", "batch_size=2")
+    t2l(*measured, "prompts=2", "generation.num_steps=2", "batch_size=2")
     assert json.loads((tmp_path / "figures.json").read_text())["device"] == second.type
 
 
@@ -165,7 +179,7 @@ def model(unet_run, tmp_path):
 
 @pytest.mark.parametrize("sampler", ["sde", "dpm", "ddim"])
 def test_a_picture_is_the_same_on_every_device(second, model, sampler):
-    config = replace(PICTURE, sampler=sampler, steps=3)
+    config = replace(PICTURE, sampler=sampler, num_steps=3)
     here = generate(model, ["a cup"], config).layers.stacked()
     there = generate(model.to(second), ["a cup"], config).layers.stacked()
     assert there.device.type == "cpu"

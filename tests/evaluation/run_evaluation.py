@@ -21,7 +21,7 @@ def evaluate_small(checkpoint, data, folder):
         batch_size=2,
         saliency_count=5,
         saliency_real_count=3,
-        generation=GenerateConfig(steps=2, sampler="ddim"),
+        generation=GenerateConfig(num_steps=2, sampler="ddim"),
     )
     files = EvaluateFiles(
         saliency="s.onnx",

@@ -1,4 +1,4 @@
-"""Judges and figures on another device than the data: on fake CUDA tensors, which know their device and hold no numbers."""
+"""Judges and metrics on another device than the data: on fake CUDA tensors, which know their device and hold no numbers."""
 
 import pytest
 import torch
@@ -63,9 +63,9 @@ def test_judges_on_a_card_look_at_pictures_from_the_cpu_and_answer_there(size, f
 def test_an_autoencoder_on_a_card_is_measured_there_in_float32(dtype, fake, monkeypatch):
     monkeypatch.setattr(metrics, "check_finite", lambda *_: None)  # it looks at numbers
     config = AutoencoderConfig(base_channels=32, channel_multipliers=(1,), num_res_blocks=1)
-    figures, predicted = metrics.reconstruct(on_card(lambda: LayeredAutoencoder(config), dtype), layers())
+    found, predicted = metrics.reconstruct(on_card(lambda: LayeredAutoencoder(config), dtype), layers())
     assert predicted.foreground.device.type == "cuda" and predicted.foreground.dtype == torch.float32
-    assert all(x.device.type == "cuda" and x.dtype == torch.float32 for x in figures.values())
+    assert all(x.device.type == "cuda" and x.dtype == torch.float32 for x in found.values())
 
 
 def test_a_tensor_on_the_wrong_device_would_be_seen(fake):

@@ -12,9 +12,9 @@ from t2l.data.example import Example
 from t2l.data.shards import write_shard
 from t2l.evaluation import drawing, judges, report
 from t2l.evaluation.drawing import file_name
-from t2l.evaluation.figures import AUTOENCODER_FIGURES, FID_FIGURES, MASK_FIGURES, PROBE_FIGURES, markdown_table
 from t2l.evaluation.metrics import frechet_distance
 from t2l.evaluation.report import EvaluateConfig, EvaluateFiles, evaluate, load_models, open_data, open_split
+from t2l.evaluation.table import AUTOENCODER_METRICS, FID_METRICS, MASK_METRICS, PROBE_METRICS, markdown_table
 from t2l.io.image import read_image, save_png, to_image
 from t2l.layers import Layers
 from t2l.model.autoencoder import AutoencoderConfig, LayeredAutoencoder
@@ -28,9 +28,9 @@ SMALL = EvaluateConfig(prompts=6, probe_examples=16, batch_size=4, saliency_coun
 ISNET = EvaluateFiles(saliency="isnet.onnx")
 
 
-def values_of(figures):
-    """The names of the figures without those of standard errors."""
-    return {name for name in figures if not name.endswith("_se")}
+def values_of(metrics):
+    """The names of the metrics without those of standard errors."""
+    return {name for name in metrics if not name.endswith("_se")}
 
 
 def picture(thing, place, seed, size=64):
@@ -84,21 +84,21 @@ def stand_ins(monkeypatch):
 
 def test_every_figure_is_measured_and_written(data, stand_ins, tmp_path):
     path = tmp_path / "figures.json"
-    figures = evaluate("model.safetensors", data, path, SMALL, ISNET)
-    assert json.loads(path.read_text()) == figures
-    assert values_of(figures["autoencoder"]) == AUTOENCODER_FIGURES.keys()
-    assert values_of(figures["generation"]) == (PROBE_FIGURES | MASK_FIGURES | FID_FIGURES).keys()
-    values = [*figures["autoencoder"].values(), *figures["generation"].values()]
+    metrics = evaluate("model.safetensors", data, path, SMALL, ISNET)
+    assert json.loads(path.read_text()) == metrics
+    assert values_of(metrics["autoencoder"]) == AUTOENCODER_METRICS.keys()
+    assert values_of(metrics["generation"]) == (PROBE_METRICS | MASK_METRICS | FID_METRICS).keys()
+    values = [*metrics["autoencoder"].values(), *metrics["generation"].values()]
     assert all(isinstance(value, float) for value in values)
-    assert figures["counts"] == {"test": 10, "generated": 6, "train": 16, "saliency": 5, "saliency_real": 2}
+    assert metrics["counts"] == {"test": 10, "generated": 6, "train": 16, "saliency": 5, "saliency_real": 2}
 
 
 def test_a_model_that_draws_what_is_asked_scores_as_the_real_pictures_do(data, stand_ins, tmp_path):
-    figures = evaluate("model.safetensors", data, tmp_path / "a.json", SMALL, ISNET)["generation"]
+    metrics = evaluate("model.safetensors", data, tmp_path / "a.json", SMALL, ISNET)["generation"]
     for layer in ("foreground", "background"):
-        assert figures[f"{layer}_top1"] == figures[f"{layer}_top1_real"] == 1
-    assert figures["mask_iou_saliency"] == figures["mask_iou_saliency_real"] == 1
-    assert figures["fid"] < 0.1 < figures["fid_reconstruction"]
+        assert metrics[f"{layer}_top1"] == metrics[f"{layer}_top1_real"] == 1
+    assert metrics["mask_iou_saliency"] == metrics["mask_iou_saliency_real"] == 1
+    assert metrics["fid"] < 0.1 < metrics["fid_reconstruction"]
 
 
 def test_an_autoencoder_alone_needs_no_train_split_and_no_judges(data, stand_ins, tmp_path, monkeypatch):
@@ -107,15 +107,15 @@ def test_an_autoencoder_alone_needs_no_train_split_and_no_judges(data, stand_ins
     for file in (data / "train").iterdir():
         file.unlink()
     (data / "train").rmdir()
-    figures = evaluate("model.safetensors", data, tmp_path / "a.json", SMALL, ISNET)
-    assert figures["notes"] == ["an autoencoder alone draws nothing: saliency will not be used"]
-    assert figures["generation"] is None and figures["autoencoder"]["mask_iou"] is not None
+    metrics = evaluate("model.safetensors", data, tmp_path / "a.json", SMALL, ISNET)
+    assert metrics["notes"] == ["an autoencoder alone draws nothing: saliency will not be used"]
+    assert metrics["generation"] is None and metrics["autoencoder"]["mask_iou"] is not None
 
 
 def test_a_limit_takes_fewer_pictures_and_prompts(data, stand_ins, tmp_path):
-    figures = evaluate("m", data, tmp_path / "a.json", EvaluateConfig(limit=3, batch_size=2))
-    assert figures["counts"]["test"] == figures["counts"]["generated"] == 3
-    assert figures["generation"]["mask_iou_saliency"] is None
+    metrics = evaluate("m", data, tmp_path / "a.json", EvaluateConfig(limit=3, batch_size=2))
+    assert metrics["counts"]["test"] == metrics["counts"]["generated"] == 3
+    assert metrics["generation"]["mask_iou_saliency"] is None
 
 
 def test_two_evaluations_are_equal(data, stand_ins, tmp_path):
@@ -124,15 +124,15 @@ def test_two_evaluations_are_equal(data, stand_ins, tmp_path):
 
 
 def test_means_and_shares_have_standard_errors_in_the_file_and_the_table(data, stand_ins, tmp_path):
-    figures = evaluate("m", data, tmp_path / "a.json", SMALL, ISNET)
-    for part in (figures["autoencoder"], figures["generation"]):
+    metrics = evaluate("m", data, tmp_path / "a.json", SMALL, ISNET)
+    for part in (metrics["autoencoder"], metrics["generation"]):
         assert {f"{name}_se" for name in values_of(part) if "fid" not in name} == part.keys() - values_of(part)
-    share = figures["generation"]["background_top1_reconstruction"]
-    assert figures["generation"]["background_top1_reconstruction_se"] == pytest.approx(
+    share = metrics["generation"]["background_top1_reconstruction"]
+    assert metrics["generation"]["background_top1_reconstruction_se"] == pytest.approx(
         (share * (1 - share) / 10) ** 0.5
     )
-    error = figures["autoencoder"]["mask_l1_se"]
-    assert f"| autoencoder.mask_l1 | {figures['autoencoder']['mask_l1']:.4g} ± {error:.2g} |" in markdown_table(figures)
+    error = metrics["autoencoder"]["mask_l1_se"]
+    assert f"| autoencoder.mask_l1 | {metrics['autoencoder']['mask_l1']:.4g} ± {error:.2g} |" in markdown_table(metrics)
 
 
 def fail(*args, **kwargs):
@@ -185,18 +185,18 @@ def own_data(tmp_path):
 
 
 def test_a_packed_data_set_without_words_has_every_other_figure(own_data, stand_ins, tmp_path):
-    figures = evaluate("m", own_data, tmp_path / "a.json", SMALL, ISNET)
-    assert figures["split"] == "validation" and figures["counts"]["test"] == 8
-    assert values_of(figures["generation"]) == (MASK_FIGURES | FID_FIGURES).keys()
-    assert all(value is not None for value in figures["generation"].values())
-    assert "top1" not in markdown_table(figures)
+    metrics = evaluate("m", own_data, tmp_path / "a.json", SMALL, ISNET)
+    assert metrics["split"] == "validation" and metrics["counts"]["test"] == 8
+    assert values_of(metrics["generation"]) == (MASK_METRICS | FID_METRICS).keys()
+    assert all(value is not None for value in metrics["generation"].values())
+    assert "top1" not in markdown_table(metrics)
 
 
 def test_a_word_that_some_pictures_lack_leaves_its_rows_out_with_a_note(data, stand_ins, tmp_path):
     write_shard(data / "test", 0, [*map(example, range(20, 29)), replace(example(29), labels={"place": "nowhere"})])
-    figures = evaluate("m", data, tmp_path / "a.json", SMALL)
-    assert "foreground_top1" not in figures["generation"] and "background_top1" in figures["generation"]
-    assert any("1 of 10 pictures in" in note and "have no thing" in note for note in figures["notes"])
+    metrics = evaluate("m", data, tmp_path / "a.json", SMALL)
+    assert "foreground_top1" not in metrics["generation"] and "background_top1" in metrics["generation"]
+    assert any("1 of 10 pictures in" in note and "have no thing" in note for note in metrics["notes"])
 
 
 def test_the_split_that_was_asked_for_is_measured(data, own_data, stand_ins, tmp_path):
@@ -206,13 +206,13 @@ def test_the_split_that_was_asked_for_is_measured(data, own_data, stand_ins, tmp
 
 
 def test_a_folder_of_shards_takes_its_floor_from_the_rest(data, stand_ins, tmp_path):
-    figures = evaluate("m", data / "test", tmp_path / "a.json", replace(SMALL, prompts=5))
-    assert figures["split"] is None and figures["generation"]["fid_real"] is None
-    assert figures["generation"]["fid_equal_real"] > 0 and figures["counts"]["test"] == 10
-    figures = evaluate("m", data / "test", tmp_path / "a.json", SMALL)
-    assert figures["generation"]["fid_equal_real"] is None
+    metrics = evaluate("m", data / "test", tmp_path / "a.json", replace(SMALL, prompts=5))
+    assert metrics["split"] is None and metrics["generation"]["fid_real"] is None
+    assert metrics["generation"]["fid_equal_real"] > 0 and metrics["counts"]["test"] == 10
+    metrics = evaluate("m", data / "test", tmp_path / "a.json", SMALL)
+    assert metrics["generation"]["fid_equal_real"] is None
     assert any(
-        "needs 6 real pictures beside those of the captions, there are 4; prompts=5" in x for x in figures["notes"]
+        "needs 6 real pictures beside those of the captions, there are 4; prompts=5" in x for x in metrics["notes"]
     )
 
 
@@ -233,12 +233,12 @@ def test_a_users_own_judges_have_rows_of_their_own(data, stand_ins, tmp_path, mo
     monkeypatch.setattr(
         judges, "open_clip", lambda *_: lambda x, captions: torch.tensor([0.1 * len(c) for c in captions])
     )
-    figures = evaluate("m", data, tmp_path / "a.json", SMALL, EvaluateFiles(features="i.onnx", clip="c"))
-    found, test = figures["generation"], open_split(data, "test")
+    metrics = evaluate("m", data, tmp_path / "a.json", SMALL, EvaluateFiles(features="i.onnx", clip="c"))
+    found, test = metrics["generation"], open_split(data, "test")
     lengths = [0.1 * len(test.metadata(i)["caption"]) for i in (0, 1, 3, 5, 6, 8)]
     assert found["clip"] == found["clip_real"] == pytest.approx(sum(lengths) / 6) and found["clip_se"] > 0
     assert 0 <= found["clean_fid"] < found["fid_reconstruction"] and found["clean_fid_real"] is not None
-    assert "| generation.clean_fid |" in markdown_table(figures)
+    assert "| generation.clean_fid |" in markdown_table(metrics)
 
 
 @pytest.fixture
@@ -262,19 +262,21 @@ def test_exported_composites_come_back_as_masks_that_people_drew(data, stand_ins
         save_png(to_image(mask[0]), out / f"{row['key']}.mask.png")
     mask[..., 32:] = 0
     save_png(to_image(mask[0]), out / f"{rows[3]['key']}.png")
-    figures = evaluate(checkpoint, data, tmp_path / "a.json", SMALL, EvaluateFiles(masks=out))
-    assert figures["generation"]["mask_iou_human"] == pytest.approx(3.5 / 4) and figures["counts"]["human"] == 4
-    assert figures["generation"]["mask_iou_human_se"] == pytest.approx(0.125)
+    metrics = evaluate(checkpoint, data, tmp_path / "a.json", SMALL, EvaluateFiles(masks=out))
+    assert metrics["generation"]["mask_iou_human"] == pytest.approx(3.5 / 4) and metrics["counts"]["human"] == 4
+    assert metrics["generation"]["mask_iou_human_se"] == pytest.approx(0.125)
 
 
 def test_masks_drawn_on_other_pictures_are_refused_before_the_work(data, stand_ins, checkpoint, tmp_path, monkeypatch):
     out = EvaluateFiles(export=tmp_path / "c")
     evaluate(checkpoint, data, tmp_path / "a.json", SMALL, out)
     save_png(to_image(torch.ones(1, 64, 64)), tmp_path / "c" / "0021.mask.png")
+    listed = tmp_path / "c" / "composites.jsonl"
+    listed.write_text(listed.read_text().replace('"guidance_scale"', '"guidance"'))  # as it was called
     monkeypatch.setattr(report, "reconstruct", fail)
-    other = replace(SMALL, generation=replace(SMALL.generation, guidance=2.0))
+    other = replace(SMALL, generation=replace(SMALL.generation, guidance_scale=2.0))
     with pytest.raises(
-        ValueError, match="'0021' was drawn with guidance 4.0, now it is 2.0; masks count for the pictures"
+        ValueError, match="'0021' was drawn with guidance_scale 4.0, now it is 2.0; masks count for the pictures"
     ):
         evaluate(checkpoint, data, tmp_path / "a.json", other, EvaluateFiles(masks=tmp_path / "c"))
 
@@ -322,7 +324,7 @@ def test_the_table_has_every_figure_and_shows_what_was_not_measured():
     table = markdown_table({"autoencoder": {"mask_iou": 0.99123456}, "generation": None})
     assert "| autoencoder.mask_iou | 0.9912 | >= 0.99 |" in table
     assert "| generation.fid | - |" in table
-    assert table.count("\n| ") == len(AUTOENCODER_FIGURES | MASK_FIGURES | FID_FIGURES)
+    assert table.count("\n| ") == len(AUTOENCODER_METRICS | MASK_METRICS | FID_METRICS)
 
 
 def test_a_missing_split_is_named(data):
@@ -348,10 +350,10 @@ def test_a_missing_train_split_is_refused_before_the_work(data, stand_ins, tmp_p
 
 def test_a_train_split_of_one_thing_leaves_its_rows_out_with_a_note(data, stand_ins, tmp_path):
     write_shard(data / "train", 0, [example(i) for i in range(2)])
-    figures = evaluate("model.safetensors", data, tmp_path / "a.json", SMALL)
-    assert not any(name.startswith("foreground_top1") for name in figures["generation"])
-    assert figures["generation"]["background_top1"] is not None
-    assert any("train shows no thing but 'cherry', so foreground_top1 is left out" in note for note in figures["notes"])
+    metrics = evaluate("model.safetensors", data, tmp_path / "a.json", SMALL)
+    assert not any(name.startswith("foreground_top1") for name in metrics["generation"])
+    assert metrics["generation"]["background_top1"] is not None
+    assert any("train shows no thing but 'cherry', so foreground_top1 is left out" in note for note in metrics["notes"])
 
 
 def test_a_file_with_an_autoencoder_alone_is_told_from_a_whole_model(tmp_path):

@@ -1,4 +1,4 @@
-"""Several processes share an evaluation, and its figures are those of one."""
+"""Several processes share an evaluation, and its metrics are those of one."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t2l.data.shards import write_shard
-from t2l.evaluation.sharing import Share, joined
+from t2l.evaluation.sharing import ProcessGroup, join_processes
 from t2l.io.image import save_png, to_image
 from tests.evaluation.run_evaluation import evaluate_small
 from tests.evaluation.test_report import example
@@ -17,28 +17,28 @@ from tests.training.run_training import Launched
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_every_batch_is_one_processs_and_they_come_back_in_order(count, monkeypatch):
     batches = list(range(7))
-    shares = [Share(rank, count) for rank in range(count)]
-    everyone = [share.mine(batches) for share in shares]
+    groups = [ProcessGroup(rank, count) for rank in range(count)]
+    everyone = [group.local_part(batches) for group in groups]
     assert sorted(sum(everyone, [])) == batches
     monkeypatch.setattr(
         torch.distributed, "all_gather_object", lambda found, part: found.__setitem__(slice(None), everyone)
     )
-    assert all(share.gather(share.mine(batches)) == batches for share in shares)
+    assert all(group.gather(group.local_part(batches)) == batches for group in groups)
 
 
 def test_without_a_launcher_there_is_one_process(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with joined() as share:
-        assert share == Share() and share.is_main and not torch.distributed.is_initialized()
+    with join_processes() as group:
+        assert group == ProcessGroup() and group.is_main and not torch.distributed.is_initialized()
 
 
 def test_every_process_takes_a_card_of_its_own_unless_one_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    share = Share(rank=3, count=4, local_rank=3)
-    assert share.card(torch.device("cuda")) == torch.device("cuda:1")
-    assert share.card(torch.device("cuda:0")) == torch.device("cuda:0")
-    assert share.card(torch.device("cpu")) == torch.device("cpu")
-    assert Share().card(torch.device("cuda")) == torch.device("cuda")
+    group = ProcessGroup(rank=3, world_size=4, local_rank=3)
+    assert group.pick_card(torch.device("cuda")) == torch.device("cuda:1")
+    assert group.pick_card(torch.device("cuda:0")) == torch.device("cuda:0")
+    assert group.pick_card(torch.device("cpu")) == torch.device("cpu")
+    assert ProcessGroup().pick_card(torch.device("cuda")) == torch.device("cuda")
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def exact():
 
 @pytest.mark.parametrize("sampler", ["ddim", "sde"])
 def test_a_picture_is_the_cpus(model, exact, sampler, figures):
-    config = GenerateConfig(steps=10, sampler=sampler)
+    config = GenerateConfig(num_steps=10, sampler=sampler)
     here = generate(model, PROMPTS, config).layers.stacked()
     there = generate(model.to("cuda", torch.float32), PROMPTS, config).layers.stacked()
     figures[f"picture on the card against the CPU's, fp32, {sampler}: mean difference"] = float(
@@ -51,14 +51,14 @@ def test_a_picture_is_the_cpus(model, exact, sampler, figures):
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def test_half_precision_draws_nearly_the_same(model, dtype):
-    config = GenerateConfig(steps=10, sampler="ddim")
+    config = GenerateConfig(num_steps=10, sampler="ddim")
     whole = generate(model.to("cuda", torch.float32), PROMPTS, config).layers.stacked()
     half = generate(model.to("cuda", DTYPES[dtype]), PROMPTS, config).layers.stacked()
     assert half.isfinite().all() and (whole - half).abs().mean() < HALF
 
 
 def test_how_many_pictures_a_second(model, figures):
-    model, config = model.to("cuda", torch.float16), GenerateConfig(steps=50)
+    model, config = model.to("cuda", torch.float16), GenerateConfig(num_steps=50)
     seconds = seconds_each(lambda: generate(model, 8 * PROMPTS[:1], config), 2)
     figures["shipped checkpoint, 256 px, 50 steps, fp16: pictures/s"] = 8 / seconds
 

@@ -55,7 +55,7 @@ def test_the_unet_trains_and_its_loss_falls(unet_config, latents, tmp_path, prec
     pytest.importorskip("diffusers", reason=NEEDS_DIFFUSERS)
     from t2l.training.train_unet import train_unet
 
-    config = replace(unet_config, precision=precision, compile=compile, steps=60, save_every=30)
+    config = replace(unet_config, precision=precision, compile=compile, num_steps=60, save_every=30)
     train_unet(config, latents, tmp_path, validation=latents)
     found = losses(tmp_path, "loss")
     assert sum(found[-10:]) < sum(found[:10])
@@ -92,7 +92,7 @@ def test_how_fast_the_unet_trains_at_stable_diffusions_size(figures, precision, 
     pytest.importorskip("diffusers", reason=NEEDS_DIFFUSERS)
     from t2l.training import train_unet as unet_training
 
-    config = unet_training.UNetTrainConfig(unet=UNetConfig(), batch_size=8, steps=10, precision=precision)
+    config = unet_training.UNetTrainConfig(unet=UNetConfig(), batch_size=8, num_steps=10, precision=precision)
     task = unet_training.UNetTask(config, Processes("cuda"), random_cache(shards, tmp_path))
     batch = task.batches[0]
     torch.cuda.reset_peak_memory_stats()

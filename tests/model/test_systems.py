@@ -118,7 +118,7 @@ def test_a_whole_model_of_every_layout_is_saved_loaded_and_draws(layout, tmp_pat
     model = Text2Layer(small(layout), unet, text, DiffusionConfig(), info={"system": "SD-AE-UNet"})
     model.save(tmp_path / "x.safetensors", torch.float32)
     loaded = Text2Layer.load(tmp_path / "x.safetensors")
-    config = GenerateConfig(height=64, width=72, steps=1)
+    config = GenerateConfig(height=64, width=72, num_steps=1)
     drawn = [generate(m, ["a cat"], config).layers for m in (model, loaded)]
     torch.testing.assert_close(drawn[0].stacked(), drawn[1].stacked())
     assert drawn[0].size == (64, 72) and loaded.info["system"] == "SD-AE-UNet"

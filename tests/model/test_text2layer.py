@@ -88,14 +88,6 @@ def test_a_saved_model_comes_back_with_the_same_outputs(model, file):
     assert not any(n.training for n in (loaded.unet, loaded.autoencoder, loaded.text_encoder))
 
 
-def test_kept_batchnorm_comes_back_bit_for_bit(model, tmp_path):
-    model.save(tmp_path / "x.safetensors", torch.float32, fold=False)
-    loaded = Text2Layer.load(tmp_path / "x.safetensors")
-    assert all(torch.equal(a, b) for a, b in zip(outputs(loaded), outputs(model), strict=True))
-    state = model.autoencoder.state_dict()
-    assert all(torch.equal(x, state[name]) for name, x in loaded.autoencoder.state_dict().items())
-
-
 def test_saving_changes_nothing_in_the_model(tmp_path):
     model = tiny()
     before = [x.clone() for x in outputs(model)]
@@ -106,7 +98,7 @@ def test_saving_changes_nothing_in_the_model(tmp_path):
 
 def test_a_loaded_model_can_be_saved_and_loaded_again(file, tmp_path):
     first = Text2Layer.load(file)
-    first.save(tmp_path / "y.safetensors", torch.float32, fold=False)  # folded already, and recorded so
+    first.save(tmp_path / "y.safetensors", torch.float32)
     assert all(
         torch.equal(a, b)
         for a, b in zip(outputs(Text2Layer.load(tmp_path / "y.safetensors")), outputs(first), strict=True)
@@ -266,7 +258,10 @@ HOSTILE = {
         ({"head_channels": 1_000_000}, "AutoencoderConfig.head_channels must lie from 1 to 4096, got 1000000"),
         ({"num_res_blocks": 40_000}, "AutoencoderConfig.num_res_blocks must lie from 1 to 16, got 40000"),
         ({"base_channels": 32 * 10**9}, "AutoencoderConfig.base_channels must lie"),
-        ({"channel_multipliers": [1] * 1000}, "AutoencoderConfig.channel_multipliers has at most 8 levels, got 1000"),
+        (
+            {"channel_multipliers": [1] * 1000},
+            "AutoencoderConfig.channel_multipliers must have 1 to 8 levels, got 1000",
+        ),
         ({"latent_channels": 10**6}, "AutoencoderConfig.latent_channels must lie"),
         ({"latent_scale": float("nan")}, "AutoencoderConfig.latent_scale must lie from 0.0001 to 10000, got nan"),
         ({"latent_scale": 0}, "AutoencoderConfig.latent_scale must lie"),

@@ -3,9 +3,10 @@
 import pytest
 
 from t2l.model.tokenizer import Tokenizer
-from t2l.model.vocabulary import LIKE, LONGEST, MOST_NAMED, Vocabulary
+from t2l.model.vocabulary import LONGEST, MOST_NAMED, SIMILAR, Vocabulary
 
 CAPTIONS = ["a cat, in the snow", "a lion above the sea", "a laptop computer among dandelions", "a wooden castle"]
+SIMILAR_WORDS = dict(line.split(": ") for line in SIMILAR.read_text().splitlines()[1:])
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,10 @@ def test_the_nearest_is_alike_in_spelling_or_meaning(known, word, near):
 
 def test_only_known_words_are_offered(known):
     assert all(
-        not known.unseen(near) for words in LIKE.values() for word in words.split() for near in known.nearest(word)
+        not known.unseen(near)
+        for words in SIMILAR_WORDS.values()
+        for word in words.split()
+        for near in known.nearest(word)
     )
     assert known.nearest("masterpiece") == []
 
@@ -74,4 +78,4 @@ def test_the_table_offers_what_the_shipped_checkpoint_knows():
     from t2l.model.text2layer import read_parts
 
     shipped = Vocabulary(read_parts(default_checkpoint()).text_encoder_config.token_ids)
-    assert [word for word in LIKE if shipped.unseen(word)] == []
+    assert [word for word in SIMILAR_WORDS if shipped.unseen(word)] == []

@@ -63,13 +63,15 @@ def normalize_a_share(folder):
 
     processes = Processes()
     norm, x, factor = batchnorm_and_batch()
-    norm, share = torch.nn.Sequential(norm), list(processes.share(len(x), 1))
-    processes.synchronized(norm)
+    norm, share = torch.nn.Sequential(norm), list(processes.local_indices(len(x), 1))
+    processes.synchronize_batchnorm(norm)
     x = x[share].requires_grad_()
     y = norm(x)
-    (y * factor[share]).sum().mul(processes.count).backward()  # the loss is the mean over processes of what each has
+    (y * factor[share]).sum().mul(
+        processes.world_size
+    ).backward()  # the loss is the mean over processes of what each has
     gradients = [processes.mean(p.grad) for p in norm.parameters()]
-    result = {"y": y.detach(), "x": x.grad / processes.count, "norm": norm.state_dict(), "gradients": gradients}
+    result = {"y": y.detach(), "x": x.grad / processes.world_size, "norm": norm.state_dict(), "gradients": gradients}
     torch.save(result, folder / f"{processes.rank}.pt")
 
 
@@ -96,13 +98,13 @@ def train_a_discriminator(path):
 
     torch.manual_seed(0)
     processes, discriminator = Processes(), PatchDiscriminator(DiscriminatorConfig(base_channels=8))
-    processes.synchronized(discriminator)
-    config = LoopConfig(steps=2, lr=1e-3, adam_eps=1e-4, betas=(0.5, 0.9))
+    processes.synchronize_batchnorm(discriminator)
+    config = LoopConfig(num_steps=2, lr=1e-3, adam_eps=1e-4, betas=(0.5, 0.9))
     optimizer = make_optimizer(discriminator.parameters(), config)
     update = Updater(Adversary(discriminator), optimizer, config, processes)
-    pictures = torch.rand(2, 4, 3, 32, 32)[:, list(processes.share(4, 1))]
+    pictures = torch.rand(2, 4, 3, 32, 32)[:, list(processes.local_indices(4, 1))]
     for _ in range(2):
-        for part in update.parts(pictures.shape[1]):
+        for part in update.micro_batches(pictures.shape[1]):
             loss = update.network(pictures[0, part], pictures[1, part])
             update.backward(loss)
         update.step(loss.detach(), clip=False)

@@ -54,7 +54,7 @@ def test_a_base_checkpoint_of_another_kind_is_a_sentence_and_the_folder_takes_an
 @pytest.mark.parametrize("name", ["autoencoder", "unet"])
 def test_a_disk_that_fills_during_a_snapshot_costs_no_step(name, request, shards, latents, tmp_path, monkeypatch):
     """The snapshot of the last step once was never written, when the state before it had been."""
-    config = replace(request.getfixturevalue(f"{name}_config"), steps=4)
+    config = replace(request.getfixturevalue(f"{name}_config"), num_steps=4)
     source = {"autoencoder": shards, "unet": latents}[name]
     sync, seen = atomic._sync, []
 
@@ -82,7 +82,7 @@ def test_a_disk_that_fills_during_the_log_is_a_sentence(unet_config, tmp_path):
 
 
 def test_losses_that_are_not_numbers_stop_a_run_that_then_goes_on(autoencoder_config, shards, tmp_path, monkeypatch):
-    config, step = replace(autoencoder_config, steps=10), AutoencoderTask.step
+    config, step = replace(autoencoder_config, num_steps=10), AutoencoderTask.step
 
     def poisoned(self, batch, number):
         return step(self, batch * float("nan") if number >= 3 else batch, number)
@@ -100,7 +100,7 @@ def test_losses_that_are_not_numbers_stop_a_run_that_then_goes_on(autoencoder_co
 def test_the_folder_of_another_training_and_a_damaged_config_are_named(
     autoencoder_config, unet_config, shards, latents, tmp_path
 ):
-    train_unet(replace(unet_config, steps=1), latents, tmp_path)
+    train_unet(replace(unet_config, num_steps=1), latents, tmp_path)
     with pytest.raises(ValueError, match="belongs to another config: .*class"):
         train_autoencoder(autoencoder_config, shards, tmp_path)
     for text, sentence in (
@@ -114,8 +114,8 @@ def test_the_folder_of_another_training_and_a_damaged_config_are_named(
 
 def test_a_whole_state_and_a_spread_one_are_not_taken_for_a_start(unet_config, latents, tmp_path):
     """One process once began again where several had stopped, and wrote over their snapshot and log."""
-    train_unet(replace(unet_config, steps=2), latents, tmp_path)
-    before, run = (tmp_path / "stats.jsonl").read_bytes(), Run(tmp_path, replace(unet_config, steps=2), Processes())
+    train_unet(replace(unet_config, num_steps=2), latents, tmp_path)
+    before, run = (tmp_path / "stats.jsonl").read_bytes(), Run(tmp_path, replace(unet_config, num_steps=2), Processes())
     with pytest.raises(ValueError, match="the state of one process, which several .* cannot go on from: start one"):
         run.load_state(dict)
     (tmp_path / "state.pt").rename(tmp_path / "state-0000002")
@@ -134,12 +134,12 @@ def group(tmp_path):
 
 def test_a_spread_state_that_cannot_be_written_or_read_is_a_sentence(group, unet_config, tmp_path):
     run = Run(tmp_path / "run", unet_config, Processes())
-    run.save_state({"step": 2, "x": torch.ones(10_000)}, spread=True)
+    run.save_state({"step": 2, "x": torch.ones(10_000)}, is_sharded=True)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(OSError, match="the state of step 4 cannot be written, is the disk full"):
-            run.save_state({"step": 4, "x": torch.ones(10_000)}, spread=True)
+            run.save_state({"step": 4, "x": torch.ones(10_000)}, is_sharded=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     found = sharded.load(lambda: {"step": 0, "x": torch.zeros(10_000)}, tmp_path / "run")

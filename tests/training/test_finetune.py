@@ -46,7 +46,15 @@ def test_the_shipped_checkpoint_learns_a_word_of_ones_own(tmp_path, capsys):
     latents = tmp_path / "latents"
     t2l("cache-latents", "--checkpoint", shipped, "--data", tmp_path / "data" / "train", "--out", latents, "--size", 64)
     config, run = ROOT / "configs" / "demo-unet-finetune.json", tmp_path / "run"
-    quick = ("steps=60", "save_every=20", "log_every=20", "batch_size=8", "warmup=10", "lr=5e-4", "ema_decay=0.9")
+    quick = (
+        "num_steps=60",
+        "save_every=20",
+        "log_every=20",
+        "batch_size=8",
+        "lr_warmup_steps=10",
+        "lr=5e-4",
+        "ema_decay=0.9",
+    )
     t2l("train-unet", config, "--latents", latents, "--run", run, "--init", shipped, "--validation", latents, *quick)
     rows = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     losses = [row["validation_loss"] for row in rows if "validation_loss" in row]

@@ -75,14 +75,14 @@ def test_a_picture_that_cannot_be_drawn_ends_no_run(unet_config, latents, tmp_pa
 
 def test_own_prompts_are_drawn_in_place_of_captions(unet_config, latents, tmp_path):
     seen = []
-    config = replace(unet_config, steps=2, sample_prompts=("a cup", "a spoon"))
+    config = replace(unet_config, num_steps=2, sample_prompts=("a cup", "a spoon"))
     train_unet(config, latents, tmp_path, sample=lambda model, prompts, path: seen.append(prompts))
     assert seen == [["a cup", "a spoon"]]
     assert not (tmp_path / "samples/true.png").exists()
 
 
 def test_the_same_pictures_are_reconstructed_at_every_save(autoencoder_config, shards, tmp_path):
-    config = replace(autoencoder_config, lr=1e-12, warmup=0, fold_batchnorm=True)
+    config = replace(autoencoder_config, lr=1e-12, lr_warmup_steps=0, fold_batchnorm=True)
     train_autoencoder(config, shards, tmp_path, validation=shards)
     drawn = [path.read_bytes() for path in sorted((tmp_path / "samples").iterdir())]
     assert len(drawn) == 3 and drawn[0] == drawn[1] == drawn[2]
@@ -103,7 +103,7 @@ def test_every_save_writes_a_snapshot_that_loads(autoencoder_config, shards, tmp
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_as_if_it_had_not(sign, unet_config, latents, tmp_path):
-    config = replace(unet_config, steps=60, save_every=60)
+    config = replace(unet_config, num_steps=60, save_every=60)
     run, said = tmp_path / "stopped", tmp_path / "said"
     launched = Launched(1, write_what_is_raised, said, train_unet, config, latents, run)
     while launched.alive and not (run / "stats.jsonl").exists():
@@ -125,7 +125,7 @@ def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_as_if_it_had_not(si
 def test_ctrl_c_on_a_terminal_reaches_the_readers_of_pictures_too_and_the_run_saves(
     autoencoder_config, shards, tmp_path
 ):
-    config = replace(autoencoder_config, steps=10_000, save_every=10_000, workers=1)
+    config = replace(autoencoder_config, num_steps=10_000, save_every=10_000, num_workers=1)
     run, said = tmp_path / "run", tmp_path / "said"
     launched = Launched(1, write_what_is_raised, said, train_autoencoder, config, shards, run)
     while launched.alive and not (run / "stats.jsonl").exists():
@@ -154,13 +154,15 @@ def test_a_file_called_save_is_answered_with_a_state_and_a_snapshot(unet_config,
 
 
 def test_what_changes_no_result_may_change_and_the_rest_with_a_word(unet_config, latents, tmp_path):
-    config = replace(unet_config, steps=2)
+    config = replace(unet_config, num_steps=2)
     train_unet(config, latents, tmp_path)
-    free = replace(config, log_every=2, save_every=1, keep_every=1, checkpointing=True, sample_prompts=("a cup",))
+    free = replace(
+        config, log_every=2, save_every=1, keep_every=1, gradient_checkpointing=True, sample_prompts=("a cup",)
+    )
     train_unet(free, latents, tmp_path)
-    longer = replace(free, steps=4, lr=5e-4)
+    longer = replace(free, num_steps=4, lr=5e-4)
     with pytest.raises(
-        ValueError, match="belongs to another config: lr, steps differ; .* or --accept-changes to go on"
+        ValueError, match="belongs to another config: lr, num_steps differ; .* or --accept-changes to go on"
     ):
         train_unet(longer, latents, tmp_path)
     train_unet(longer, latents, tmp_path, accept_changes=True)
@@ -172,8 +174,8 @@ def test_what_changes_no_result_may_change_and_the_rest_with_a_word(unet_config,
 
 
 def test_other_data_and_another_start_are_refused(unet_config, autoencoder_config, latents, shards, tmp_path):
-    start = train_unet(replace(unet_config, steps=1), latents, tmp_path / "start")
-    run, config = tmp_path / "run", replace(unet_config, steps=2)
+    start = train_unet(replace(unet_config, num_steps=1), latents, tmp_path / "start")
+    run, config = tmp_path / "run", replace(unet_config, num_steps=2)
     train_unet(config, latents, run, init=start)
     moved = tmp_path / "elsewhere.safetensors"
     start.rename(moved)
@@ -182,22 +184,22 @@ def test_other_data_and_another_start_are_refused(unet_config, autoencoder_confi
         train_unet(config, latents, run)
     with pytest.raises(ValueError, match="with another --init, which is another one now"):
         train_unet(config, latents, run, init=run / "snapshot.safetensors")
-    train_autoencoder(replace(autoencoder_config, steps=1), shards, tmp_path / "autoencoder")
+    train_autoencoder(replace(autoencoder_config, num_steps=1), shards, tmp_path / "autoencoder")
     fewer = tmp_path / "fewer"
     fewer.mkdir()
     for name in ("000000.tar", "000000.jsonl"):
         (fewer / name).write_bytes((shards / name).read_bytes())
     with pytest.raises(ValueError, match="with another --data, which is another one now"):
-        train_autoencoder(replace(autoencoder_config, steps=1), fewer, tmp_path / "autoencoder")
+        train_autoencoder(replace(autoencoder_config, num_steps=1), fewer, tmp_path / "autoencoder")
 
 
 def test_a_folder_that_never_said_what_it_was_made_from_goes_on_and_says_it_then(unet_config, latents, tmp_path):
-    train_unet(replace(unet_config, steps=1), latents, tmp_path)
+    train_unet(replace(unet_config, num_steps=1), latents, tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     made_from = config.pop("made_from")
     path.write_text(json.dumps(config))
-    train_unet(replace(unet_config, steps=1), latents, tmp_path)
+    train_unet(replace(unet_config, num_steps=1), latents, tmp_path)
     assert json.loads(path.read_text())["made_from"] == made_from
 
 
@@ -270,7 +272,9 @@ def test_a_command_that_is_stopped_says_how_to_go_on(capsys, monkeypatch, tmp_pa
 
 def test_the_discriminators_rate_warms_up_from_its_first_step_and_falls_with_the_other(autoencoder_config, shards):
     data = replace(autoencoder_config.data, crop=64)
-    config = replace(autoencoder_config, loss=ADVERSARIAL, data=data, steps=10, warmup=3, scale_equivariance=0.0)
+    config = replace(
+        autoencoder_config, loss=ADVERSARIAL, data=data, num_steps=10, lr_warmup_steps=3, scale_equivariance=0.0
+    )
     task, batches, rates = AutoencoderTask(config, Processes()), CropBatches(Shards(shards), data, 0), []
     for step in range(10):
         task.step(batches[step], step)

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from t2l.data.batches import LatentBatches
-from t2l.data.draws import sample_noise, shuffle_epochs, step_generator
 from t2l.data.example import Example
 from t2l.data.latents import Latents
+from t2l.data.orders import shuffle_epochs
 from t2l.data.shards import write_shard
+from t2l.draws import sample_noise, step_generator
 from t2l.io.checkpoint import read_metadata, read_tensors
 from t2l.layers import Layers
 from t2l.model.autoencoder import LayeredAutoencoder
@@ -74,7 +75,12 @@ def embedded(pictures, autoencoder, stable_diffusion, tmp_path_factory):
 def frozen(unet_config):
     diffusion = replace(unet_config.diffusion, prediction="eps")
     return replace(
-        unet_config, frozen=("text_encoder",), unknown_word=0.0, caption_drop=0.3, diffusion=diffusion, precision="fp32"
+        unet_config,
+        frozen=("text_encoder",),
+        unknown_word=0.0,
+        cond_drop_prob=0.3,
+        diffusion=diffusion,
+        precision="fp32",
     )
 
 
@@ -84,7 +90,7 @@ def losses(run):
 
 def test_the_batches_of_square_pictures_are_written_out(unet_config, latents):
     """The first version's rule, but for the order of the pictures: what it drew for a sample is drawn still."""
-    config = replace(unet_config, caption_drop=0.3, unknown_word=0.2)
+    config = replace(unet_config, cond_drop_prob=0.3, unknown_word=0.2)
     cached, size = Latents(latents), config.batch_size
     tokenizer = Tokenizer()
     batches = LatentBatches(cached, config.batches, SCALE, tokenizer)
@@ -120,7 +126,7 @@ def test_a_bucketed_batch_has_one_shape_and_its_shares_are_the_batch(unet_config
 
 
 def test_a_run_on_buckets_validates_previews_and_gives_a_snapshot(unet_config, buckets, tmp_path):
-    config = replace(unet_config, steps=4, accumulate=2)
+    config = replace(unet_config, num_steps=4, gradient_accumulation_steps=2)
     snapshot = train_unet(config, buckets, tmp_path, validation=buckets)
     assert read_metadata(snapshot)["size"] == "32" and '"validation_loss"' in (tmp_path / "stats.jsonl").read_text()
     cached = Latents(buckets)
@@ -164,7 +170,7 @@ def test_embeddings_that_would_not_be_the_encoders_are_refused(
         train_unet(replace(frozen, frozen=()), embedded[0], tmp_path / "1", start)
     with pytest.raises(ValueError, match="cannot be replaced in text embeddings: set unknown_word to 0, got 0.01"):
         train_unet(replace(frozen, unknown_word=0.01), embedded[0], tmp_path / "2", start)
-    other = train_unet(replace(frozen, frozen=(), steps=1), buckets, tmp_path / "other", start)
+    other = train_unet(replace(frozen, frozen=(), num_steps=1), buckets, tmp_path / "other", start)
     with pytest.raises(ValueError, match="of another text encoder than that of --init: start from the checkpoint they"):
         train_unet(frozen, embedded[0], tmp_path / "3", other)
     with pytest.raises(ValueError, match="must have text embeddings of the same encoder as those trained on, or none"):
@@ -184,7 +190,7 @@ def test_a_checkpoint_of_ours_has_the_fingerprint_of_the_float32_file_it_came_fr
 def test_two_processes_train_what_one_trains_on_buckets_and_embeddings(
     sharding, frozen, embedded, stable_diffusion, tmp_path
 ):
-    config = replace(frozen, steps=3, adam_eps=1e-4)
+    config = replace(frozen, num_steps=3, adam_eps=1e-4)
     for count in (1, 2):
         spread = replace(config, sharding=sharding if count > 1 else "none")
         Launched(count, train_unet, spread, embedded[0], tmp_path / str(count), stable_diffusion.path).wait()

@@ -39,7 +39,7 @@ def batch_size_of(config):
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])
 def test_the_batches_of_configs_for_cards_are_spread_evenly(name, processes):
     config = read(name)
-    assert batch_size_of(config) % (processes * config.accumulate) == 0
+    assert batch_size_of(config) % (processes * config.gradient_accumulation_steps) == 0
 
 
 @pytest.mark.slow
@@ -95,8 +95,8 @@ def small(tool):
 @pytest.mark.slow
 def test_checkpointing_parts_and_small_moments_save_memory_and_several_cards_share_the_batch(tool, small):
     whole = tool.counted(small, size=256)
-    assert tool.counted(replace(small, checkpointing=True), size=256).work < 0.7 * whole.work
-    assert tool.counted(replace(small, accumulate=4), size=256).work < 0.5 * whole.work
+    assert tool.counted(replace(small, gradient_checkpointing=True), size=256).work < 0.7 * whole.work
+    assert tool.counted(replace(small, gradient_accumulation_steps=4), size=256).work < 0.5 * whole.work
     assert tool.counted(replace(small, optimizer="adamw8bit"), size=256).moments < 0.4 * whole.moments
     assert tool.counted(small, processes=4, size=256).peak < whole.peak
     assert tool.counted(replace(small, precision="fp32"), size=256).work > whole.work
@@ -111,4 +111,4 @@ def test_a_batch_that_is_not_spread_evenly_is_refused(tool, small):
 def test_checkpointing_computes_more_and_a_sample_costs_the_same_in_every_batch(tool, small):
     flops = tool.flops_of(small, 256)
     assert flops == tool.flops_of(replace(small, batch_size=2), 256)
-    assert 1.1 * flops < tool.flops_of(replace(small, checkpointing=True), 256) < 1.5 * flops
+    assert 1.1 * flops < tool.flops_of(replace(small, gradient_checkpointing=True), 256) < 1.5 * flops

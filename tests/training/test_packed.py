@@ -12,8 +12,8 @@ from t2l.evaluation.report import EvaluateConfig, evaluate
 from t2l.generate import GenerateConfig
 from t2l.io.image import save_layers
 from t2l.layers import Layers
-from t2l.model.encoders import latent_encoder
 from t2l.model.text2layer import load_autoencoder
+from t2l.training.latent_cache import latent_encoder
 from t2l.training.train_autoencoder import train_autoencoder
 from t2l.training.train_unet import train_unet
 
@@ -29,15 +29,15 @@ def test_a_packed_folder_with_captions_alone_trains_and_is_evaluated(autoencoder
     packed = pack(PackConfig(validation=2, processes=1), tmp_path / "in", tmp_path / "data", progress=str)
     assert (packed.train, packed.validation, packed.skipped) == (4, 2, 0)
     data = tmp_path / "data" / "train"
-    config = replace(autoencoder_config, steps=2, save_every=2)
+    config = replace(autoencoder_config, num_steps=2, save_every=2)
     snapshot = train_autoencoder(config, data, tmp_path / "ae", validation=tmp_path / "data" / "validation")
     encode = latent_encoder(load_autoencoder(snapshot), torch.device("cpu"))
     cache_latents(encode, snapshot, data, tmp_path / "latents", size=64, batch_size=4)
     assert len(Latents(tmp_path / "latents")) == 4
-    model = train_unet(replace(unet_config, steps=2), tmp_path / "latents", tmp_path / "unet")
+    model = train_unet(replace(unet_config, num_steps=2), tmp_path / "latents", tmp_path / "unet")
     if not HAS_LITE0:
         return
-    small = EvaluateConfig(prompts=2, generation=GenerateConfig(steps=1))
+    small = EvaluateConfig(prompts=2, generation=GenerateConfig(num_steps=1))
     figures = evaluate(model, tmp_path / "data", tmp_path / "figures.json", small, device="cpu")
     assert figures["split"] == "validation" and figures["generation"]["fid_equal_real"] is not None
     assert not any("top1" in name for name in figures["generation"]) and figures["autoencoder"]["mask_iou"] is not None

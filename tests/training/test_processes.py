@@ -57,7 +57,7 @@ def exact(config, **values):
 @pytest.mark.parametrize("name", ["autoencoder", "unet"])
 def test_two_processes_train_what_one_trains(name, request, tmp_path):
     """For some steps: sooner or later rounding turns the sign of a pixel's difference, and with it L1's gradient."""
-    config = exact(request.getfixturevalue(f"{name}_config"), steps=3)
+    config = exact(request.getfixturevalue(f"{name}_config"), num_steps=3)
     source = request.getfixturevalue("shards" if name == "autoencoder" else "latents")
     for count in (1, 2):
         Launched(count, TRAIN[name], config, source, tmp_path / str(count)).wait()
@@ -90,7 +90,7 @@ def test_a_discriminator_on_two_processes_learns_what_it_learns_on_one(tmp_path)
 @pytest.mark.parametrize("name", ["autoencoder", "unet"])
 def test_without_rounding_two_processes_train_what_one_trains(name, request, tmp_path):
     """With LPIPS and discriminator too: nothing but rounding grows, in L1's sign and in BatchNorm of flat pictures."""
-    config = replace(request.getfixturevalue(f"{name}_config"), precision="fp64", steps=8, save_every=8)
+    config = replace(request.getfixturevalue(f"{name}_config"), precision="fp64", num_steps=8, save_every=8)
     if name == "autoencoder":
         config = replace(config, loss=LossWeights(adversarial_start=2), scale_equivariance=0)  # LPIPS needs 24 pixels
     source = request.getfixturevalue("shards" if name == "autoencoder" else "latents")
@@ -101,25 +101,27 @@ def test_without_rounding_two_processes_train_what_one_trains(name, request, tmp
 
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_a_batch_in_parts_gives_the_weights_of_the_whole(accumulate, unet_config, latents, tmp_path):
-    config = exact(unet_config, steps=4)
+    config = exact(unet_config, num_steps=4)
     train_unet(config, latents, tmp_path / "whole")
-    train_unet(replace(config, accumulate=accumulate), latents, tmp_path / "parts")
+    train_unet(replace(config, gradient_accumulation_steps=accumulate), latents, tmp_path / "parts")
     assert_close(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_batch_of_pictures_in_parts_gives_the_weights_of_the_whole(autoencoder_config, shards, tmp_path):
-    config = exact(autoencoder_config, steps=4, fold_batchnorm=True)  # BatchNorm's statistics would be each part's own
+    config = exact(
+        autoencoder_config, num_steps=4, fold_batchnorm=True
+    )  # BatchNorm's statistics would be each part's own
     train_autoencoder(config, shards, tmp_path / "whole")
-    train_autoencoder(replace(config, accumulate=2), shards, tmp_path / "parts")
+    train_autoencoder(replace(config, gradient_accumulation_steps=2), shards, tmp_path / "parts")
     assert_close(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "unet"])
 def test_checkpointing_changes_no_bit_of_the_weights(name, request, tmp_path):
-    config = replace(request.getfixturevalue(f"{name}_config"), steps=2)
+    config = replace(request.getfixturevalue(f"{name}_config"), num_steps=2)
     source = request.getfixturevalue("shards" if name == "autoencoder" else "latents")
     TRAIN[name](config, source, tmp_path / "kept")
-    TRAIN[name](replace(config, checkpointing=True), source, tmp_path / "again")
+    TRAIN[name](replace(config, gradient_checkpointing=True), source, tmp_path / "again")
     kept, again = weights(tmp_path / "kept"), weights(tmp_path / "again")
     assert all(torch.equal(kept[name], again[name]) for name in kept)
 
@@ -151,9 +153,11 @@ def test_the_shares_of_a_batch_of_crops_are_the_batch_and_read_only_their_pictur
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
-    assert list(Processes().share(6, 3)) == [0, 1, 2, 3, 4, 5]
-    with pytest.raises(ValueError, match="batch_size must be a multiple of processes x accumulate, got 6 for 1 x 4"):
-        Processes().share(6, 4)
+    assert list(Processes().local_indices(6, 3)) == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(
+        ValueError, match="batch_size must be a multiple of processes x gradient_accumulation_steps, got 6 for 1 x 4"
+    ):
+        Processes().local_indices(6, 4)
 
 
 def test_fp16_finds_its_scale_and_keeps_it_in_the_state(unet_config, latents, tmp_path):
@@ -177,9 +181,9 @@ def test_a_model_spread_over_two_processes_trains_what_one_trains(accumulate, un
     """Stopped and resumed on the way, so that the state in parts is read too."""
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-    config = exact(unet_config, steps=4)
+    config = exact(unet_config, num_steps=4)
     Launched(1, train_unet, config, latents, tmp_path / "one").wait()
-    spread, run = replace(config, sharding="fsdp", accumulate=accumulate), tmp_path / "two"
+    spread, run = replace(config, sharding="fsdp", gradient_accumulation_steps=accumulate), tmp_path / "two"
     kill_after(Launched(2, train_unet, spread, latents, run), run / "state-0000002")
     Launched(2, train_unet, spread, latents, run).wait()
     assert [path.name for path in run.glob("state*")] == ["state-0000004"]
@@ -224,7 +228,7 @@ def test_fp16_and_a_spread_model_are_refused_together(unet_config):
     ids=["accelerate", "torchrun"],
 )
 def test_the_command_line_trains_on_processes_that_others_start(launcher, autoencoder_config, shards, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(config_to_dict(replace(autoencoder_config, steps=2))))
+    (tmp_path / "config.json").write_text(json.dumps(config_to_dict(replace(autoencoder_config, num_steps=2))))
     command = [
         "t2l",
         "train-autoencoder",

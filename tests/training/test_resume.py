@@ -14,6 +14,7 @@ from t2l.data.crops import crop_batches
 from t2l.data.shards import Shards
 from t2l.io.checkpoint import read_tensors
 from t2l.model.text2layer import Text2Layer
+from t2l.training.configs import UNetTrainConfig
 from t2l.training.train_autoencoder import train_autoencoder
 from t2l.training.train_unet import train_unet
 from tests.training.run_training import Launched, write_what_is_raised
@@ -51,7 +52,7 @@ def same(one, other):
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("name", ["autoencoder", "unet"])
 def test_a_run_killed_ten_times_ends_as_an_unbroken_one(name, count, request, tmp_path):
-    config = replace(request.getfixturevalue(f"{name}_config"), steps=40)
+    config = replace(request.getfixturevalue(f"{name}_config"), num_steps=40)
     source = request.getfixturevalue("shards" if name == "autoencoder" else "latents")
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     Launched(count, TRAIN[name], config, source, unbroken).wait()
@@ -68,7 +69,7 @@ def test_a_run_killed_ten_times_ends_as_an_unbroken_one(name, count, request, tm
 
 
 def test_a_state_of_another_number_of_processes_is_refused_or_allowed(unet_config, latents, tmp_path):
-    config = replace(unet_config, steps=2)
+    config = replace(unet_config, num_steps=2)
     train_unet(config, latents, tmp_path)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     torch.save(state | {"processes": 4}, tmp_path / "state.pt")
@@ -80,18 +81,20 @@ def test_a_state_of_another_number_of_processes_is_refused_or_allowed(unet_confi
 
 
 def test_a_folder_of_an_older_version_goes_on(unet_config, latents, tmp_path):
-    train_unet(replace(unet_config, steps=1), latents, tmp_path)
+    train_unet(replace(unet_config, num_steps=1), latents, tmp_path)
     path = tmp_path / "config.json"
     before = json.loads(path.read_text())
-    del before["accumulate"], before["diffusion"]["beta_end"]
-    path.write_text(json.dumps(before))
-    train_unet(replace(unet_config, steps=1), latents, tmp_path)
-    with pytest.raises(ValueError, match="belongs to another config: accumulate differ"):
-        train_unet(replace(unet_config, steps=1, accumulate=2), latents, tmp_path)
+    del before["gradient_accumulation_steps"], before["diffusion"]["beta_end"]
+    was_called = {new: old for old, new in UNetTrainConfig.OLD_NAMES.items()}
+    path.write_text(json.dumps({was_called.get(name, name): value for name, value in before.items()}))
+    train_unet(replace(unet_config, num_steps=1), latents, tmp_path)
+    with pytest.raises(ValueError, match="belongs to another config: gradient_accumulation_steps differ"):
+        train_unet(replace(unet_config, num_steps=1, gradient_accumulation_steps=2), latents, tmp_path)
+    assert set(json.loads(path.read_text())) & UNetTrainConfig.OLD_NAMES.keys() == set()
 
 
 def test_a_disk_that_fills_during_a_state_keeps_the_one_before(unet_config, latents, tmp_path):
-    train_unet(replace(unet_config, steps=4), latents, tmp_path)
+    train_unet(replace(unet_config, num_steps=4), latents, tmp_path)
     before = (tmp_path / "state.pt").read_bytes()
     (tmp_path / "config.json").unlink()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -110,7 +113,7 @@ def test_a_disk_that_fills_during_a_state_keeps_the_one_before(unet_config, late
 
 
 def test_a_worker_that_dies_is_a_sentence(autoencoder_config, shards, tmp_path):
-    config = replace(autoencoder_config, steps=10_000, save_every=10_000, workers=1)
+    config = replace(autoencoder_config, num_steps=10_000, save_every=10_000, num_workers=1)
     said, run = tmp_path / "said", tmp_path / "run"
     launched = Launched(1, write_what_is_raised, said, train_autoencoder, config, shards, run)
     while launched.alive and not (run / "stats.jsonl").exists():
@@ -141,8 +144,8 @@ def test_snapshots_are_kept_at_the_steps_asked_for(autoencoder_config, unet_conf
 
 
 def test_validation_is_logged_with_every_state_and_falls(autoencoder_config, unet_config, shards, latents, tmp_path):
-    train_unet(replace(unet_config, steps=60, save_every=30), latents, tmp_path / "unet", validation=latents)
-    config = replace(autoencoder_config, steps=60, save_every=30, lr=3e-3)
+    train_unet(replace(unet_config, num_steps=60, save_every=30), latents, tmp_path / "unet", validation=latents)
+    config = replace(autoencoder_config, num_steps=60, save_every=30, lr=3e-3)
     train_autoencoder(config, shards, tmp_path / "autoencoder", validation=shards)
     for run in ("unet", "autoencoder"):
         rows = [row for row in stats(tmp_path / run) if "validation_loss" in row]

@@ -21,7 +21,7 @@ from t2l.training.start import freeze, starting_autoencoder, starting_networks
 from t2l.training.train_autoencoder import train_autoencoder
 from t2l.training.train_unet import train_unet
 
-STILL = {"steps": 1, "lr": 1e-12, "warmup": 0, "weight_decay": 0.0}  # a run that changes nothing
+STILL = {"num_steps": 1, "lr": 1e-12, "lr_warmup_steps": 0, "weight_decay": 0.0}  # a run that changes nothing
 
 
 def inputs(channels=4):
@@ -54,7 +54,7 @@ def test_a_unet_run_starts_from_stable_diffusion_and_leaves_what_is_frozen(
         unet_config,
         diffusion=replace(unet_config.diffusion, prediction="eps"),
         frozen=("text_encoder",),
-        steps=2,
+        num_steps=2,
         lr=1e-3,
     )
     snapshot = train_unet(config, latents, tmp_path, stable_diffusion.path)
@@ -179,7 +179,7 @@ def test_a_lora_file_holds_what_was_added_and_says_its_rank(unet_config, tmp_pat
 def test_a_low_rank_run_changes_attention_alone_and_resumes(unet_config, stable_diffusion, latents, tmp_path):
     diffusion = replace(unet_config.diffusion, prediction="eps")
     config = replace(
-        unet_config, diffusion=diffusion, lora_rank=2, frozen=("text_encoder",), steps=3, save_every=1, lr=0.1
+        unet_config, diffusion=diffusion, lora_rank=2, frozen=("text_encoder",), num_steps=3, save_every=1, lr=0.1
     )
     snapshot = train_unet(config, latents, tmp_path, stable_diffusion.path)
     ours, theirs = Text2Layer.load(snapshot).unet.state_dict(), stable_diffusion.unet.state_dict()
@@ -219,7 +219,7 @@ def test_an_ordinary_autoencoder_learns_by_the_same_command(
     loss = LossWeights(lpips=0, adversarial=0.5, adversarial_start=29, **only)
     model = replace(autoencoder_config.model, layout=layout, latent_channels=channels)
     config = replace(
-        autoencoder_config, model=model, loss=loss, steps=30, lr=3e-3, save_every=30, scale_equivariance=0.0
+        autoencoder_config, model=model, loss=loss, num_steps=30, lr=3e-3, save_every=30, scale_equivariance=0.0
     )
     train_autoencoder(config, shards, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
@@ -229,7 +229,7 @@ def test_an_ordinary_autoencoder_learns_by_the_same_command(
 
 def test_training_goes_on_with_one_level_more_and_refuses_any_other_shape(unet_config, latents, tmp_path):
     first = train_unet(unet_config, latents, tmp_path / "first")
-    larger = replace(unet_config, unet=grown_config(unet_config.unet), steps=2)
+    larger = replace(unet_config, unet=grown_config(unet_config.unet), num_steps=2)
     second = train_unet(larger, latents, tmp_path / "second", init=first)
     assert config_of_unet(Text2Layer.load(second).unet) == larger.unet
     other = replace(unet_config, unet=replace(unet_config.unet, base_channels=64))

@@ -30,7 +30,7 @@ def stats(run):
 
 
 def test_the_autoencoder_learns_its_pictures(autoencoder_config, shards, tmp_path):
-    config = replace(autoencoder_config, steps=60, lr=3e-3, scale_equivariance=0.0)
+    config = replace(autoencoder_config, num_steps=60, lr=3e-3, scale_equivariance=0.0)
     train_autoencoder(config, shards, tmp_path)
     rows = stats(tmp_path)
     assert rows[-1]["total"] < 0.6 * rows[0]["total"]
@@ -41,7 +41,7 @@ def test_all_losses_at_once_train_the_discriminator_too(autoencoder_config, shar
     loss = LossWeights(lpips=0.5, adversarial=0.5, adversarial_start=1)
     data = replace(autoencoder_config.data, crop=64)
     train_autoencoder(
-        replace(autoencoder_config, loss=loss, data=data, scale_equivariance=0.0, steps=3), shards, tmp_path
+        replace(autoencoder_config, loss=loss, data=data, scale_equivariance=0.0, num_steps=3), shards, tmp_path
     )
     rows = stats(tmp_path)
     assert rows[0]["discriminator"] == 0 and rows[-1]["discriminator"] > 0
@@ -88,7 +88,7 @@ def test_noise_on_latents_is_a_share_of_their_size_and_adds_to_the_posteriors_ow
 
 def test_the_unet_learns_and_its_snapshot_loads(unet_config, latents, tmp_path):
     seen = []
-    config = replace(unet_config, steps=60, save_every=30)
+    config = replace(unet_config, num_steps=60, save_every=30)
     snapshot = train_unet(
         config, latents, tmp_path, sample=lambda model, prompts, path: seen.append((prompts, path.name))
     )
@@ -102,8 +102,8 @@ def test_the_unet_learns_and_its_snapshot_loads(unet_config, latents, tmp_path):
 
 
 def test_another_run_goes_on_from_a_snapshot(unet_config, latents, tmp_path):
-    snapshot = train_unet(replace(unet_config, steps=30, save_every=30), latents, tmp_path / "first")
-    train_unet(replace(unet_config, steps=1, lr=1e-9), latents, tmp_path / "second", init=snapshot)
+    snapshot = train_unet(replace(unet_config, num_steps=30, save_every=30), latents, tmp_path / "first")
+    train_unet(replace(unet_config, num_steps=1, lr=1e-9), latents, tmp_path / "second", init=snapshot)
     ours, theirs = (
         Text2Layer.load(p).unet.conv_in.weight for p in (snapshot, tmp_path / "second/snapshot.safetensors")
     )
@@ -119,7 +119,7 @@ def test_a_batch_is_a_function_of_seed_and_step(unet_config, latents):
 
 
 def test_captions_are_dropped_and_words_unlearnt_at_the_rates_asked_for(unet_config, latents):
-    config = replace(unet_config, batch_size=400, caption_drop=0.25, unknown_word=0.1)
+    config = replace(unet_config, batch_size=400, cond_drop_prob=0.25, unknown_word=0.1)
     batches = LatentBatches(Latents(latents), config.batches, 0.18215, Tokenizer())
     tokens = torch.cat([batches[step].text for step in range(5)])
     dropped = (tokens == batches.tokenize([""])).all(dim=1)
@@ -130,13 +130,13 @@ def test_captions_are_dropped_and_words_unlearnt_at_the_rates_asked_for(unet_con
 
 
 def test_a_folder_of_another_config_is_refused(unet_config, latents, tmp_path):
-    train_unet(replace(unet_config, steps=1), latents, tmp_path)
-    with pytest.raises(ValueError, match="belongs to another config: lr, steps differ; take another folder"):
+    train_unet(replace(unet_config, num_steps=1), latents, tmp_path)
+    with pytest.raises(ValueError, match="belongs to another config: lr, num_steps differ; take another folder"):
         train_unet(replace(unet_config, lr=1.0), latents, tmp_path)
 
 
 def test_a_damaged_state_is_named_and_the_snapshot_stays(unet_config, latents, tmp_path):
-    config = replace(unet_config, steps=2)
+    config = replace(unet_config, num_steps=2)
     train_unet(config, latents, tmp_path)
     (tmp_path / "state.pt").write_bytes(b"broken")
     with pytest.raises(ValueError, match="state.pt cannot be read .* remove it to start this run again"):
@@ -173,7 +173,7 @@ def test_a_step_that_is_not_finite_changes_nothing_not_even_what_the_discriminat
     bad = good * float("nan")
     trainer.step(good, 0)
     before = copy.deepcopy(trainer.state(1))
-    assert not trainer.step(bad, 1).fine and trainer.update.guard.skipped == 1
+    assert not trainer.step(bad, 1).finite and trainer.update.guard.skipped == 1
     after = trainer.state(1)
     for part in ("model", "ema", "discriminator"):
         assert all(torch.equal(x, before[part][name]) for name, x in after[part].items())
@@ -211,11 +211,11 @@ def test_ema_is_a_weighted_mean_of_weights_and_of_the_statistics_that_belong_to_
     torch.nn.init.constant_(model.weight, 3.0)
     model.running_mean.fill_(4.0)
     model.num_batches_tracked.fill_(7)
-    update_ema(ema, model, decay=0.75, step=1000, fine=yes)
+    update_ema(ema, model, decay=0.75, step=1000, finite=yes)
     assert ema.weight.tolist() == pytest.approx([1.5, 1.5])
     assert ema.running_mean.tolist() == [1.0, 1.0] and ema.num_batches_tracked == 7
     before = copy.deepcopy(ema.state_dict())
-    update_ema(ema, model, decay=0.75, step=1001, fine=~yes)
+    update_ema(ema, model, decay=0.75, step=1001, finite=~yes)
     assert all(torch.equal(x, before[name]) for name, x in ema.state_dict().items())
 
 
@@ -227,9 +227,9 @@ def test_the_meter_counts_the_time_spent_waiting_and_leaves_skipped_steps_out():
 
     meter = Meter()
     for item in meter.timed(slow()):
-        meter.add({"item": item}, fine=item.isfinite())
+        meter.add({"item": item}, finite=item.isfinite())
     means = meter.flush()
     assert means["item"] == 2.0
     assert means["data_wait"] > 0.8
-    meter.add({"item": torch.tensor(float("inf"))}, fine=torch.tensor(False))
+    meter.add({"item": torch.tensor(float("inf"))}, finite=torch.tensor(False))
     assert "item" not in meter.flush()

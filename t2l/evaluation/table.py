@@ -1,4 +1,4 @@
-"""The names of the figures in the JSON file, their standard errors, and the table of them for people."""
+"""The names of the metrics in the JSON file, their standard errors, and the table of them for people."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .metrics import mean_error, mean_figure
+from .metrics import mean_metric, standard_error
 
 # The keys of the JSON file, and what the figure should be. NAME_se beside a mean or a share is its standard error.
-AUTOENCODER_FIGURES = {
+AUTOENCODER_METRICS = {
     "mask_iou": ">= 0.99",
     "mask_l1": "<= 0.008",
     "composite_psnr": ">= 25 dB",
@@ -20,7 +20,7 @@ AUTOENCODER_FIGURES = {
     "recompose_l1": "<= 0.02",
     "recompose_max": "",
 }
-PROBE_FIGURES = {  # where the data names things and places
+PROBE_METRICS = {  # where the data names things and places
     "foreground_top1": ">= half of real",
     "foreground_top1_real": "",
     "foreground_top1_reconstruction": "",
@@ -28,46 +28,46 @@ PROBE_FIGURES = {  # where the data names things and places
     "background_top1_real": "",
     "background_top1_reconstruction": "",
 }
-MASK_FIGURES = {
+MASK_METRICS = {
     "mask_iou_saliency": ">= 0.885 (the paper)",
     "mask_iou_saliency_real": "",
 }
-FID_FIGURES = {  # by Lite0; n = generated pictures
+FID_METRICS = {  # by Lite0; n = generated pictures
     "fid": "",  # n generated against all real ones
     "fid_real": "",  # its floor: n other real pictures in place of the generated
     "fid_reconstruction": "",
     "fid_equal": "down to fid_equal_real",  # n generated against the n real ones of the same captions
     "fid_equal_real": "",  # its floor: n other real pictures in place of the generated
 }
-OWN_FIGURES = {  # by what the user brought
+OWN_METRICS = {  # by what the user brought
     "mask_iou_human": ">= 0.799 (the paper)",
     "clean_fid": "down to clean_fid_real",  # n against n
     "clean_fid_real": "",
     "clip": ">= 0.251 (the paper)",
     "clip_real": "",
 }
-GENERATION_FIGURES = PROBE_FIGURES | MASK_FIGURES | FID_FIGURES | OWN_FIGURES
+GENERATION_METRICS = PROBE_METRICS | MASK_METRICS | FID_METRICS | OWN_METRICS
 
 
 def with_errors(values: Mapping[str, Tensor]) -> dict[str, float | None]:
     """The mean of every figure and, under NAME_se, its standard error where there is one."""
     found: dict[str, float | None] = {}
     for name, x in values.items():
-        found[name] = mean_figure(x)
-        if (error := mean_error(x)) is not None:
+        found[name] = mean_metric(x)
+        if (error := standard_error(x)) is not None:
             found[f"{name}_se"] = error
     return found
 
 
-def markdown_table(figures: Mapping[str, Any]) -> str:
-    """The figures as a Markdown table, one row each with what it should be; "-" where one was not measured.
+def markdown_table(metrics: Mapping[str, Any]) -> str:
+    """The metrics as a Markdown table, one row each with what it should be; "-" where one was not measured.
 
-    Behind a value stands its standard error. Figures that the data set or the user brought nothing for have no row.
+    Behind a value stands its standard error. Metrics that the data set or the user brought nothing for have no row.
     """
     rows = ["| figure | value | wanted |", "|---|---|---|"]
-    for part, names in (("autoencoder", AUTOENCODER_FIGURES), ("generation", GENERATION_FIGURES)):
-        measured = figures.get(part) or {}
-        always = AUTOENCODER_FIGURES if part == "autoencoder" else MASK_FIGURES | FID_FIGURES
+    for part, names in (("autoencoder", AUTOENCODER_METRICS), ("generation", GENERATION_METRICS)):
+        measured = metrics.get(part) or {}
+        always = AUTOENCODER_METRICS if part == "autoencoder" else MASK_METRICS | FID_METRICS
         for name, wanted in names.items():
             if name in measured or name in always:
                 rows.append(f"| {part}.{name} | {_cell(measured.get(name), measured.get(f'{name}_se'))} | {wanted} |")

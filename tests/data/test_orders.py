@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from t2l.data.draws import shuffle, shuffle_epochs, uniform
+from t2l.data.orders import shuffle, shuffle_epochs, uniform
 
 
 def chi_square(counts):

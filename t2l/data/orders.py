@@ -1,28 +1,20 @@
-"""What is drawn from a seed: orders of pictures, computed and not stored, and the randomness that belongs to one sample
-of a run.
+"""Orders of pictures, computed from a seed and not stored.
 
 An order is a keyed permutation of any length, in constant memory: a Feistel network over the smallest a x b places that
 hold the length, with what falls beyond it sent through again (Black and Rogaway 2002, "Ciphers with arbitrary finite
 domains"). Whoever knows the key and a place knows what stands there, so that a run goes on in the middle of an epoch,
-and a data set of any size takes no memory. Not made to keep secrets. A sample's own source of randomness lets a process
-draw only what is its own.
+and a data set of any size takes no memory. Not made to keep secrets.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 ROUNDS = 8
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-STREAMS = ("crop", "posterior", "noise", "strength")
-Stream = Literal["crop", "posterior", "noise", "strength"]
 
 
 def shuffle(places: np.ndarray, length: int, seed: int, epoch: int, group: int = 0) -> np.ndarray:
@@ -76,23 +68,3 @@ def _mixed(x: np.ndarray) -> np.ndarray:
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return x ^ x >> np.uint64(31)
-
-
-def sample_generator(seed: int, position: int, stream: Stream) -> torch.Generator:
-    """The source of one sample's randomness. position: its number in the run, step * batch size + place in the batch.
-
-    The hash keeps the streams apart: torch's CPU generator looks at no more than 32 bits of its seed.
-    """
-    sequence = np.random.SeedSequence([seed % 2**63, position, STREAMS.index(stream)])
-    return torch.Generator().manual_seed(int(sequence.generate_state(1)[0]))
-
-
-def sample_noise(seed: int, positions: Iterable[int], shape: Iterable[int], stream: Stream) -> Tensor:
-    """Unit Gaussian noise for some samples of a run, (N, *shape) float32 on the CPU."""
-    shape = tuple(shape)
-    return torch.stack([torch.randn(shape, generator=sample_generator(seed, p, stream)) for p in positions])
-
-
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The source of what is drawn for a step as a whole."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)

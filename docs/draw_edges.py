@@ -13,9 +13,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from t2l.compositing.bleed import bled
+from t2l.compositing.bleed import extend_colours
 from t2l.compositing.edges import FUSION_RADII, foreground_colours
-from t2l.compositing.placement import gaussian_blur
+from t2l.compositing.resample import gaussian_blur
 from t2l.data.shards import Shards
 from t2l.evaluation.metrics import spread
 from t2l.io.image import to_image
@@ -62,7 +62,7 @@ def print_errors(layers: Layers) -> None:
 
 
 def cleaned(picture: Tensor, mask: Tensor) -> Tensor:
-    return bled(foreground_colours(picture, mask, FUSION_RADII), mask)
+    return extend_colours(foreground_colours(picture, mask, FUSION_RADII), mask)
 
 
 def draw(layers: Layers) -> Image.Image:

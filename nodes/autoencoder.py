@@ -60,7 +60,7 @@ class ManagedAutoencoder:
         """Layers -> latents (N, C, h, w), the mean of the posterior."""
         if _is_large(layers.size):
             return self.encode_tiled(layers, *TILES)
-        x = layers.stacked()
+        x = layers.stacked
         try:
             return self._in_batches(self._encode, x, self._encode_memory(x.shape))
         except mm.OOM_EXCEPTION:
@@ -84,7 +84,7 @@ class ManagedAutoencoder:
 
     def encode_tiled(self, layers: Layers, tile: int, overlap: int) -> Tensor:
         """As `encode`, tile x tile pixels at a time; `overlap` in pixels."""
-        x = pad_to_multiple(layers.stacked(), self.downscale)
+        x = pad_to_multiple(layers.stacked, self.downscale)
         self._load(self._encode_memory((1, LAYER_CHANNELS, tile, tile)))
         tiles, overlap = _tile_shapes(tile, self.downscale), self._on_grid(overlap) * self.downscale
         return self._tiled(self._encode, x, tiles, overlap, 1 / self.downscale, self.latent_channels)
@@ -120,7 +120,7 @@ class ManagedAutoencoder:
 
     def _decode(self, latents: Tensor) -> Tensor:
         decoded = self.model.decode(latents)
-        parts = [decoded.layers.stacked(), *([] if decoded.auxiliary is None else [decoded.auxiliary])]
+        parts = [decoded.layers.stacked, *([] if decoded.auxiliary is None else [decoded.auxiliary])]
         return torch.cat(parts, dim=1)
 
     def _in_batches(self, network: Callable[[Tensor], Tensor], x: Tensor, memory: float) -> Tensor:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..t2l.compositing.edges import EdgeConfig, clean_layer
 from ..t2l.compositing.recompose import Agreement, agreement, difference_picture, made_to_agree
+from ..t2l.compositing.resample import Method
 from ..t2l.compositing.stack import TOP, Stack
-from ..t2l.compositing.upscale import Enlarge, Method, upscaled
+from ..t2l.compositing.upscale import Enlarge, upscaled
 from ..t2l.layers import Layers
 from .documents import document_to_stack, stack_to_document, stack_to_layers
 from .inputs import kind_of, validated

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from comfy_api.v0_0_2 import io
 
 from ..t2l.compositing.fit import Fit, fitted, fitted_size
-from ..t2l.compositing.upscale import Method
+from ..t2l.compositing.resample import Method
 from .documents import document_to_stack, stack_to_document
 from .inputs import validated
 from .latent import AUTOENCODER_INPUT, checked

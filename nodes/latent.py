@@ -257,7 +257,7 @@ def cropped(decoded: Decoded, latent: dict[str, Any], managed: ManagedAutoencode
     window = latent.get(SIZE)
     if not isinstance(window, Window) or window.grid != tuple(latent["samples"].shape[-2:]):
         return decoded
-    layers = Layers.from_stacked(window.of_decoded(decoded.layers.stacked(), managed.downscale))
+    layers = Layers.from_stacked(window.of_decoded(decoded.layers.stacked, managed.downscale))
     return replace(decoded, layers=layers, auxiliary=window.of_decoded(decoded.auxiliary, managed.downscale))
 
 

@@ -10,11 +10,11 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..t2l.compositing.blend import BlendMode
+from ..t2l.compositing.blend import BlendMode, ColourSpace
 from ..t2l.compositing.comfyui_compositor import composite_as_comfyui
-from ..t2l.compositing.placement import ColourSpace, Placement, compose, place
+from ..t2l.compositing.placement import Placement, compose
+from ..t2l.compositing.shadow import Shadow
 from ..t2l.compositing.stack import TOP, Stack
-from ..t2l.layers import Layers
 from .documents import composited, document_to_stack, stack_to_layers, to_documents
 from .inputs import validated
 from .limits import check_pictures
@@ -29,6 +29,7 @@ from .types import (
     pixels_to_image,
     pixels_to_mask,
     to_layers,
+    together,
 )
 
 COMPOSITING = ["srgb", "comfyui"]
@@ -204,40 +205,28 @@ class CompositeLayers(io.ComfyNode):
         shadow_softness: float = 1.0,
         **placement: Any,
     ) -> io.NodeOutput:
-        from ..t2l.compositing.shadow import Shadow
-
         node = "Composite Layers"
         try:
             where, cast = Placement(**placement), Shadow(strength=shadow, softness=shadow_softness)
         except ValueError as error:
             raise ValueError(f"{node}: {error}") from error
-        layers = to_layers(foreground, foreground, mask, node)  # its own background is not used
+        front = together(node, foreground=foreground, mask=mask)
         behind = image_to_pixels(background, f"{node}: background")
-        check_pictures((behind.shape[-2], behind.shape[-1]), max(len(behind), len(layers)), f"{node}: background")
-        if len(behind) != len(layers) and 1 not in (len(behind), len(layers)):
+        counts = len(front["mask"]), len(behind)
+        check_pictures((behind.shape[-2], behind.shape[-1]), max(counts), f"{node}: background")
+        if counts[0] != counts[1] and 1 not in counts:
             raise ValueError(
                 f"{node}: foreground and background must hold equally many pictures, or one of them one, got "
-                f"{len(layers)} and {len(behind)}"
+                f"{counts[0]} and {counts[1]}"
             )
-        pieces = [composed(*pair, where, cast) for pair in in_pieces(layers, behind)]
+        pieces = [compose(*batches, where, cast) for batches in in_pieces(*front.values(), behind)]
         composite, seen = pieces[0] if len(pieces) == 1 else (torch.cat(parts) for parts in zip(*pieces, strict=True))
         return io.NodeOutput(pixels_to_image(composite), pixels_to_mask(seen))
 
 
-def composed(layers: Layers, behind: Tensor, where: Placement, cast: Any) -> tuple[Tensor, Tensor]:
-    """The foreground over a background (N, 3, H, W), and its mask there, (N, 1, H, W). cast: a Shadow."""
-    from ..t2l.compositing.shadow import shadowed
-
-    seen = place(layers, where, behind).mask
-    behind = shadowed(behind, seen, cast, where.colour_space)
-    return compose(layers, where, behind), seen
-
-
-def in_pieces(layers: Layers, behind: Tensor) -> Iterator[tuple[Layers, Tensor]]:
-    """Batches of foregrounds and backgrounds, one of which may be single, in pieces of PIECE pixels; Cancel stops in between."""
-    count = max(len(layers), len(behind))
-    step = max(1, PIECE // (behind.shape[-2] * behind.shape[-1]))
-    for start in range(0, count, step):
+def in_pieces(*batches: Tensor) -> Iterator[list[Tensor]]:
+    """Batches, some of which may be single, in pieces of PIECE pixels of the last; Cancel stops in between."""
+    step = max(1, PIECE // (batches[-1].shape[-2] * batches[-1].shape[-1]))
+    for start in range(0, max(map(len, batches)), step):
         mm.throw_exception_if_processing_interrupted()
-        piece = slice(start, start + step)
-        yield layers if len(layers) == 1 else layers[piece], behind if len(behind) == 1 else behind[piece]
+        yield [batch if len(batch) == 1 else batch[start : start + step] for batch in batches]

@@ -19,9 +19,8 @@ from .documents import to_documents
 from .edges import checked
 from .hints import hint
 from .inputs import validated
-from .limits import check_pictures
 from .pairing import paired
-from .types import LAYERS, POLARITY, image_to_pixels, known, mask_to_pixels, pixels_to_image, pixels_to_mask, resized
+from .types import LAYERS, POLARITY, known, pixels_to_image, pixels_to_mask, together
 
 NODE = "Picture to Layers"
 SALIENT_BYTES = 256 << 20  # of one picture in the saliency network, at its own size
@@ -85,7 +84,8 @@ class PictureToLayers(io.ComfyNode):
     @paired(NODE)
     def execute(cls, image: Any, mask: Any = None, background: Any = None, dilation: float = 8) -> io.NodeOutput:
         config = checked(NODE, SplitConfig, dilation=dilation)
-        pictures, masks, backgrounds = together(image, mask, background)
+        found = together(NODE, image=image, mask=mask, background=background)
+        pictures, masks, backgrounds = found["image"], found.get("mask"), found.get("background")
         salient = salient_network() if masks is None else None
         parts, bar = [], comfy.utils.ProgressBar(len(pictures))
         for i, picture in enumerate(pictures.split(1)):
@@ -123,25 +123,6 @@ class ManagedSaliency:
 def salient_network() -> ManagedSaliency:
     """Opened at the first picture without a mask; one for all nodes."""
     return ManagedSaliency()
-
-
-def together(image: Any, mask: Any, background: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Three sockets -> pictures, masks and backgrounds of one size, equally many; one serves a whole batch of the others."""
-    pictures = image_to_pixels(image, f"{NODE}: image")
-    size = (pictures.shape[-2], pictures.shape[-1])
-    found: dict[str, Tensor] = {"image": pictures}
-    if mask is not None:
-        found["mask"] = mask_to_pixels(mask, size, f"{NODE}: mask")
-    if background is not None:
-        behind = image_to_pixels(background, f"{NODE}: background")
-        check_pictures(size, len(behind), f"{NODE}: background")
-        found["background"] = behind if behind.shape[-2:] == size else resized(behind, size, crop="center")
-    count = max(map(len, found.values()))
-    check_pictures(size, count, f"{NODE}: image")
-    if wrong := {name: len(x) for name, x in found.items() if len(x) not in (1, count)}:
-        raise ValueError(f"{NODE}: batches must hold {count} pictures, as the largest does, or one, got {wrong}")
-    found = {name: x.to(pictures.device).expand(count, -1, -1, -1) for name, x in found.items()}
-    return found["image"], found.get("mask"), found.get("background")
 
 
 def mind_mask(mask: Tensor, number: int, given: bool) -> None:

@@ -15,7 +15,7 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..t2l.compositing.bleed import bled
+from ..t2l.compositing.bleed import extend_colours
 from ..t2l.compositing.stack import TOP
 from ..t2l.layers import Layers
 from .inputs import kind_of
@@ -136,28 +136,40 @@ def pixels_to_mask(pixels: Tensor) -> Tensor:
 
 def layers_to_cutout(layers: Layers) -> Tensor:
     """The foreground with the mask as its alpha -> IMAGE, (N, H, W, 4); its colours go on where the alpha is 0."""
-    return pixels_to_image(torch.cat([bled(layers.foreground, layers.mask), layers.mask], dim=1))
+    return pixels_to_image(torch.cat([extend_colours(layers.foreground, layers.mask), layers.mask], dim=1))
 
 
 def to_layers(foreground: Any, background: Any, mask: Any, node: str) -> Layers:
-    """Three sockets -> Layers of the foreground's size.
+    """Three sockets -> Layers of the foreground's size."""
+    return Layers(*together(node, foreground=foreground, background=background, mask=mask).values())
 
-    The background is scaled to cover that size and cropped in the middle, the mask is stretched; one picture serves a
-    whole batch of the others.
+
+def together(node: str, **sockets: Any) -> dict[str, Tensor]:
+    """Pictures and a mask of several sockets as pixels of the first one's size, equally many and on its device; None is left out.
+
+    Other pictures are scaled to cover that size and cropped in the middle, a mask is stretched; one serves a whole batch of
+    the others.
     """
-    front = image_to_pixels(foreground, f"{node}: foreground")
-    size = (front.shape[-2], front.shape[-1])
-    back = image_to_pixels(background, f"{node}: background")
-    check_pictures(size, len(back), f"{node}: background")
-    back = back if back.shape[-2:] == size else resized(back, size, crop="center")
-    joint = mask_to_pixels(mask, size, f"{node}: mask")
-    check_pictures(size, max(len(front), len(back), len(joint)), f"{node}: foreground")
-    back, joint = back.to(front.device), joint.to(front.device)
-    counts = {"foreground": len(front), "background": len(back), "mask": len(joint)}
-    count = max(counts.values())
-    if wrong := {name: n for name, n in counts.items() if n not in (1, count)}:
+    found: dict[str, Tensor] = {}
+    size, first = (0, 0), ""
+    for name, value in sockets.items():
+        source = f"{node}: {name}"
+        if value is None:
+            continue
+        if name == "mask":
+            found[name] = mask_to_pixels(value, size, source)
+            continue
+        pixels = image_to_pixels(value, source)
+        if not found:
+            size, first = (pixels.shape[-2], pixels.shape[-1]), source
+        check_pictures(size, len(pixels), source)
+        found[name] = pixels if pixels.shape[-2:] == size else resized(pixels, size, crop="center")
+    count = max(map(len, found.values()))
+    check_pictures(size, count, first)
+    if wrong := {name: len(x) for name, x in found.items() if len(x) not in (1, count)}:
         raise ValueError(f"{node}: batches must hold {count} pictures, as the largest does, or one, got {wrong}")
-    return Layers(*(x.expand(count, -1, -1, -1) for x in (front, back, joint)))
+    device = next(iter(found.values())).device
+    return {name: x.to(device).expand(count, -1, -1, -1) for name, x in found.items()}
 
 
 def resized(pixels: Tensor, size: tuple[int, int], crop: str) -> Tensor:

@@ -80,8 +80,8 @@ def test_the_same_seed_draws_the_same_picture_and_another_seed_another(model, te
     settings = size_of(model) | {"steps": 10}
     again = generate(model, [PROMPT], GenerateConfig(seed=7, **settings)).layers
     other = generate(model, [PROMPT], GenerateConfig(seed=8, **settings)).layers
-    assert torch.equal(again.stacked(), teapot.layers.stacked())
-    assert (again.stacked() - other.stacked()).abs().mean() > 0.01
+    assert torch.equal(again.stacked, teapot.layers.stacked)
+    assert (again.stacked - other.stacked).abs().mean() > 0.01
 
 
 def test_another_background_phrase_changes_the_background_more_than_the_foreground(model):

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .bleed import bled
-from .placement import gaussian_blur
+from .bleed import extend_colours
+from .resample import cut_window, gaussian_blur
 from .stack import TOP, Layer, Stack
 
 FUSION_RADII = (45, 10, 3, 1, 1, 1)  # pixels; Forte 2021 has windows of 90 and 6 alone, LOG.md 2026-11-24 compares
@@ -59,7 +59,7 @@ def clean_edges(
     if config.decontaminate:
         colours = foreground_colours(picture, mask)
     if config.decontaminate or config.grows:
-        colours = bled(colours, mask)
+        colours = extend_colours(colours, mask)
     return colours, gaussian_blur(shrunk(mask, config.shrink), config.feather)
 
 
@@ -72,7 +72,7 @@ def clean_layer(stack: Stack, config: EdgeConfig, picture: Tensor | None = None,
     """
     index = stack.index(rule)
     layer = stack.layers[index] if picture is None else stack.layers[index].drawn
-    own = None if picture is None else _under(layer, picture)[None]
+    own = None if picture is None else cut_window(picture, (layer.y, layer.x), layer.size)[None]
     colours, mask = clean_edges(layer.image[None], layer.mask[None], _in_pixels_of(layer, config), own)
     layers = list(stack.layers)
     layers[index] = replace(layer, image=colours[0], mask=mask[0])
@@ -132,14 +132,6 @@ def _in_pixels_of(layer: Layer, config: EdgeConfig) -> EdgeConfig:
     refine = min(round(config.refine * scale), 64)
     shrink, feather = (min(max(x * scale, -256), 256) for x in (config.shrink, config.feather))
     return replace(config, refine=refine, shrink=shrink, feather=feather)
-
-
-def _under(layer: Layer, picture: Tensor) -> Tensor:
-    """What a picture (3, H, W) of the canvas shows in a layer's rectangle; outside the canvas, its nearest edge pixel."""
-    height, width = picture.shape[-2:]
-    rows = torch.arange(layer.size[0], device=picture.device) + layer.y
-    columns = torch.arange(layer.size[1], device=picture.device) + layer.x
-    return picture[:, rows.clamp(0, height - 1)[:, None], columns.clamp(0, width - 1)]
 
 
 def box_mean(x: Tensor, radius: int) -> Tensor:

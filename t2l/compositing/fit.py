@@ -11,8 +11,9 @@ import math
 from dataclasses import replace
 from typing import Literal, get_args
 
+from .resample import Method
 from .stack import Stack
-from .upscale import Method, upscaled
+from .upscale import upscaled
 
 Fit = Literal["keep aspect", "crop", "stretch"]
 SMALLEST_AREA, LARGEST_AREA = 0.5, 1.3  # of the trained one, between which things are whole

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..layers import Layers
 from .blend import BlendMode, blend
-from .placement import Placement, place, resized
+from .placement import Placement, move, resize_cutout
+from .resample import paste
 
 BACKGROUND, FOREGROUND = "background", "foreground"  # the names of the two layers that `Layers` becomes
 TOP = "top"  # the rule of to_layers that takes the top visible layer
@@ -126,7 +127,8 @@ class Stack:
 
     def flattened(self, callback: Callback | None = None) -> tuple[Tensor, Tensor]:
         """The visible layers merged into one: straight colour (3, H, W) and alpha (1, H, W), both in [0, 1]."""
-        return _merged([layer for layer in self.layers if layer.visible], self, callback)
+        colour = self.layers[0].image.new_zeros(3, self.height, self.width)
+        return colour, _paint_all([layer for layer in self.layers if layer.visible], colour, callback)
 
     def to_layers(self, rule: str = TOP, callback: Callback | None = None) -> Layers:
         """One layer against the composite of all other visible ones: Layers of batch 1 and the canvas' size.
@@ -138,10 +140,12 @@ class Stack:
         """
         chosen = self.index(rule)
         others = [layer for i, layer in enumerate(self.layers) if layer.visible and i != chosen]
-        colour, alpha = _merged(others, self, callback)
-        front, mask = placed(self.layers[chosen], self.height, self.width)
-        front = blended(front, colour, alpha, self.layers[chosen].blend_mode)
-        return Layers(front[None], _over_white(colour, alpha)[None], mask[None])
+        stacked = self.layers[0].image.new_zeros(1, 7, self.height, self.width)  # large ones are not copied
+        background, alpha = stacked[0, 3:6], _paint_all(others, stacked[0, 3:6], callback)
+        front, stacked[0, 6:] = placed(self.layers[chosen], self.height, self.width)
+        stacked[0, :3] = blended(front, background, alpha, self.layers[chosen].blend_mode)
+        _over_white(background, alpha)
+        return Layers.from_stacked(stacked)
 
     @classmethod
     def from_layers(cls, layers: Layers, names: Sequence[str] = (BACKGROUND, FOREGROUND)) -> Stack:
@@ -184,9 +188,8 @@ def transformed(layer: Layer, box: Box) -> Layer:
     size = max(1, round(box.height)), max(1, round(box.width))
     image, mask = layer.image[None], layer.mask[None]
     if size != layer.size:
-        image, mask = resized(image, mask, size)
+        image, mask = resize_cutout(image, mask, size)
     left, top, right, bottom = _bounds(box, size)
-    canvas = image.new_zeros(1, 3, bottom - top, right - left)
     where = Placement(
         x=box.x - left,
         y=box.y - top,
@@ -194,8 +197,8 @@ def transformed(layer: Layer, box: Box) -> Layer:
         flip_horizontal=box.flip_horizontal,
         flip_vertical=box.flip_vertical,
     )
-    drawn = place(Layers(image, image, mask), where, canvas)
-    return replace(layer, image=drawn.foreground[0], mask=drawn.mask[0], x=left, y=top)
+    image, mask = move(image, mask, where, (bottom - top, right - left))
+    return replace(layer, image=image[0], mask=mask[0], x=left, y=top)
 
 
 def _bounds(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -214,14 +217,7 @@ def placed(layer: Layer, height: int, width: int) -> tuple[Tensor, Tensor]:
     Outside the layer's rectangle the mask is 0 and the colour that of its nearest edge pixel.
     """
     layer = layer.drawn
-    mask = layer.mask * layer.opacity
-    if (layer.x, layer.y) == (0, 0) and layer.size == (height, width):
-        return layer.image, mask
-    device = mask.device
-    rows, columns = torch.arange(height, device=device) - layer.y, torch.arange(width, device=device) - layer.x
-    inside = ((rows >= 0) & (rows < layer.size[0]))[:, None] & ((columns >= 0) & (columns < layer.size[1]))
-    rows, columns = rows.clamp(0, layer.size[0] - 1)[:, None], columns.clamp(0, layer.size[1] - 1)
-    return layer.image[:, rows, columns], mask[:, rows, columns] * inside
+    return paste(layer.image, layer.mask * layer.opacity, (layer.y, layer.x), (height, width))
 
 
 def cropped(layer: Layer, height: int, width: int) -> Layer | None:
@@ -240,13 +236,12 @@ def _quoted(name: str) -> str:
     return repr(name if len(name) <= 80 else f"{name[:80]}...")
 
 
-def _merged(layers: Sequence[Layer], canvas: Stack, callback: Callback | None) -> tuple[Tensor, Tensor]:
-    """Layers from the bottom up on an empty canvas: straight colour (3, H, W) and alpha (1, H, W)."""
-    like = canvas.layers[0].image
-    colour, alpha = like.new_zeros(3, canvas.height, canvas.width), like.new_zeros(1, canvas.height, canvas.width)
+def _paint_all(layers: Sequence[Layer], colour: Tensor, callback: Callback | None) -> Tensor:
+    """Layers from the bottom up on an empty canvas, straight colour (3, H, W); returns their alpha, (1, H, W)."""
+    alpha = colour.new_zeros(1, *colour.shape[1:])
     for layer in layers:
         paint(layer, colour, alpha, callback)
-    return colour, alpha
+    return alpha
 
 
 def _over_white(colour: Tensor, alpha: Tensor) -> Tensor:

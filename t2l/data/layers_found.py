@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..compositing.bleed import bled
+from ..compositing.bleed import extend_colours
 from ..compositing.stack import TOP, Stack
 from ..io.image import to_image
 from ..io.layer_file import open_layer_file
@@ -75,8 +75,8 @@ def read_layers(source: Source, size: int) -> tuple[Layers, tuple[str, ...]]:
         smaller = round(mask.width * factor), round(mask.height * factor)
         foreground = _scaled(foreground, smaller, mask if is_cut_out else None)
         background, mask = _scaled(background, smaller), _scaled(mask, smaller)
-    layers = Layers(_pixels(foreground), _pixels(background), _pixels(mask))
-    return replace(layers, foreground=bled(layers.foreground, layers.mask)) if is_cut_out else layers, notes
+    colours, shows = _pixels(foreground), _pixels(mask)
+    return Layers(extend_colours(colours, shows) if is_cut_out else colours, _pixels(background), shows), notes
 
 
 def _of_pictures(files: dict[str, Path]) -> Found:

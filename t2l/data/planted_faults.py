@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..compositing.bleed import push_pull
-from ..compositing.placement import gaussian_blur
+from ..compositing.resample import gaussian_blur
 from ..layers import Layers
 
 MASK_FAULTS = {  # fault -> the paper's reason

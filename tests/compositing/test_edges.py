@@ -15,7 +15,7 @@ from t2l.compositing.edges import (
     refined_mask,
     shrunk,
 )
-from t2l.compositing.placement import gaussian_blur
+from t2l.compositing.resample import gaussian_blur
 from t2l.compositing.stack import Layer, Stack
 from t2l.layers import Layers
 

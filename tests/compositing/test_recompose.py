@@ -25,7 +25,7 @@ def test_corrected_layers_make_the_picture():
     layers = random_layers()
     corrected = made_to_agree(layers, random_picture(layers))
     assert agreement(corrected.composite(), random_picture(layers)).max < 0.01
-    assert corrected.stacked().min() >= 0 and corrected.stacked().max() <= 1
+    assert corrected.stacked.min() >= 0 and corrected.stacked.max() <= 1
     assert torch.equal(corrected.mask, layers.mask)
 
 
@@ -41,7 +41,7 @@ def test_any_picture_can_be_made_whatever_the_mask(mask, colour):
 def test_layers_that_agree_already_do_not_change():
     layers = random_layers()
     same = made_to_agree(layers, layers.composite())
-    torch.testing.assert_close(same.stacked(), layers.stacked(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(same.stacked, layers.stacked, atol=1e-6, rtol=0)
 
 
 def test_what_is_not_seen_does_not_change():
@@ -64,7 +64,7 @@ def test_no_nearer_layers_make_the_picture():
         other = Layers(
             nearest.foreground + step * (1 - nearest.mask), nearest.background - step * nearest.mask, layers.mask
         )
-        inside = ((other.stacked() >= 0) & (other.stacked() <= 1))[:, :6]
+        inside = ((other.stacked >= 0) & (other.stacked <= 1))[:, :6]
         inside = inside[:, :3] & inside[:, 3:]
         assert inside.any() and (distance(other)[inside] >= distance(nearest)[inside] - 1e-5).all()
 
@@ -80,7 +80,7 @@ def test_agreement_counts_in_steps_of_an_eight_bit_file():
 def test_layers_written_with_eight_bits_agree_to_one_step():
     """Rounding F, B and m moves the composite by at most half a step each, and the mask's by |F - B| of one."""
     layers = random_layers(size=(64, 64))
-    file = Layers.from_stacked((layers.stacked() * 255).round() / 255)
+    file = Layers.from_stacked((layers.stacked * 255).round() / 255)
     assert agreement(file.composite(), layers.composite()).max <= 1
 
 

@@ -3,7 +3,7 @@ import torch
 
 from t2l.compositing.bleed import push_pull
 from t2l.compositing.fill import fill
-from t2l.compositing.placement import gaussian_blur
+from t2l.compositing.resample import gaussian_blur
 from t2l.compositing.split import SplitConfig, hole_of, split
 
 

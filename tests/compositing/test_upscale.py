@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from t2l.compositing.resample import Method, resize
 from t2l.compositing.stack import Layer, Stack
-from t2l.compositing.upscale import Method, resized, upscaled
+from t2l.compositing.upscale import upscaled
 from t2l.layers import Layers
 
 METHODS = get_args(Method)
@@ -81,7 +82,7 @@ def test_places_scale_with_the_canvas_and_neighbours_stay_neighbours():
 def test_one_colour_stays_one_colour(method, value):
     picture = torch.full((1, 3, 9, 7), value)
     for size in ((20, 31), (4, 3), (1, 1)):
-        torch.testing.assert_close(resized(picture, size, method), torch.full((1, 3, *size), value))
+        torch.testing.assert_close(resize(picture, size, method), torch.full((1, 3, *size), value))
 
 
 @pytest.mark.parametrize("size", [(72, 90), (8, 10), (24, 7)])
@@ -91,7 +92,7 @@ def test_lanczos_is_what_pillow_computes(size):
 
     x = torch.rand(24, 30, generator=torch.Generator().manual_seed(0))
     reference = np.array(Image.fromarray(x.numpy(), "F").resize(size[::-1], Image.Resampling.LANCZOS))
-    found = resized(x[None, None], size, "lanczos")[0, 0]
+    found = resize(x[None, None], size, "lanczos")[0, 0]
     torch.testing.assert_close(found, torch.from_numpy(reference).clamp(0, 1), atol=1e-5, rtol=0)
 
 
@@ -100,19 +101,19 @@ def test_lanczos_is_what_pillow_computes(size):
 def test_the_other_kernels_are_what_torch_computes(method, size):
     x = torch.rand(2, 3, 24, 30, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(x, size=size, mode=method, antialias=True).clamp(0, 1)
-    torch.testing.assert_close(resized(x, size, method), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(resize(x, size, method), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_white_stays_white_to_the_last_bit(method):
     """ComfyUI cuts the rest off when it saves: 0.9999999 becomes 254."""
     for size in ((61, 47), (5, 6)):
-        assert torch.equal(resized(torch.ones(1, 1, 23, 19), size, method), torch.ones(1, 1, *size))
+        assert torch.equal(resize(torch.ones(1, 1, 23, 19), size, method), torch.ones(1, 1, *size))
 
 
 def test_a_ramp_stays_a_ramp():
     ramp = ((torch.arange(24) + 0.5) / 24).expand(1, 3, 6, 24)
-    wide = resized(ramp, (6, 72), "lanczos")[..., 12:-12]
+    wide = resize(ramp, (6, 72), "lanczos")[..., 12:-12]
     expected = ((torch.arange(72) + 0.5) / 72)[12:-12].expand_as(wide)
     torch.testing.assert_close(wide, expected, atol=2e-3, rtol=0)
 
@@ -122,7 +123,7 @@ def test_two_layers_upscaled_compose_to_nearly_the_upscaled_composite():
     smooth = F.interpolate(torch.rand(1, 7, 4, 4, generator=generator), size=(32, 32), mode="bilinear")
     layers = Layers.from_stacked(smooth)
     seen = upscaled(Stack.from_layers(layers), 64, 64, "bicubic").composite()
-    assert (seen - resized(layers.composite(), (64, 64), "bicubic")[0]).abs().max() < 0.02
+    assert (seen - resize(layers.composite(), (64, 64), "bicubic")[0]).abs().max() < 0.02
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_a_layer_shown_larger_is_resampled_from_its_own_pixels(method):
     stack = shown(24, 18, flip_horizontal=True, rotation=0.3)
     (large,) = upscaled(stack, 40, 36, method).layers
     assert large.size == (48, 36) and (large.flip_horizontal, large.rotation) == (True, 0.3)
-    assert torch.equal(large.image, resized(stack.layers[0].image[None], (48, 36), method)[0])
+    assert torch.equal(large.image, resize(stack.layers[0].image[None], (48, 36), method)[0])
 
 
 def test_a_turned_layer_is_drawn_before_its_canvas_is_stretched():

@@ -33,4 +33,4 @@ def test_a_picture_is_taken_apart_where_it_lies(second):
     behind = picture.flip(-1)
     here, there = (split(*(x.to(device) for x in (picture, mask, behind))) for device in ("cpu", second))
     assert there.mask.device == second
-    torch.testing.assert_close(there.to("cpu").stacked(), here.stacked(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(there.to("cpu").stacked, here.stacked, atol=1e-4, rtol=0)

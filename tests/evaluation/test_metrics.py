@@ -49,7 +49,7 @@ class Damaging:
         self.train(False)
 
     def encode(self, layers):
-        return type("Posterior", (), {"mean": layers.stacked()})
+        return type("Posterior", (), {"mean": layers.stacked})
 
     def decode(self, latents, size):
         layers = Layers.from_stacked(latents)

@@ -246,7 +246,7 @@ class TakeApart(Batched):
     def compute(self, batch: Sequence[Sample]) -> list[Item]:
         pictures, masks = self.joined(map(_picture, batch)), self.joined(map(_mask, batch))
         layers = split(pictures, masks, inpaint=self.models.inpaint, config=self.config).to("cpu", torch.float32)
-        _check_answer("inpainting", layers.stacked(), (len(batch), 7, *pictures.shape[2:]))
+        _check_answer("inpainting", layers.stacked, (len(batch), 7, *pictures.shape[2:]))
         return [replace(sample, layers=layers[row : row + 1]) for row, sample in enumerate(batch)]
 
 

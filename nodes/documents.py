@@ -19,7 +19,7 @@ from ..t2l.compositing.comfyui_blend import NAMES, WITHOUT_NAME
 from ..t2l.compositing.comfyui_compositor import placed_bounds
 from ..t2l.compositing.stack import Layer, Stack
 from ..t2l.layers import Layers
-from .inputs import shown
+from .inputs import node_errors, shown, until_cancelled
 from .limits import MAX_SIDE, check_canvas, most_together, shown_sizes
 from .types import image_to_alpha, image_to_pixels, mask_to_pixels, pixels_to_image, shape_of
 
@@ -46,11 +46,7 @@ KEYS = {  # a field of Layer -> the keys of an item that say it
 
 def to_documents(layers: Layers) -> list[dict[str, Any]]:
     """One LAYERS document per picture: the background below, the foreground with its mask above."""
-    documents = []
-    for i in range(len(layers)):
-        mm.throw_exception_if_processing_interrupted()
-        documents.append(stack_to_document(Stack.from_layers(layers[i : i + 1])))
-    return documents
+    return [stack_to_document(Stack.from_layers(layers[i : i + 1])) for i in until_cancelled(range(len(layers)))]
 
 
 def stack_to_document(stack: Stack) -> dict[str, Any]:
@@ -81,16 +77,14 @@ def composited(stack: Stack) -> Tensor:
     return pixels_to_image(stack.composite(mm.throw_exception_if_processing_interrupted)[None])
 
 
-def stack_to_layers(stack: Stack, layer: str, node: str) -> Layers:
-    """The layer that the input `layer` of a node means, against all others."""
-    try:
+def stack_to_layers(stack: Stack, layer: str) -> Layers:
+    """The layer that the input `layer` of a node means, against all others; Cancel ends it."""
+    with node_errors("layer"):
         return stack.to_layers(layer, mm.throw_exception_if_processing_interrupted)
-    except ValueError as error:
-        raise ValueError(f"{node}: layer: {error}") from error
 
 
-def document_to_stack(document: Any, source: str) -> Stack:
-    """LAYERS document -> Stack; `source` names node and input in errors.
+def document_to_stack(document: Any, source: str = "layers") -> Stack:
+    """LAYERS document -> Stack; `source` names the input in errors.
 
     Read as ComfyUI's own nodes read it: items are ordered by z_index; a batch inside one becomes consecutive layers in one
     place; an alpha channel and a mask both count; what has no picture is passed over; a value of the wrong kind is as if it
@@ -172,7 +166,7 @@ def _item_to_layers(item: dict[str, Any], number: int, source: str) -> list[Laye
     image, mask = _item_pixels(item, source)
     count, layers = len(image), []
     for i in range(count):
-        try:
+        with node_errors(source):
             layer = Layer(
                 image=image[i],
                 mask=mask[i],
@@ -182,8 +176,6 @@ def _item_to_layers(item: dict[str, Any], number: int, source: str) -> list[Laye
                 visible=_switch(item.get("visible"), True),
                 **_item_placement(item),
             )
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
         layers.append(replace(layer, source=Origin(item, i, count, layer)))
     return layers
 

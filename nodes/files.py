@@ -17,8 +17,7 @@ from ..t2l.io.layer_file import READ, check_format, open_layer_file, save_layer_
 from ..t2l.io.layer_nodes import LayerFile, MaskAs
 from .documents import MAX_FRAMES, composited, document_to_stack, stack_to_document, stack_to_layers, unknown_to_core
 from .file_names import LONGEST, check_inside, files_below, path_below, shortened
-from .inputs import refusal, validated
-from .load import speaking_for
+from .inputs import check_choices, node_errors, refusal, validated
 from .types import LAYER_INPUT, LAYERS, POLARITY, known, layers_to_cutout, pixels_to_image, pixels_to_mask
 
 FORMATS = ["psd", "ora", "png set"]
@@ -71,24 +70,23 @@ class SaveLayers(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, format: Any, bits: Any, mask_as: Any) -> bool | str:
-        return refusal(cls, format=format, bits=bits, mask_as=mask_as) or True
+        given = {"format": format, "bits": bits, "mask_as": mask_as}
+        return refusal("Save Layers", lambda values: check_choices(cls, values), given)
 
     @classmethod
     @validated
     def execute(cls, layers: Any, filename_prefix: str, format: str, bits: str, mask_as: str) -> io.NodeOutput:
-        stack = document_to_stack(layers, "Save Layers: layers")
+        stack = document_to_stack(layers)
         if format != "png set":
-            with speaking_for("Save Layers"):  # before a folder is made for what cannot be written
-                check_format(f".{format}", int(bits))
-        with speaking_for("Save Layers: filename_prefix"):
+            check_format(f".{format}", int(bits))  # before a folder is made for what cannot be written
+        with node_errors("filename_prefix"):
             folder, stem, subfolder = _free_name(filename_prefix, stack)
         texts = _texts(cls.hidden)
-        with speaking_for("Save Layers"):
-            if format == "png set":
-                paths = save_png_set(stack, folder, stem, texts)
-            else:
-                paths = [folder / f"{stem}_.{format}"]
-                save_layer_file(stack, paths[0], int(bits), mask_as, texts)
+        if format == "png set":
+            paths = save_png_set(stack, folder, stem, texts)
+        else:
+            paths = [folder / f"{stem}_.{format}"]
+            save_layer_file(stack, paths[0], int(bits), mask_as, texts)
         files = [{"filename": path.name, "subfolder": subfolder, "type": "output"} for path in paths]
         composite = composited(stack)
         shown = files[-1:] if format == "png set" else ui.PreviewImage(composite, cls=cls).as_dict()["images"]
@@ -134,12 +132,7 @@ class LoadLayers(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: Any) -> bool | str:
-        try:
-            if file is not None:  # None: it comes through a wire, and is looked at when it is there
-                path_of(file)
-        except ValueError as error:
-            return f"Load Layers: file {error}"
-        return True
+        return refusal("Load Layers", path_of, file)
 
     @classmethod
     def fingerprint_inputs(cls, file: Any, layer: str = TOP) -> Any:
@@ -152,7 +145,7 @@ class LoadLayers(io.ComfyNode):
     def execute(cls, file: Any, layer: str = TOP) -> io.NodeOutput:
         opened = read_chosen(file)
         stack = opened.stack
-        parts = stack_to_layers(stack, layer, "Load Layers")
+        parts = stack_to_layers(stack, layer)
         return io.NodeOutput(
             stack_to_document(stack),
             pixels_to_image(parts.foreground),
@@ -165,9 +158,9 @@ class LoadLayers(io.ComfyNode):
 
 
 def read_chosen(file: Any) -> LayerFile:
-    """The file that Load Layers' input names, whole. Raises ValueError in the name of the node."""
-    with speaking_for("Load Layers: file"), _ONE_AT_A_TIME:
-        path = path_of(file)
+    """The file that Load Layers' input names, whole. Raises ValueError in the name of the input."""
+    path = path_of(file)
+    with node_errors("file"), _ONE_AT_A_TIME:
         opened = open_layer_file(path)
         if len(opened.stack.layers) > MAX_FRAMES:
             raise ValueError(
@@ -237,7 +230,7 @@ def path_of(name: Any) -> Path:
     path = path_below(folders[kind or INPUT], plain)
     if path is None or not path.name.lower().endswith(READ):
         raise ValueError(
-            f"must be one of the {', '.join(READ)} files in ComfyUI's input folder, got {shortened(name)}; put the file "
+            f"file must be one of the {', '.join(READ)} files in ComfyUI's input folder, got {shortened(name)}; put the file "
             "there, press R to refresh, and choose it in the node"
         )
     return path

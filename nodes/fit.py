@@ -10,7 +10,7 @@ from ..t2l.compositing.fit import Fit, fitted, fitted_size
 from ..t2l.compositing.resample import Method
 from .documents import document_to_stack, stack_to_document
 from .inputs import validated
-from .latent import AUTOENCODER_INPUT, checked
+from .latent import AUTOENCODER_INPUT, check_autoencoder
 from .limits import MAX_SIDE, check_resized
 from .types import LAYERS, known
 
@@ -66,28 +66,22 @@ class FitLayers(io.ComfyNode):
     @classmethod
     @validated
     def execute(cls, layers: Any, autoencoder: Any, fit: Any, method: Any, size: int = 0) -> io.NodeOutput:
-        node = "Fit Layers"
-        managed = checked(autoencoder, node)
-        wanted, stack = wanted_size(size, managed, node), document_to_stack(layers, f"{node}: layers")
+        managed = check_autoencoder(autoencoder)
+        wanted, stack = wanted_size(size, managed), document_to_stack(layers)
         before = (stack.height, stack.width) if fit != "crop" else (min(stack.height, stack.width),) * 2
-        check_resized(stack, before, fitted_size(before, wanted, managed.downscale, fit), f"{node}: layers")
-        try:
-            fitting, cut = fitted(stack, wanted, managed.downscale, fit, method)
-        except ValueError as error:
-            raise ValueError(f"{node}: {error}") from error
+        check_resized(stack, before, fitted_size(before, wanted, managed.downscale, fit), "layers")
+        fitting, cut = fitted(stack, wanted, managed.downscale, fit, method)
         return io.NodeOutput(stack_to_document(fitting), cut.width, cut.height)
 
 
-def wanted_size(size: int, managed: ManagedAutoencoder, node: str) -> int:
+def wanted_size(size: int, managed: ManagedAutoencoder) -> int:
     """Pixels along a side. Raises ValueError for one that is too small, and where neither the input nor the file names one."""
     wanted = size or managed.trained_size
     if wanted is None:
         raise ValueError(
-            f"{node}: size must be set, because {managed.name} does not say which size it was trained on; 512 is Stable "
+            f"size must be set, because {managed.name} does not say which size it was trained on; 512 is Stable "
             "Diffusion 1.x's"
         )
     if not SMALLEST <= wanted <= MAX_SIDE:
-        raise ValueError(
-            f"{node}: size must be 0 or from {SMALLEST} to {MAX_SIDE}, got {size}; 0 is the checkpoint's own"
-        )
+        raise ValueError(f"size must be 0 or from {SMALLEST} to {MAX_SIDE}, got {size}; 0 is the checkpoint's own")
     return wanted

@@ -21,6 +21,7 @@ from .types import (
     POLARITY,
     known,
     layers_to_cutout,
+    list_output,
     pixels_to_image,
     pixels_to_mask,
     shape_of,
@@ -44,10 +45,8 @@ LAYER_INPUTS = [
     io.Mask.Input("mask", tooltip=f"{POLARITY}. Stretched to the foreground's size."),
 ]
 LATENT_INPUTS = [AUTOENCODER_INPUT, io.Latent.Input("latent", tooltip="From KSampler or Encode Layers.")]
-LATENT_OUTPUT = io.Latent.Output(
-    display_name="latent",
-    is_output_list=True,
-    tooltip="All layers in one: for KSampler (denoise below 1 keeps some of them) or Decode Layers.",
+LATENT_OUTPUT = list_output(
+    io.Latent, "latent", "All layers in one: for KSampler (denoise below 1 keeps some of them) or Decode Layers."
 )
 FIT_LAYERS = (
     "pixels. To encode and decode is right at any size, but a KSampler between tears the layers: put Fit Layers before this "
@@ -68,9 +67,7 @@ LAYER_OUTPUTS = [
     io.Image.Output(
         display_name="composite", tooltip="The layers stacked: mask x foreground + (1 - mask) x background."
     ),
-    LAYERS.Output(
-        display_name="layers", is_output_list=True, tooltip="The same as a layer document, one for each picture."
-    ),
+    list_output(LAYERS, "layers", "The same as a layer document, one for each picture."),
     io.Image.Output(display_name="auxiliary", tooltip="What the autoencoder predicts the composite to be."),
     io.Image.Output(
         display_name="cutout",
@@ -97,10 +94,10 @@ class EncodeLayers(io.ComfyNode):
 
     @classmethod
     @validated
-    @paired("Encode Layers")
+    @paired
     def execute(cls, autoencoder: Any, foreground: Any, background: Any, mask: Any) -> io.NodeOutput:
-        layers = to_layers(foreground, background, mask, "Encode Layers")
-        managed = checked(autoencoder, "Encode Layers")
+        layers = to_layers(foreground, background, mask)
+        managed = check_autoencoder(autoencoder)
         mind_size("Encode Layers", managed, layers.size, FIT_LAYERS)
         return io.NodeOutput(to_latent(managed.encode(layers), layers, managed))
 
@@ -125,17 +122,15 @@ class EncodeLayersTiled(io.ComfyNode):
 
     @classmethod
     @validated
-    @paired("Encode Layers (Tiled)")
+    @paired
     def execute(
         cls, autoencoder: Any, foreground: Any, background: Any, mask: Any, tile_size: int, overlap: int
     ) -> io.NodeOutput:
-        node = "Encode Layers (Tiled)"
-        layers = to_layers(foreground, background, mask, node)
-        managed = checked(autoencoder, node)
-        mind_size(node, managed, layers.size, FIT_LAYERS)
-        return io.NodeOutput(
-            to_latent(managed.encode_tiled(layers, *tiling(tile_size, overlap, node)), layers, managed)
-        )
+        layers = to_layers(foreground, background, mask)
+        managed = check_autoencoder(autoencoder)
+        mind_size("Encode Layers (Tiled)", managed, layers.size, FIT_LAYERS)
+        check_tiling(tile_size, overlap)
+        return io.NodeOutput(to_latent(managed.encode_tiled(layers, tile_size, overlap), layers, managed))
 
 
 class DecodeLayers(io.ComfyNode):
@@ -156,8 +151,8 @@ class DecodeLayers(io.ComfyNode):
     @classmethod
     @validated
     def execute(cls, autoencoder: Any, latent: Any) -> io.NodeOutput:
-        managed = checked(autoencoder, "Decode Layers")
-        samples = samples_of(latent, managed, "Decode Layers")
+        managed = check_autoencoder(autoencoder)
+        samples = samples_of(latent, managed)
         mind_latent("Decode Layers", managed, latent)
         return io.NodeOutput(*outputs(cropped(managed.decode(samples), latent, managed)))
 
@@ -180,31 +175,28 @@ class DecodeLayersTiled(io.ComfyNode):
     @classmethod
     @validated
     def execute(cls, autoencoder: Any, latent: Any, tile_size: int, overlap: int) -> io.NodeOutput:
-        node = "Decode Layers (Tiled)"
-        managed = checked(autoencoder, node)
-        samples = samples_of(latent, managed, node)
-        mind_latent(node, managed, latent)
-        decoded = managed.decode_tiled(samples, *tiling(tile_size, overlap, node))
+        managed = check_autoencoder(autoencoder)
+        samples = samples_of(latent, managed)
+        mind_latent("Decode Layers (Tiled)", managed, latent)
+        check_tiling(tile_size, overlap)
+        decoded = managed.decode_tiled(samples, tile_size, overlap)
         return io.NodeOutput(*outputs(cropped(decoded, latent, managed)))
 
 
-def checked(autoencoder: Any, node: str) -> ManagedAutoencoder:
+def check_autoencoder(autoencoder: Any) -> ManagedAutoencoder:
     """What is on the socket, when it is a layered autoencoder."""
     if not hasattr(autoencoder, "decode_tiled") or not hasattr(autoencoder, "downscale"):
         raise ValueError(
-            f"{node}: autoencoder needs a layered autoencoder, got {kind_of(autoencoder)}; connect the "
+            f"autoencoder needs a layered autoencoder, got {kind_of(autoencoder)}; connect the "
             "autoencoder output of Load Text2Layer Checkpoint or Load Layered Autoencoder"
         )
     return autoencoder
 
 
-def tiling(tile_size: int, overlap: int, node: str) -> tuple[int, int]:
-    """Tile size and overlap. Raises ValueError for tiles that would not move on."""
+def check_tiling(tile_size: int, overlap: int) -> None:
+    """Raises ValueError for tiles that would not move on."""
     if overlap > tile_size // 4:
-        raise ValueError(
-            f"{node}: overlap must be at most a quarter of tile_size ({tile_size // 4}), got {overlap}; lower it"
-        )
-    return tile_size, overlap
+        raise ValueError(f"overlap must be at most a quarter of tile_size ({tile_size // 4}), got {overlap}; lower it")
 
 
 class FollowedLatent(dict[str, Any]):
@@ -227,21 +219,19 @@ def to_latent(samples: Tensor, layers: Layers, managed: ManagedAutoencoder) -> d
     return FollowedLatent({"samples": samples, SIZE: Window.of(layers.size, managed.downscale)})
 
 
-def samples_of(latent: Any, managed: ManagedAutoencoder, node: str) -> Tensor:
+def samples_of(latent: Any, managed: ManagedAutoencoder) -> Tensor:
     """The samples of a LATENT. Raises ValueError for latents of another kind of model."""
     samples = latent.get("samples") if isinstance(latent, dict) else latent
     is_plain = isinstance(samples, Tensor) and not strangeness(samples) and isinstance(latent, dict)
     if not is_plain or samples.ndim != 4 or samples.shape[1] != managed.latent_channels or samples.numel() == 0:
         raise ValueError(
-            f"{node}: latent needs samples of shape (N, {managed.latent_channels}, h, w), as {managed.name} makes them, got "
+            f"latent needs samples of shape (N, {managed.latent_channels}, h, w), as {managed.name} makes them, got "
             f"{shape_of(samples)}; connect the latent of a KSampler with this checkpoint's model, or of Encode Layers"
         )
     height, width = (length * managed.downscale for length in samples.shape[-2:])
-    check_pictures((height, width), len(samples), f"{node}: latent")
+    check_pictures((height, width), len(samples), "latent")
     if not (samples.float().abs() <= LARGEST).all():
-        raise ValueError(
-            f"{node}: latent holds NaN, infinite or huge values; lower cfg or change the sampler before it"
-        )
+        raise ValueError("latent holds NaN, infinite or huge values; lower cfg or change the sampler before it")
     return samples
 
 

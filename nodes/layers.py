@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, get_args
 
-import comfy.model_management as mm
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
@@ -16,8 +15,8 @@ from ..t2l.compositing.placement import Placement, compose
 from ..t2l.compositing.shadow import Shadow
 from ..t2l.compositing.stack import TOP, Stack
 from .documents import composited, document_to_stack, stack_to_layers, to_documents
-from .inputs import validated
-from .limits import check_pictures
+from .inputs import until_cancelled, validated
+from .limits import MAX_SIDE, check_pictures
 from .pairing import paired
 from .types import (
     LAYER_INPUT,
@@ -26,15 +25,52 @@ from .types import (
     image_to_pixels,
     known,
     layers_to_cutout,
+    list_output,
     pixels_to_image,
     pixels_to_mask,
+    read_together,
     to_layers,
-    together,
 )
 
 COMPOSITING = ["srgb", "comfyui"]
 PIECE = 1 << 23  # pixels that are composited at once
 OPAQUE = 1e-3  # core's: alpha so near to 1 is no transparency
+PLACEMENT = [
+    io.Float.Input("x", default=0, min=-MAX_SIDE, max=MAX_SIDE, step=1, tooltip="Pixels to the right."),
+    io.Float.Input("y", default=0, min=-MAX_SIDE, max=MAX_SIDE, step=1, tooltip="Pixels down."),
+    io.Float.Input("scale", default=1, min=0.01, max=16, step=0.01, tooltip="About the foreground's middle."),
+    io.Float.Input("rotation", default=0, min=-360, max=360, step=0.5, tooltip="Degrees clockwise, about the middle."),
+    io.Boolean.Input("flip_horizontal", default=False, tooltip="Mirror left and right."),
+    io.Boolean.Input("flip_vertical", default=False, tooltip="Mirror top and bottom."),
+    io.Float.Input("opacity", default=1, min=0, max=1, step=0.01, tooltip="0 = the background alone."),
+    io.Combo.Input("blend_mode", options=list(get_args(BlendMode)), tooltip="As in Photoshop, Krita and GIMP."),
+    io.Float.Input("feather", default=0, min=0, max=256, step=0.5, tooltip="Softens the mask's edge: blur in pixels."),
+    io.Combo.Input(
+        "colour_space",
+        options=list(get_args(ColourSpace)),
+        tooltip="srgb blends as Photoshop does, linear blends light, comfyui does what Create Layered Image does.",
+    ),
+]
+SHADOW = [
+    io.Float.Input(
+        "shadow",
+        default=0,
+        min=0,
+        max=1,
+        step=0.05,
+        optional=True,
+        tooltip="A soft shadow where the thing stands on the ground. 0 = none, 0.6 = as on a cloudy day.",
+    ),
+    io.Float.Input(
+        "shadow_softness",
+        default=1,
+        min=0.1,
+        max=10,
+        step=0.1,
+        optional=True,
+        tooltip="Below 1 a smaller and harder shadow, above 1 a wider and softer one.",
+    ),
+]
 
 
 class JoinLayers(io.ComfyNode):
@@ -56,16 +92,14 @@ class JoinLayers(io.ComfyNode):
                 ),
                 io.Mask.Input("mask", tooltip=f"{POLARITY}. Stretched to the foreground's size."),
             ],
-            outputs=[
-                LAYERS.Output(display_name="layers", is_output_list=True, tooltip="One document for each picture.")
-            ],
+            outputs=[list_output(LAYERS, "layers", "One document for each picture.")],
         )
 
     @classmethod
     @validated
-    @paired("Join Layers")
+    @paired
     def execute(cls, foreground: Any, background: Any, mask: Any) -> io.NodeOutput:
-        return io.NodeOutput(to_documents(to_layers(foreground, background, mask, "Join Layers")))
+        return io.NodeOutput(to_documents(to_layers(foreground, background, mask)))
 
 
 class SplitLayers(io.ComfyNode):
@@ -104,8 +138,8 @@ class SplitLayers(io.ComfyNode):
     @classmethod
     @validated
     def execute(cls, layers: Any, layer: str = TOP, compositing: str = "srgb") -> io.NodeOutput:
-        stack = document_to_stack(layers, "Split Layers: layers")
-        parts = stack_to_layers(stack, layer, "Split Layers")
+        stack = document_to_stack(layers)
+        parts = stack_to_layers(stack, layer)
         return io.NodeOutput(
             pixels_to_image(parts.foreground),
             pixels_to_image(parts.background),
@@ -140,62 +174,18 @@ class CompositeLayers(io.ComfyNode):
                 io.Image.Input("foreground", tooltip="The picture to lay over the background."),
                 io.Image.Input("background", tooltip="Any size: the result has this size."),
                 io.Mask.Input("mask", tooltip=f"{POLARITY}. Stretched to the foreground's size."),
-                io.Float.Input("x", default=0, min=-16384, max=16384, step=1, tooltip="Pixels to the right."),
-                io.Float.Input("y", default=0, min=-16384, max=16384, step=1, tooltip="Pixels down."),
-                io.Float.Input(
-                    "scale", default=1, min=0.01, max=16, step=0.01, tooltip="About the foreground's middle."
-                ),
-                io.Float.Input(
-                    "rotation", default=0, min=-360, max=360, step=0.5, tooltip="Degrees clockwise, about the middle."
-                ),
-                io.Boolean.Input("flip_horizontal", default=False, tooltip="Mirror left and right."),
-                io.Boolean.Input("flip_vertical", default=False, tooltip="Mirror top and bottom."),
-                io.Float.Input("opacity", default=1, min=0, max=1, step=0.01, tooltip="0 = the background alone."),
-                io.Combo.Input(
-                    "blend_mode", options=list(get_args(BlendMode)), tooltip="As in Photoshop, Krita and GIMP."
-                ),
-                io.Float.Input(
-                    "feather", default=0, min=0, max=256, step=0.5, tooltip="Softens the mask's edge: blur in pixels."
-                ),
-                io.Combo.Input(
-                    "colour_space",
-                    options=list(get_args(ColourSpace)),
-                    tooltip="srgb blends as Photoshop does, linear blends light, comfyui does what Create Layered Image does.",
-                ),
-                io.Float.Input(
-                    "shadow",
-                    default=0,
-                    min=0,
-                    max=1,
-                    step=0.05,
-                    optional=True,
-                    tooltip="A soft shadow where the thing stands on the ground. 0 = none, 0.6 = as on a cloudy day.",
-                ),
-                io.Float.Input(
-                    "shadow_softness",
-                    default=1,
-                    min=0.1,
-                    max=10,
-                    step=0.1,
-                    optional=True,
-                    tooltip="Below 1 a smaller and harder shadow, above 1 a wider and softer one.",
-                ),
+                *PLACEMENT,
+                *SHADOW,
             ],
             outputs=[
-                io.Image.Output(
-                    display_name="composite", is_output_list=True, tooltip="The picture, at the background's size."
-                ),
-                io.Mask.Output(
-                    display_name="mask",
-                    is_output_list=True,
-                    tooltip=f"The mask where the foreground lies now. {POLARITY}.",
-                ),
+                list_output(io.Image, "composite", "The picture, at the background's size."),
+                list_output(io.Mask, "mask", f"The mask where the foreground lies now. {POLARITY}."),
             ],
         )
 
     @classmethod
     @validated
-    @paired("Composite Layers")
+    @paired
     def execute(
         cls,
         foreground: Any,
@@ -205,19 +195,15 @@ class CompositeLayers(io.ComfyNode):
         shadow_softness: float = 1.0,
         **placement: Any,
     ) -> io.NodeOutput:
-        node = "Composite Layers"
-        try:
-            where, cast = Placement(**placement), Shadow(strength=shadow, softness=shadow_softness)
-        except ValueError as error:
-            raise ValueError(f"{node}: {error}") from error
-        front = together(node, foreground=foreground, mask=mask)
-        behind = image_to_pixels(background, f"{node}: background")
+        where, cast = Placement(**placement), Shadow(strength=shadow, softness=shadow_softness)
+        front = read_together(foreground=foreground, mask=mask)
+        behind = image_to_pixels(background, "background")
         counts = len(front["mask"]), len(behind)
-        check_pictures((behind.shape[-2], behind.shape[-1]), max(counts), f"{node}: background")
+        check_pictures((behind.shape[-2], behind.shape[-1]), max(counts), "background")
         if counts[0] != counts[1] and 1 not in counts:
             raise ValueError(
-                f"{node}: foreground and background must hold equally many pictures, or one of them one, got "
-                f"{counts[0]} and {counts[1]}"
+                f"foreground and background must hold equally many pictures, or one of them one, got {counts[0]} and "
+                f"{counts[1]}"
             )
         pieces = [compose(*batches, where, cast) for batches in in_pieces(*front.values(), behind)]
         composite, seen = pieces[0] if len(pieces) == 1 else (torch.cat(parts) for parts in zip(*pieces, strict=True))
@@ -227,6 +213,5 @@ class CompositeLayers(io.ComfyNode):
 def in_pieces(*batches: Tensor) -> Iterator[list[Tensor]]:
     """Batches, some of which may be single, in pieces of PIECE pixels of the last; Cancel stops in between."""
     step = max(1, PIECE // (batches[-1].shape[-2] * batches[-1].shape[-1]))
-    for start in range(0, max(map(len, batches)), step):
-        mm.throw_exception_if_processing_interrupted()
+    for start in until_cancelled(range(0, max(map(len, batches)), step)):
         yield [batch if len(batch) == 1 else batch[start : start + step] for batch in batches]

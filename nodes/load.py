@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from .file_names import is_offered, meant, shortened
-from .inputs import validated
+from .inputs import node_errors, refusal, validated
 from .types import AUTOENCODER, known
 
 FOLDER = "text2layer"
@@ -36,10 +34,9 @@ def listed_files() -> list[str]:
 
 
 def path_of(name: Any, source: str) -> str:
-    """The path of a listed file, named with either separator. Raises ValueError for every other name, and for a link that leads out of the model
-    folders: workflows are shared by strangers.
+    """The path of a listed file, named with either separator; `source` names the input in errors.
 
-    source: node and input, for the sentence.
+    Raises ValueError for every other name, and for a link that leads out of the model folders: workflows are shared by strangers.
     """
     listed = meant(name, listed_files())
     if listed is None:
@@ -56,27 +53,6 @@ def path_of(name: Any, source: str) -> str:
             "there, or name the folder it lies in in extra_model_paths.yaml"
         )
     return path
-
-
-@contextmanager
-def speaking_for(source: str) -> Iterator[None]:
-    """What is wrong with a file, or missing to read it, is said in the name of the node and the input that chose it."""
-    try:
-        yield
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        raise ValueError(f"{source}: {error}") from error
-
-
-def refusal(name: Any, source: str) -> bool | str:
-    """What `validate_inputs` of a loader answers: True, or the sentence about a name that is not listed.
-
-    ComfyUI then leaves its own check of the list out, whose words differ from version to version. A name that comes through
-    a wire is None here, and is looked at when the node runs.
-    """
-    try:
-        return name is None or bool(path_of(name, source))
-    except ValueError as error:
-        return str(error)
 
 
 def changed(name: Any) -> Any:
@@ -115,7 +91,7 @@ class LoadCheckpoint(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, checkpoint: Any) -> bool | str:
-        return refusal(checkpoint, "Load Text2Layer Checkpoint: checkpoint")
+        return refusal("Load Text2Layer Checkpoint", lambda name: path_of(name, "checkpoint"), checkpoint)
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: Any) -> Any:
@@ -124,15 +100,12 @@ class LoadCheckpoint(io.ComfyNode):
     @classmethod
     @validated
     def execute(cls, checkpoint: str) -> io.NodeOutput:
-        source = "Load Text2Layer Checkpoint: checkpoint"
-        path = path_of(checkpoint, source)
-        from ..t2l.model.text2layer import (
-            read_parts,  # networks are imported where one is loaded: ComfyUI waits for a pack
-        )
+        path = path_of(checkpoint, "checkpoint")
+        from ..t2l.model.text2layer import read_parts  # where one is loaded: ComfyUI waits for a pack
         from .autoencoder import ManagedAutoencoder
         from .diffusion_model import build_clip, build_model
 
-        with speaking_for(source):
+        with node_errors("checkpoint"):
             parts, autoencoder = read_parts(path), ManagedAutoencoder(path)
             model = build_model(parts, autoencoder.model.config, path)
             clip = build_clip(parts, path)
@@ -162,7 +135,7 @@ class LoadAutoencoder(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, autoencoder: Any) -> bool | str:
-        return refusal(autoencoder, "Load Layered Autoencoder: autoencoder")
+        return refusal("Load Layered Autoencoder", lambda name: path_of(name, "autoencoder"), autoencoder)
 
     @classmethod
     def fingerprint_inputs(cls, autoencoder: Any) -> Any:
@@ -171,10 +144,9 @@ class LoadAutoencoder(io.ComfyNode):
     @classmethod
     @validated
     def execute(cls, autoencoder: str) -> io.NodeOutput:
-        source = "Load Layered Autoencoder: autoencoder"
-        path = path_of(autoencoder, source)
+        path = path_of(autoencoder, "autoencoder")
         from .autoencoder import ManagedAutoencoder
 
-        with speaking_for(source):
+        with node_errors("autoencoder"):
             managed = ManagedAutoencoder(path)
         return io.NodeOutput(managed, managed.as_vae())

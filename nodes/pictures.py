@@ -16,11 +16,10 @@ from ..t2l.compositing.split import SplitConfig, split
 from ..t2l.layers import Layers
 from ..t2l.model.salient import FILE, load_salient_net, mask_of
 from .documents import to_documents
-from .edges import checked
 from .hints import hint
-from .inputs import validated
+from .inputs import until_cancelled, validated
 from .pairing import paired
-from .types import LAYERS, POLARITY, known, pixels_to_image, pixels_to_mask, together
+from .types import LAYERS, POLARITY, known, list_output, pixels_to_image, pixels_to_mask, read_together
 
 NODE = "Picture to Layers"
 SALIENT_BYTES = 256 << 20  # of one picture in the saliency network, at its own size
@@ -66,34 +65,31 @@ class PictureToLayers(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(
-                    display_name="foreground",
-                    is_output_list=True,
-                    tooltip="The subject, freed of the background at its edge; its colours go on beyond.",
+                list_output(
+                    io.Image,
+                    "foreground",
+                    "The subject, freed of the background at its edge; its colours go on beyond.",
                 ),
-                io.Image.Output(
-                    display_name="background", is_output_list=True, tooltip="What lies behind: given, or painted in."
-                ),
-                io.Mask.Output(display_name="mask", is_output_list=True, tooltip=POLARITY),
-                LAYERS.Output(display_name="layers", is_output_list=True, tooltip="One document for each picture."),
+                list_output(io.Image, "background", "What lies behind: given, or painted in."),
+                list_output(io.Mask, "mask", POLARITY),
+                list_output(LAYERS, "layers", "One document for each picture."),
             ],
         )
 
     @classmethod
     @validated
-    @paired(NODE)
+    @paired
     def execute(cls, image: Any, mask: Any = None, background: Any = None, dilation: float = 8) -> io.NodeOutput:
-        config = checked(NODE, SplitConfig, dilation=dilation)
-        found = together(NODE, image=image, mask=mask, background=background)
+        config = SplitConfig(dilation=dilation)
+        found = read_together(image=image, mask=mask, background=background)
         pictures, masks, backgrounds = found["image"], found.get("mask"), found.get("background")
         salient = salient_network() if masks is None else None
         parts, bar = [], comfy.utils.ProgressBar(len(pictures))
-        for i, picture in enumerate(pictures.split(1)):
-            mm.throw_exception_if_processing_interrupted()
+        for i, picture in enumerate(until_cancelled(pictures.split(1))):
             shows = masks[i : i + 1] if salient is None else salient.mask(picture)
             mind_mask(shows, i, salient is None)
             behind = None if backgrounds is None else backgrounds[i : i + 1]
-            parts.append(checked(NODE, split, picture, shows, behind, config=config))
+            parts.append(split(picture, shows, behind, config=config))
             bar.update(1)
         layers = Layers.cat(parts)
         images = pixels_to_image(layers.foreground), pixels_to_image(layers.background)
@@ -106,7 +102,7 @@ class ManagedSaliency:
     def __init__(self) -> None:
         if not FILE.is_file():
             raise FileNotFoundError(
-                f"{NODE}: {FILE.name} is missing in {FILE.parent}; connect a mask, or install the pack again"
+                f"{FILE.name} is missing in {FILE.parent}; connect a mask, or install the pack again"
             )
         self.net = load_salient_net(FILE)
         self.device = mm.get_torch_device()

@@ -19,7 +19,7 @@ from ..t2l.compositing.bleed import extend_colours
 from ..t2l.compositing.stack import TOP
 from ..t2l.layers import Layers
 from .inputs import kind_of
-from .limits import check_pictures
+from .limits import MAX_SIDE, check_pictures
 
 AUTOENCODER = io.Custom("T2L_AUTOENCODER")
 LAYERS = io.Custom("LAYERS")
@@ -42,6 +42,16 @@ LAYER_INPUT = io.String.Input(
 )
 
 
+def list_output(kind: Any, name: str, tooltip: str) -> Any:
+    """An output of a node with is_input_list: a list, with one entry for each that came in."""
+    return kind.Output(display_name=name, is_output_list=True, tooltip=tooltip)
+
+
+def side_input(name: str, tooltip: str) -> Any:
+    """A side of a canvas in pixels; 0 leaves it to the node."""
+    return io.Int.Input(name, default=0, min=0, max=MAX_SIDE, tooltip=tooltip)
+
+
 def known(**keywords: Any) -> dict[str, Any]:
     """Those of some keywords of io.Schema that this ComfyUI has: the older ones refuse what came later."""
     names = {field.name for field in fields(io.Schema)}
@@ -49,7 +59,7 @@ def known(**keywords: Any) -> dict[str, Any]:
 
 
 def image_to_pixels(image: Any, source: str) -> Tensor:
-    """IMAGE -> (N, 3, H, W) in [0, 1]; an alpha channel is left out, grey is repeated. `source` names node and input in errors.
+    """IMAGE -> (N, 3, H, W) in [0, 1]; an alpha channel is left out, grey is repeated. `source` names the input in errors.
 
     (H, W, 1, 3 or 4) and (H, W) are one picture. Raises ValueError for everything else.
     """
@@ -89,7 +99,7 @@ def mask_to_pixels(mask: Any, size: tuple[int, int], source: str) -> Tensor:
     for area in ((chosen.shape[1], chosen.shape[2]), size):
         check_pictures(area, len(chosen), source)
     pixels = _values(chosen, source)[:, None]
-    return pixels if pixels.shape[-2:] == size else resized(pixels, size, crop="disabled")
+    return pixels if pixels.shape[-2:] == size else resize(pixels, size, crop="disabled")
 
 
 def _readings(mask: Tensor) -> list[Tensor]:
@@ -139,12 +149,12 @@ def layers_to_cutout(layers: Layers) -> Tensor:
     return pixels_to_image(torch.cat([extend_colours(layers.foreground, layers.mask), layers.mask], dim=1))
 
 
-def to_layers(foreground: Any, background: Any, mask: Any, node: str) -> Layers:
+def to_layers(foreground: Any, background: Any, mask: Any) -> Layers:
     """Three sockets -> Layers of the foreground's size."""
-    return Layers(*together(node, foreground=foreground, background=background, mask=mask).values())
+    return Layers(*read_together(foreground=foreground, background=background, mask=mask).values())
 
 
-def together(node: str, **sockets: Any) -> dict[str, Tensor]:
+def read_together(**sockets: Any) -> dict[str, Tensor]:
     """Pictures and a mask of several sockets as pixels of the first one's size, equally many and on its device; None is left out.
 
     Other pictures are scaled to cover that size and cropped in the middle, a mask is stretched; one serves a whole batch of
@@ -153,26 +163,25 @@ def together(node: str, **sockets: Any) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     size, first = (0, 0), ""
     for name, value in sockets.items():
-        source = f"{node}: {name}"
         if value is None:
             continue
         if name == "mask":
-            found[name] = mask_to_pixels(value, size, source)
+            found[name] = mask_to_pixels(value, size, name)
             continue
-        pixels = image_to_pixels(value, source)
+        pixels = image_to_pixels(value, name)
         if not found:
-            size, first = (pixels.shape[-2], pixels.shape[-1]), source
-        check_pictures(size, len(pixels), source)
-        found[name] = pixels if pixels.shape[-2:] == size else resized(pixels, size, crop="center")
+            size, first = (pixels.shape[-2], pixels.shape[-1]), name
+        check_pictures(size, len(pixels), name)
+        found[name] = pixels if pixels.shape[-2:] == size else resize(pixels, size, crop="center")
     count = max(map(len, found.values()))
     check_pictures(size, count, first)
     if wrong := {name: len(x) for name, x in found.items() if len(x) not in (1, count)}:
-        raise ValueError(f"{node}: batches must hold {count} pictures, as the largest does, or one, got {wrong}")
+        raise ValueError(f"batches must hold {count} pictures, as the largest does, or one, got {wrong}")
     device = next(iter(found.values())).device
     return {name: x.to(device).expand(count, -1, -1, -1) for name, x in found.items()}
 
 
-def resized(pixels: Tensor, size: tuple[int, int], crop: str) -> Tensor:
+def resize(pixels: Tensor, size: tuple[int, int], crop: str) -> Tensor:
     """(N, C, H, W) at height x width, by ComfyUI's own resampling; crop is "center" or "disabled".
 
     A picture of which the crop would leave less than two pixels along a side is stretched: core's rounding leaves none of it.

@@ -40,6 +40,13 @@ def upscaled(
     return replace(stack, height=height, width=width, layers=layers)
 
 
+def enlarged_size(size: tuple[int, int], factor: float, width: int = 0, height: int = 0) -> tuple[int, int]:
+    """What a canvas (height, width) becomes: a width, a height, or both, and the aspect it has; by the factor where both are 0."""
+    scale_x = width / size[1] if width else height / size[0] if height else factor
+    scale_y = height / size[0] if height else scale_x
+    return max(1, round(size[0] * scale_y)), max(1, round(size[1] * scale_x))
+
+
 def _upscaled_layer(layer: Layer, scale: tuple[float, float], method: Method, enlarge: Enlarge | None) -> Layer:
     """A layer at its place on the new canvas, its own pixels resampled once, from as many as it has.
 

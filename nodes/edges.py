@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.utils
@@ -24,11 +24,13 @@ from .types import (
     LAYER_INPUT,
     LAYERS,
     POLARITY,
+    choice_input,
     image_to_pixels,
-    known,
     list_output,
     mask_to_pixels,
+    number_input,
     pixels_to_image,
+    schema,
     side_input,
 )
 
@@ -38,18 +40,14 @@ LAYERS_INPUT = LAYERS.Input("layers", tooltip="From Decode, Join or Load Layers.
 
 
 class CleanEdges(io.ComfyNode):
-    """Clean Edges."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_CleanEdges",
             display_name="Clean Edges",
             category="text2layer/edges",
-            **known(
-                search_aliases=["defringe", "decontaminate", "halo", "matte", "cutout", "alpha", "sticker", "feather"],
-                has_intermediate_output=True,
-            ),
+            search_aliases=["defringe", "decontaminate", "halo", "matte", "cutout", "alpha", "sticker", "feather"],
+            has_intermediate_output=True,
             description="Frees the foreground's edge of the old background's colours, and moves or softens the edge.",
             is_input_list=True,
             inputs=[
@@ -66,17 +64,8 @@ class CleanEdges(io.ComfyNode):
                     default=True,
                     tooltip="Takes the background's colours out of soft edges and extends the foreground beyond them.",
                 ),
-                io.Float.Input(
-                    "shrink",
-                    default=0,
-                    min=-256,
-                    max=256,
-                    step=0.25,
-                    tooltip="Pixels the mask is drawn in; below 0 it grows.",
-                ),
-                io.Float.Input(
-                    "feather", default=0, min=0, max=256, step=0.25, tooltip="Softens the mask's edge: blur in pixels."
-                ),
+                number_input("shrink", 0, -256, 256, 0.25, "Pixels the mask is drawn in; below 0 it grows."),
+                number_input("feather", 0, 0, 256, 0.25, "Softens the mask's edge: blur in pixels."),
                 io.Image.Input(
                     "composite",
                     optional=True,
@@ -105,15 +94,13 @@ class CleanEdges(io.ComfyNode):
 
 
 class RecomposeCheck(io.ComfyNode):
-    """Recompose Check."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_RecomposeCheck",
             display_name="Recompose Check",
             category="text2layer/layers",
-            **known(search_aliases=["check layers", "flatten layer", "compare layers", "difference", "alpha"]),
+            search_aliases=["check layers", "flatten layer", "compare layers", "difference", "alpha"],
             description="Says how far the stacked layers are from a picture, and makes them agree if you wish.",
             is_input_list=True,
             is_output_node=True,
@@ -128,14 +115,7 @@ class RecomposeCheck(io.ComfyNode):
                     default=False,
                     tooltip="Changes foreground and background by as little as it takes; the mask stays.",
                 ),
-                io.Float.Input(
-                    "gain",
-                    default=8,
-                    min=1,
-                    max=255,
-                    step=1,
-                    tooltip="The difference picture is so many times brighter.",
-                ),
+                number_input("gain", 8, 1, 255, 1, "The difference picture is so many times brighter."),
             ],
             outputs=[
                 list_output(LAYERS, "layers", "As they came, or corrected; one for each that came in."),
@@ -171,36 +151,21 @@ class RecomposeCheck(io.ComfyNode):
 
 
 class UpscaleLayers(io.ComfyNode):
-    """Upscale Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_UpscaleLayers",
             display_name="Upscale Layers",
             category="text2layer/layers",
-            **known(
-                search_aliases=["resize layer", "enlarge layers", "scale psd", "upscale transparent", "alpha"],
-                has_intermediate_output=True,
-            ),
+            search_aliases=["resize layer", "enlarge layers", "scale psd", "upscale transparent", "alpha"],
+            has_intermediate_output=True,
             description="Enlarges every layer with its mask and its place, without a fringe.",
             inputs=[
                 LAYERS_INPUT,
-                io.Float.Input(
-                    "factor",
-                    default=2,
-                    min=0.05,
-                    max=16,
-                    step=0.05,
-                    tooltip="Of the canvas, where width and height are 0.",
-                ),
+                number_input("factor", 2, 0.05, 16, 0.05, "Of the canvas, where width and height are 0."),
                 side_input("width", "Pixels of the canvas. 0 = by the height, or by the factor."),
                 side_input("height", "Pixels of the canvas. 0 = by the width, or by the factor."),
-                io.Combo.Input(
-                    "method",
-                    options=list(get_args(Method)),
-                    tooltip="How pixels are resampled; after an upscale model, to the exact size.",
-                ),
+                choice_input("method", Method, "How pixels are resampled; after an upscale model, to the exact size."),
                 io.UpscaleModel.Input(
                     "upscale_model",
                     optional=True,
@@ -229,15 +194,13 @@ class UpscaleLayers(io.ComfyNode):
 
 
 class BestLayers(io.ComfyNode):
-    """Best of Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_BestLayers",
             display_name="Best of Layers",
             category="text2layer/layers",
-            **known(search_aliases=["pick best", "rank layers", "choose cutout", "best of batch"]),
+            search_aliases=["pick best", "rank layers", "choose cutout", "best of batch"],
             description="Ranks several layer documents and keeps the best.",
             is_input_list=True,
             inputs=[

@@ -27,10 +27,10 @@ def is_offered(name: str) -> bool:
     return is_plain(name) and "<" not in name and name == name.encode(errors="ignore").decode()
 
 
-def shortened(name: Any, longest: int = 80) -> str:
+def shortened(name: Any) -> str:
     """A name as a sentence quotes it."""
     text = name if isinstance(name, str) else repr(name)
-    return repr(text if len(text) <= longest else f"{text[:longest]}...")
+    return repr(text if len(text) <= 80 else f"{text[:80]}...")
 
 
 def path_below(folder: str | Path, name: str) -> Path | None:

@@ -18,7 +18,16 @@ from ..t2l.io.layer_nodes import LayerFile, MaskAs
 from .documents import MAX_FRAMES, composited, document_to_stack, stack_to_document, stack_to_layers, unknown_to_core
 from .file_names import LONGEST, check_inside, files_below, path_below, shortened
 from .inputs import check_choices, node_errors, refusal, validated
-from .types import LAYER_INPUT, LAYERS, POLARITY, known, layers_to_cutout, pixels_to_image, pixels_to_mask
+from .types import (
+    CUTOUT_OUTPUT,
+    LAYER_INPUT,
+    LAYERS,
+    PART_OUTPUTS,
+    choice_input,
+    layers_to_cutout,
+    layers_to_sockets,
+    schema,
+)
 
 FORMATS = ["psd", "ora", "png set"]
 BITS = ["8", "16"]
@@ -31,15 +40,13 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "workflows"
 
 
 class SaveLayers(io.ComfyNode):
-    """Save Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_SaveLayers",
             display_name="Save Layers",
             category="text2layer/files",
-            **known(search_aliases=["psd", "photoshop", "krita", "gimp", "openraster", "export layer", "transparent"]),
+            search_aliases=["psd", "photoshop", "krita", "gimp", "openraster", "export layer", "transparent"],
             description="Saves layers as a file for Photoshop, Krita or GIMP, or as a set of PNG files.",
             inputs=[
                 LAYERS.Input("layers", tooltip="From Join, Decode or Load Layers."),
@@ -48,16 +55,14 @@ class SaveLayers(io.ComfyNode):
                     default="text2layer/layers",
                     tooltip="Below ComfyUI's output folder; folder/name makes a folder. Files are numbered, none is overwritten.",
                 ),
-                io.Combo.Input(
+                choice_input(
                     "format",
-                    options=FORMATS,
-                    tooltip="psd for Photoshop, Krita and GIMP; ora (OpenRaster) for Krita; png set for everything else.",
+                    FORMATS,
+                    "psd for Photoshop, Krita and GIMP; ora (OpenRaster) for Krita; png set for everything else.",
                 ),
-                io.Combo.Input("bits", options=BITS, tooltip="Per channel. 16 keeps fine gradients; psd only."),
-                io.Combo.Input(
-                    "mask_as",
-                    options=MASKS,
-                    tooltip="layer mask keeps the colours under the mask and can be painted on; psd only.",
+                choice_input("bits", BITS, "Per channel. 16 keeps fine gradients; psd only."),
+                choice_input(
+                    "mask_as", MASKS, "layer mask keeps the colours under the mask and can be painted on; psd only."
                 ),
             ],
             outputs=[
@@ -95,15 +100,13 @@ class SaveLayers(io.ComfyNode):
 
 
 class LoadLayers(io.ComfyNode):
-    """Load Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_LoadLayers",
             display_name="Load Layers",
             category="text2layer/files",
-            **known(search_aliases=["psd", "psb", "photoshop", "krita", "gimp", "openraster", "import layer"]),
+            search_aliases=["psd", "psb", "photoshop", "krita", "gimp", "openraster", "import layer"],
             description="Loads the layers of a Photoshop or OpenRaster file.",
             inputs=[
                 io.Combo.Input(
@@ -115,18 +118,12 @@ class LoadLayers(io.ComfyNode):
             ],
             outputs=[
                 LAYERS.Output(display_name="layers", tooltip="All layers as one document."),
-                io.Image.Output(display_name="foreground", tooltip="The chosen layer, at the size of the canvas."),
-                io.Image.Output(display_name="background", tooltip="All other visible layers, stacked."),
-                io.Mask.Output(display_name="mask", tooltip=POLARITY),
-                io.Image.Output(display_name="composite", tooltip="The layers stacked: what a viewer sees."),
+                *PART_OUTPUTS,
                 io.String.Output(
                     display_name="notes",
                     tooltip="What could not be shown as the editor shows it; empty when all could.",
                 ),
-                io.Image.Output(
-                    display_name="cutout",
-                    tooltip="The chosen layer with transparency, ready for Save Image as PNG; alpha is the mask.",
-                ),
+                CUTOUT_OUTPUT,
             ],
         )
 
@@ -148,9 +145,7 @@ class LoadLayers(io.ComfyNode):
         parts = stack_to_layers(stack, layer)
         return io.NodeOutput(
             stack_to_document(stack),
-            pixels_to_image(parts.foreground),
-            pixels_to_image(parts.background),
-            pixels_to_mask(parts.mask),
+            *layers_to_sockets(parts),
             composited(stack),
             "\n".join([*opened.notes, *unknown_to_core(stack)]),
             layers_to_cutout(parts),

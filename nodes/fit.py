@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.v0_0_2 import io
 
@@ -12,7 +12,7 @@ from .documents import document_to_stack, stack_to_document
 from .inputs import validated
 from .latent import AUTOENCODER_INPUT, check_autoencoder
 from .limits import MAX_SIDE, check_resized
-from .types import LAYERS, known
+from .types import LAYERS, choice_input, schema
 
 if TYPE_CHECKING:
     from .autoencoder import ManagedAutoencoder
@@ -21,30 +21,24 @@ SMALLEST = 64  # pixels a side that `size` may ask for
 
 
 class FitLayers(io.ComfyNode):
-    """Fit Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_FitLayers",
             display_name="Fit Layers",
             category="text2layer/layers",
-            **known(search_aliases=["resize layers", "fit psd", "model size", "scale layers", "photograph"]),
+            search_aliases=["resize layers", "fit psd", "model size", "scale layers", "photograph"],
             description="Brings a layer document to the size that the checkpoint was trained on; Upscale Layers brings it back.",
             inputs=[
                 LAYERS.Input("layers", tooltip="From Load, Join or Decode Layers; any size, any number of layers."),
                 AUTOENCODER_INPUT,
-                io.Combo.Input(
+                choice_input(
                     "fit",
-                    options=list(get_args(Fit)),
-                    tooltip="keep aspect: as many pixels as in training, nothing cut; crop: the square in the middle; stretch: "
+                    Fit,
+                    "keep aspect: as many pixels as in training, nothing cut; crop: the square in the middle; stretch: "
                     "all in a square.",
                 ),
-                io.Combo.Input(
-                    "method",
-                    options=list(get_args(Method)),
-                    tooltip="How pixels are resampled. nearest keeps the pixels of pixel art.",
-                ),
+                choice_input("method", Method, "How pixels are resampled. nearest keeps the pixels of pixel art."),
                 io.Int.Input(
                     "size",
                     default=0,

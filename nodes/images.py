@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, get_args
+from typing import Any
 
 from comfy_api.v0_0_2 import io
 from torch import Tensor
@@ -17,12 +17,14 @@ from .limits import MAX_SIDE, check_canvas, shown_sizes
 from .types import (
     LAYERS,
     POLARITY,
+    choice_input,
     image_to_alpha,
     image_to_pixels,
-    known,
     list_output,
     mask_to_pixels,
+    number_input,
     pixels_to_image,
+    schema,
     side_input,
 )
 
@@ -64,18 +66,14 @@ LINES = [
 
 
 class ImagesToLayers(io.ComfyNode):
-    """Images to Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_ImagesToLayers",
             display_name="Images to Layers",
             category="text2layer/layers",
-            **known(
-                search_aliases=["stack images", "layers from images", "psd", "alpha", "cutout", "sticker"],
-                has_intermediate_output=True,
-            ),
+            search_aliases=["stack images", "layers from images", "psd", "alpha", "cutout", "sticker"],
+            has_intermediate_output=True,
             description="Stacks any number of pictures, with masks, names and places, into one layer document.",
             is_input_list=True,
             inputs=[
@@ -88,8 +86,8 @@ class ImagesToLayers(io.ComfyNode):
                     "x", default=0, min=-MAX_SIDE, max=MAX_SIDE, tooltip="Moves all these pictures to the right."
                 ),
                 io.Int.Input("y", default=0, min=-MAX_SIDE, max=MAX_SIDE, tooltip="Moves all these pictures down."),
-                io.Float.Input("opacity", default=1, min=0, max=1, step=0.01, tooltip="Of these layers. 0 = unseen."),
-                io.Combo.Input("blend_mode", options=list(get_args(BlendMode)), tooltip="Of these layers."),
+                number_input("opacity", 1, 0, 1, 0.01, "Of these layers. 0 = unseen."),
+                choice_input("blend_mode", BlendMode, "Of these layers."),
                 io.Boolean.Input("visible", default=True, tooltip="Off = hidden, as with the eye in Photoshop."),
                 io.Boolean.Input(
                     "invert_masks",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from comfy_api.v0_0_2 import io
@@ -19,16 +19,22 @@ from .inputs import until_cancelled, validated
 from .limits import MAX_SIDE, check_pictures
 from .pairing import paired
 from .types import (
+    BEHIND_INPUTS,
+    CUTOUT_OUTPUT,
     LAYER_INPUT,
     LAYERS,
+    PART_OUTPUTS,
     POLARITY,
+    choice_input,
     image_to_pixels,
-    known,
     layers_to_cutout,
+    layers_to_sockets,
     list_output,
+    number_input,
     pixels_to_image,
     pixels_to_mask,
     read_together,
+    schema,
     to_layers,
 )
 
@@ -36,61 +42,56 @@ COMPOSITING = ["srgb", "comfyui"]
 PIECE = 1 << 23  # pixels that are composited at once
 OPAQUE = 1e-3  # core's: alpha so near to 1 is no transparency
 PLACEMENT = [
-    io.Float.Input("x", default=0, min=-MAX_SIDE, max=MAX_SIDE, step=1, tooltip="Pixels to the right."),
-    io.Float.Input("y", default=0, min=-MAX_SIDE, max=MAX_SIDE, step=1, tooltip="Pixels down."),
-    io.Float.Input("scale", default=1, min=0.01, max=16, step=0.01, tooltip="About the foreground's middle."),
-    io.Float.Input("rotation", default=0, min=-360, max=360, step=0.5, tooltip="Degrees clockwise, about the middle."),
+    number_input("x", 0, -MAX_SIDE, MAX_SIDE, 1, "Pixels to the right."),
+    number_input("y", 0, -MAX_SIDE, MAX_SIDE, 1, "Pixels down."),
+    number_input("scale", 1, 0.01, 16, 0.01, "About the foreground's middle."),
+    number_input("rotation", 0, -360, 360, 0.5, "Degrees clockwise, about the middle."),
     io.Boolean.Input("flip_horizontal", default=False, tooltip="Mirror left and right."),
     io.Boolean.Input("flip_vertical", default=False, tooltip="Mirror top and bottom."),
-    io.Float.Input("opacity", default=1, min=0, max=1, step=0.01, tooltip="0 = the background alone."),
-    io.Combo.Input("blend_mode", options=list(get_args(BlendMode)), tooltip="As in Photoshop, Krita and GIMP."),
-    io.Float.Input("feather", default=0, min=0, max=256, step=0.5, tooltip="Softens the mask's edge: blur in pixels."),
-    io.Combo.Input(
+    number_input("opacity", 1, 0, 1, 0.01, "0 = the background alone."),
+    choice_input("blend_mode", BlendMode, "As in Photoshop, Krita and GIMP."),
+    number_input("feather", 0, 0, 256, 0.5, "Softens the mask's edge: blur in pixels."),
+    choice_input(
         "colour_space",
-        options=list(get_args(ColourSpace)),
-        tooltip="srgb blends as Photoshop does, linear blends light, comfyui does what Create Layered Image does.",
+        ColourSpace,
+        "srgb blends as Photoshop does, linear blends light, comfyui does what Create Layered Image does.",
     ),
 ]
 SHADOW = [
-    io.Float.Input(
+    number_input(
         "shadow",
-        default=0,
-        min=0,
-        max=1,
-        step=0.05,
+        0,
+        0,
+        1,
+        0.05,
+        "A soft shadow where the thing stands on the ground. 0 = none, 0.6 = as on a cloudy day.",
         optional=True,
-        tooltip="A soft shadow where the thing stands on the ground. 0 = none, 0.6 = as on a cloudy day.",
     ),
-    io.Float.Input(
+    number_input(
         "shadow_softness",
-        default=1,
-        min=0.1,
-        max=10,
-        step=0.1,
+        1,
+        0.1,
+        10,
+        0.1,
+        "Below 1 a smaller and harder shadow, above 1 a wider and softer one.",
         optional=True,
-        tooltip="Below 1 a smaller and harder shadow, above 1 a wider and softer one.",
     ),
 ]
 
 
 class JoinLayers(io.ComfyNode):
-    """Join Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_JoinLayers",
             display_name="Join Layers",
             category="text2layer/layers",
-            **known(search_aliases=["merge layers", "make psd layers", "layer document", "alpha", "matte"]),
+            search_aliases=["merge layers", "make psd layers", "layer document", "alpha", "matte"],
             description="Makes a layer document of a foreground, a background and a mask.",
             is_input_list=True,
             inputs=[
                 io.Image.Input("foreground", tooltip="Its size is the size of the document."),
-                io.Image.Input(
-                    "background", tooltip="Another size is scaled to cover the foreground's and cropped in the middle."
-                ),
-                io.Mask.Input("mask", tooltip=f"{POLARITY}. Stretched to the foreground's size."),
+                *BEHIND_INPUTS,
             ],
             outputs=[list_output(LAYERS, "layers", "One document for each picture.")],
         )
@@ -103,36 +104,25 @@ class JoinLayers(io.ComfyNode):
 
 
 class SplitLayers(io.ComfyNode):
-    """Split Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_SplitLayers",
             display_name="Split Layers",
             category="text2layer/layers",
-            **known(search_aliases=["separate layers", "extract layer", "psd layers", "alpha", "matte"]),
+            search_aliases=["separate layers", "extract layer", "psd layers", "alpha", "matte"],
             description="Takes a layer document apart into a foreground, a background, their mask and the composite.",
             inputs=[
                 LAYERS.Input("layers", tooltip="From Join, Decode or Load Layers."),
                 LAYER_INPUT,
-                io.Combo.Input(
+                choice_input(
                     "compositing",
-                    options=COMPOSITING,
+                    COMPOSITING,
+                    "How the composite is made: srgb as Photoshop, comfyui as Create Layered Image, in its light.",
                     optional=True,
-                    tooltip="How the composite is made: srgb as Photoshop, comfyui as Create Layered Image, in its light.",
                 ),
             ],
-            outputs=[
-                io.Image.Output(display_name="foreground", tooltip="The chosen layer, at the size of the canvas."),
-                io.Image.Output(display_name="background", tooltip="All other visible layers, stacked."),
-                io.Mask.Output(display_name="mask", tooltip=POLARITY),
-                io.Image.Output(display_name="composite", tooltip="The layers stacked: what a viewer sees."),
-                io.Image.Output(
-                    display_name="cutout",
-                    tooltip="The chosen layer with transparency, ready for Save Image as PNG; alpha is the mask.",
-                ),
-            ],
+            outputs=[*PART_OUTPUTS, CUTOUT_OUTPUT],
         )
 
     @classmethod
@@ -141,9 +131,7 @@ class SplitLayers(io.ComfyNode):
         stack = document_to_stack(layers)
         parts = stack_to_layers(stack, layer)
         return io.NodeOutput(
-            pixels_to_image(parts.foreground),
-            pixels_to_image(parts.background),
-            pixels_to_mask(parts.mask),
+            *layers_to_sockets(parts),
             core_composite(stack) if compositing == "comfyui" else composited(stack),
             layers_to_cutout(parts),
         )
@@ -157,17 +145,13 @@ def core_composite(stack: Stack) -> Tensor:
 
 
 class CompositeLayers(io.ComfyNode):
-    """Composite Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_CompositeLayers",
             display_name="Composite Layers",
             category="text2layer/layers",
-            **known(
-                search_aliases=["paste", "overlay", "replace background", "move layer", "porter-duff", "drop shadow"]
-            ),
+            search_aliases=["paste", "overlay", "replace background", "move layer", "porter-duff", "drop shadow"],
             description="Lays the foreground over any background: moved, scaled, turned, mirrored, blended.",
             is_input_list=True,
             inputs=[

@@ -10,7 +10,7 @@ from comfy_api.v0_0_2 import io
 
 from .file_names import is_offered, meant, shortened
 from .inputs import node_errors, refusal, validated
-from .types import AUTOENCODER, known
+from .types import AUTOENCODER, schema
 
 FOLDER = "text2layer"
 SHIPPED = Path(__file__).resolve().parent.parent / "models"  # of the pack: the demo checkpoint
@@ -64,15 +64,13 @@ def changed(name: Any) -> Any:
 
 
 class LoadCheckpoint(io.ComfyNode):
-    """Load Text2Layer Checkpoint."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_LoadCheckpoint",
             display_name="Load Text2Layer Checkpoint",
             category="text2layer/loaders",
-            **known(search_aliases=["text to layers", "layered diffusion", "transparent", "cutout", "sticker"]),
+            search_aliases=["text to layers", "layered diffusion", "transparent", "cutout", "sticker"],
             description="Loads a Text2Layer checkpoint from models/text2layer, or the small one that comes with the pack.",
             inputs=[
                 io.Combo.Input(
@@ -113,15 +111,13 @@ class LoadCheckpoint(io.ComfyNode):
 
 
 class LoadAutoencoder(io.ComfyNode):
-    """Load Layered Autoencoder."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_LoadAutoencoder",
             display_name="Load Layered Autoencoder",
             category="text2layer/loaders",
-            **known(search_aliases=["text2layer vae", "layered vae", "layer", "alpha", "matte"]),
+            search_aliases=["text2layer vae", "layered vae", "layer", "alpha", "matte"],
             description="Loads only the autoencoder of a Text2Layer file: enough to take layers into latents and back.",
             inputs=[
                 io.Combo.Input(

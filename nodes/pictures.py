@@ -19,7 +19,7 @@ from .documents import to_documents
 from .hints import hint
 from .inputs import until_cancelled, validated
 from .pairing import paired
-from .types import LAYERS, POLARITY, known, list_output, pixels_to_image, pixels_to_mask, read_together
+from .types import LAYERS, POLARITY, layers_to_sockets, list_output, number_input, read_together, schema
 
 NODE = "Picture to Layers"
 SALIENT_BYTES = 256 << 20  # of one picture in the saliency network, at its own size
@@ -27,17 +27,13 @@ SHOWS, COVERS = 0.1, 0.9  # masks that nowhere show more than SHOWS are empty; t
 
 
 class PictureToLayers(io.ComfyNode):
-    """Picture to Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_PictureToLayers",
             display_name="Picture to Layers",
             category="text2layer/layers",
-            **known(
-                search_aliases=["remove background", "segment", "inpaint background", "photo to psd", "cutout", "matte"]
-            ),
+            search_aliases=["remove background", "segment", "inpaint background", "photo to psd", "cutout", "matte"],
             description="Takes a flat picture apart: its subject with clean edges, and a background painted in behind it.",
             is_input_list=True,
             inputs=[
@@ -53,15 +49,15 @@ class PictureToLayers(io.ComfyNode):
                     tooltip="From any inpainting workflow; scaled to cover the image and cropped in the middle. Without it the "
                     "background is painted in.",
                 ),
-                io.Float.Input(
+                number_input(
                     "dilation",
-                    default=8,
-                    min=0,
-                    max=256,
-                    step=1,
-                    optional=True,
-                    tooltip="How far beyond the mask the background is painted in: pixels of a picture of 512. More takes a "
+                    8,
+                    0,
+                    256,
+                    1,
+                    "How far beyond the mask the background is painted in: pixels of a picture of 512. More takes a "
                     "shadow along.",
+                    optional=True,
                 ),
             ],
             outputs=[
@@ -87,13 +83,12 @@ class PictureToLayers(io.ComfyNode):
         parts, bar = [], comfy.utils.ProgressBar(len(pictures))
         for i, picture in enumerate(until_cancelled(pictures.split(1))):
             shows = masks[i : i + 1] if salient is None else salient.mask(picture)
-            mind_mask(shows, i, salient is None)
+            hint_at_mask(shows, i, salient is None)
             behind = None if backgrounds is None else backgrounds[i : i + 1]
             parts.append(split(picture, shows, behind, config=config))
             bar.update(1)
         layers = Layers.cat(parts)
-        images = pixels_to_image(layers.foreground), pixels_to_image(layers.background)
-        return io.NodeOutput(*images, pixels_to_mask(layers.mask), to_documents(layers))
+        return io.NodeOutput(*layers_to_sockets(layers), to_documents(layers))
 
 
 class ManagedSaliency:
@@ -121,7 +116,7 @@ def salient_network() -> ManagedSaliency:
     return ManagedSaliency()
 
 
-def mind_mask(mask: Tensor, number: int, given: bool) -> None:
+def hint_at_mask(mask: Tensor, number: int, given: bool) -> None:
     """Hint at a mask that leaves nothing to take apart; the picture goes on as background or foreground alone."""
     whose = f"{NODE}: the mask of picture {number + 1}" if given else f"{NODE}: picture {number + 1}"
     if mask.max() <= SHOWS:

@@ -8,7 +8,7 @@ documents.py has the door of LAYERS documents.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 import comfy.utils
 import torch
@@ -40,6 +40,20 @@ LAYER_INPUT = io.String.Input(
     optional=True,
     tooltip="The foreground: top = the highest visible layer, or the name of one. All others are the background.",
 )
+BEHIND_INPUTS = [
+    io.Image.Input("background", tooltip="Another size is scaled to cover the foreground's and cropped in the middle."),
+    io.Mask.Input("mask", tooltip=f"{POLARITY}. Stretched to the foreground's size."),
+]
+PART_OUTPUTS = [
+    io.Image.Output(display_name="foreground", tooltip="The chosen layer, at the size of the canvas."),
+    io.Image.Output(display_name="background", tooltip="All other visible layers, stacked."),
+    io.Mask.Output(display_name="mask", tooltip=POLARITY),
+    io.Image.Output(display_name="composite", tooltip="The layers stacked: what a viewer sees."),
+]
+CUTOUT_OUTPUT = io.Image.Output(
+    display_name="cutout",
+    tooltip="The chosen layer with transparency, ready for Save Image as PNG; alpha is the mask.",
+)
 
 
 def list_output(kind: Any, name: str, tooltip: str) -> Any:
@@ -47,15 +61,27 @@ def list_output(kind: Any, name: str, tooltip: str) -> Any:
     return kind.Output(display_name=name, is_output_list=True, tooltip=tooltip)
 
 
+def number_input(
+    name: str, default: float, low: float, high: float, step: float, tooltip: str, optional: bool = False
+) -> Any:
+    """A widget for a number from `low` to `high`."""
+    return io.Float.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, optional=optional)
+
+
+def choice_input(name: str, choices: Any, tooltip: str, optional: bool = False) -> Any:
+    """A widget for one of some words, a list or a Literal; the first is the default."""
+    return io.Combo.Input(name, options=list(get_args(choices) or choices), tooltip=tooltip, optional=optional)
+
+
 def side_input(name: str, tooltip: str) -> Any:
     """A side of a canvas in pixels; 0 leaves it to the node."""
     return io.Int.Input(name, default=0, min=0, max=MAX_SIDE, tooltip=tooltip)
 
 
-def known(**keywords: Any) -> dict[str, Any]:
-    """Those of some keywords of io.Schema that this ComfyUI has: the older ones refuse what came later."""
+def schema(**keywords: Any) -> io.Schema:
+    """io.Schema of the keywords that this ComfyUI has: the older ones refuse what came later."""
     names = {field.name for field in fields(io.Schema)}
-    return {name: value for name, value in keywords.items() if name in names}
+    return io.Schema(**{name: value for name, value in keywords.items() if name in names})
 
 
 def image_to_pixels(image: Any, source: str) -> Tensor:
@@ -142,6 +168,11 @@ def pixels_to_image(pixels: Tensor) -> Tensor:
 def pixels_to_mask(pixels: Tensor) -> Tensor:
     """(N, 1, H, W) -> MASK."""
     return pixels[:, 0].contiguous()
+
+
+def layers_to_sockets(layers: Layers) -> tuple[Tensor, Tensor, Tensor]:
+    """Layers -> IMAGE of the foreground, IMAGE of the background, MASK."""
+    return pixels_to_image(layers.foreground), pixels_to_image(layers.background), pixels_to_mask(layers.mask)
 
 
 def layers_to_cutout(layers: Layers) -> Tensor:

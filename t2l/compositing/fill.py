@@ -160,9 +160,9 @@ class _Level:
             reach //= 2 if reach < 16 else 4
         return search.found, search.distance
 
-    def mean_of(self, found: Tensor, distance: Tensor, sharpen: float = 1.0) -> Tensor:
+    def mean_of(self, found: Tensor, distance: Tensor) -> Tensor:
         """The picture with the hole as the found patches show it, near ones and those at the rim first."""
-        return torch.where(self.hole > 0, self._votes(found, distance, sharpen)[0], self.picture)
+        return torch.where(self.hole > 0, self._votes(found, distance, 1.0)[0], self.picture)
 
     def blended(self, found: Tensor, distance: Tensor) -> Tensor:
         """The last mean, sharper, and brought to the colours that the picture has around the hole."""

@@ -91,13 +91,15 @@ class Layer:
         """The same layer on the canvas' pixels; itself where nothing has to be resampled."""
         if self.is_drawn:
             return self
-        height, width = self.shown_size
-        flips = self.flip_horizontal, self.flip_vertical
-        box = Box(self.x, self.y, width, height, math.degrees(self.rotation), *flips)
-        plain = replace(
-            self, shown_height=None, shown_width=None, rotation=0.0, flip_horizontal=False, flip_vertical=False
-        )
-        return transformed(plain, box)
+        image, mask, degrees = self.image[None], self.mask[None], math.degrees(self.rotation)
+        if self.shown_size != self.size:
+            image, mask = resize_cutout(image, mask, self.shown_size)
+        left, top, right, bottom = _bounds(self, degrees)
+        flips = {"flip_horizontal": self.flip_horizontal, "flip_vertical": self.flip_vertical}
+        where = Placement(x=self.x - left, y=self.y - top, rotation=degrees, **flips)
+        image, mask = move(image, mask, where, (bottom - top, right - left))
+        unturned = {"shown_height": None, "shown_width": None, "rotation": 0.0} | dict.fromkeys(flips, False)
+        return replace(self, image=image[0], mask=mask[0], x=left, y=top, **unturned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,42 +172,12 @@ class Stack:
         return visible[-1]
 
 
-@dataclass(frozen=True)
-class Box:
-    """Where a layer is drawn. The flips come first, then the size, then the rotation about the middle of the box."""
-
-    x: float  # of the unturned box's left edge on the canvas, pixels
-    y: float  # of its top edge
-    width: float  # pixels, >= 1
-    height: float
-    rotation: float = 0.0  # degrees clockwise
-    flip_horizontal: bool = False
-    flip_vertical: bool = False
-
-
-def transformed(layer: Layer, box: Box) -> Layer:
-    """A layer drawn into a box: on whole pixels again, with its pixels as they are where nothing needs resampling."""
-    size = max(1, round(box.height)), max(1, round(box.width))
-    image, mask = layer.image[None], layer.mask[None]
-    if size != layer.size:
-        image, mask = resize_cutout(image, mask, size)
-    left, top, right, bottom = _bounds(box, size)
-    where = Placement(
-        x=box.x - left,
-        y=box.y - top,
-        rotation=box.rotation,
-        flip_horizontal=box.flip_horizontal,
-        flip_vertical=box.flip_vertical,
-    )
-    image, mask = move(image, mask, where, (bottom - top, right - left))
-    return replace(layer, image=image[0], mask=mask[0], x=left, y=top)
-
-
-def _bounds(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The whole pixels that a turned box touches: left, top, right, bottom."""
-    cos, sin = abs(math.cos(math.radians(box.rotation))), abs(math.sin(math.radians(box.rotation)))
-    half_width, half_height = (size[1] * cos + size[0] * sin) / 2, (size[1] * sin + size[0] * cos) / 2
-    x, y = box.x + size[1] / 2, box.y + size[0] / 2
+def _bounds(layer: Layer, degrees: float) -> tuple[int, int, int, int]:
+    """The whole pixels that a turned layer touches: left, top, right, bottom."""
+    height, width = layer.shown_size
+    cos, sin = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
+    half_width, half_height = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
+    x, y = layer.x + width / 2, layer.y + height / 2
     small = 1e-6  # a quarter turn is no reason for another pixel
     left, top = math.floor(x - half_width + small), math.floor(y - half_height + small)
     return left, top, math.ceil(x + half_width - small), math.ceil(y + half_height - small)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from t2l.compositing.blend import BlendMode, blend
-from t2l.compositing.stack import Box, Layer, Stack, pieces, transformed
+from t2l.compositing.stack import Layer, Stack, pieces
 from t2l.layers import Layers
 
 
@@ -133,7 +133,7 @@ def test_every_blend_mode_stays_within_the_range_also_at_its_ends():
 def test_a_white_cut_out_that_is_scaled_has_no_fringe_of_what_it_hides(size):
     mask = torch.zeros(1, 12, 12)
     mask[:, 3:9, 3:9] = 1
-    layer = transformed(Layer(image=mask.expand(3, -1, -1), mask=mask), Box(0, 0, *size))
+    layer = Layer(image=mask.expand(3, -1, -1), mask=mask, shown_height=size[0], shown_width=size[1]).drawn
     assert layer.size == size and layer.image[:, layer.mask[0] > 0.01].min() > 0.9999
 
 

@@ -15,7 +15,7 @@ from ..t2l.compositing.edges import EdgeConfig, clean_layer
 from ..t2l.compositing.recompose import agreement, correct_stack, difference_picture
 from ..t2l.compositing.resample import Method
 from ..t2l.compositing.stack import TOP, Stack
-from ..t2l.compositing.upscale import Enlarge, enlarged_size, upscaled
+from ..t2l.compositing.upscale import Enlarge, enlarged_size, upscale
 from ..t2l.evaluation.ranking import rank_candidates
 from .documents import document_to_stack, stack_to_document, stack_to_layers
 from .inputs import kind_of, node_errors, until_cancelled, validated
@@ -188,7 +188,7 @@ class UpscaleLayers(io.ComfyNode):
                 f"factor, width and height must give at most {MAX_SIDE} pixels a side, got {size[1]} x {size[0]}"
             )
         check_resized(stack, before, size, "factor, width and height: layers")
-        larger = upscaled(stack, *size, method, None if upscale_model is None else enlarger(upscale_model))
+        larger = upscale(stack, *size, method, None if upscale_model is None else enlarger(upscale_model))
         shown = before_and_after(*(torch.cat(x.flattened()) for x in (stack, larger)))
         return io.NodeOutput(stack_to_document(larger), ui=preview([shown], cls))
 

@@ -75,7 +75,7 @@ def files_below(folder: str | Path, endings: tuple[str, ...]) -> list[str]:
     return sorted(found, key=lambda name: ("/" in name, name))
 
 
-def meant(name: Any, offered: Iterable[str]) -> str | None:
+def match_name(name: Any, offered: Iterable[str]) -> str | None:
     """The one of the offered names that a name means, whichever separators it has; None for any other name."""
     if not isinstance(name, str) or len(name) > LONGEST:
         return None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.v0_0_2 import io
 
-from ..t2l.compositing.fit import Fit, fitted, fitted_size
+from ..t2l.compositing.fit import Fit, fit_stack, fitted_size
 from ..t2l.compositing.resample import Method
 from .documents import document_to_stack, stack_to_document
 from .inputs import validated
@@ -64,7 +64,7 @@ class FitLayers(io.ComfyNode):
         wanted, stack = wanted_size(size, managed), document_to_stack(layers)
         before = (stack.height, stack.width) if fit != "crop" else (min(stack.height, stack.width),) * 2
         check_resized(stack, before, fitted_size(before, wanted, managed.downscale, fit), "layers")
-        fitting, cut = fitted(stack, wanted, managed.downscale, fit, method)
+        fitting, cut = fit_stack(stack, wanted, managed.downscale, fit, method)
         return io.NodeOutput(stack_to_document(fitting), cut.width, cut.height)
 
 

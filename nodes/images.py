@@ -110,8 +110,8 @@ class ImagesToLayers(io.ComfyNode):
         sockets = [pictures_of(inputs, suffix, invert_masks[0]) for suffix in SOCKETS]
         stacks = []
         for i, stack in enumerate(below):
-            pictures = [picture for socket in sockets for picture in shared(socket, i, len(below))]
-            stacks.append(piled(stack, pictures, (height[0], width[0]), inputs))
+            pictures = [picture for socket in sockets for picture in pictures_for(socket, i, len(below))]
+            stacks.append(stack_pictures(stack, pictures, (height[0], width[0]), inputs))
         pictures = [stack.composite() for stack in until_cancelled(stacks)]
         composites = [pixels_to_image(picture[None]) for picture in pictures]
         return io.NodeOutput([stack_to_document(stack) for stack in stacks], composites, ui=preview(pictures, cls))
@@ -148,14 +148,16 @@ def with_alpha(image: Any, source: str) -> list[Picture]:
     return list(zip(colours, image_to_alpha(image, source), strict=True))
 
 
-def shared(pictures: list[Picture], index: int, count: int) -> list[Picture]:
+def pictures_for(pictures: list[Picture], index: int, count: int) -> list[Picture]:
     """All pictures of a socket for a single document; of several documents, each takes its own one, or the one there is."""
     if count == 1 or not pictures:
         return pictures
     return [for_each(pictures, count, "image")[index]]
 
 
-def piled(below: Stack | None, pictures: list[Picture], size: tuple[int, int], inputs: dict[str, Any]) -> Stack:
+def stack_pictures(
+    below: Stack | None, pictures: list[Picture], size: tuple[int, int], inputs: dict[str, Any]
+) -> Stack:
     """The pictures as layers over a stack. size: (height, width) of the canvas, 0 = that of the stack or of the pictures."""
     lower = below.layers if below else ()
     if len(lower) + len(pictures) > MAX_FRAMES:
@@ -171,7 +173,7 @@ def piled(below: Stack | None, pictures: list[Picture], size: tuple[int, int], i
     layers = []
     for i, picture in enumerate(pictures):
         name = (names[i].strip() if i < len(names) else "") or f"layer {len(lower) + i + 1}"
-        layers.append(layer_of(picture, name, places[i], {key: own(inputs[key], i) for key in LOOK}))
+        layers.append(layer_of(picture, name, places[i], {key: entry_for(inputs[key], i) for key in LOOK}))
     check_canvas((height, width), shown_sizes((*lower, *layers)), "image")
     return Stack(height, width, (*lower, *layers), source=below.source if below else None)
 
@@ -179,7 +181,7 @@ def piled(below: Stack | None, pictures: list[Picture], size: tuple[int, int], i
 LOOK = ("x", "y", "opacity", "blend_mode", "visible")  # inputs that a list can give to each layer
 
 
-def own(values: list[Any], index: int) -> Any:
+def entry_for(values: list[Any], index: int) -> Any:
     """A layer's own value of a list; the last one serves the rest, as everywhere in ComfyUI."""
     return values[min(index, len(values) - 1)]
 

@@ -20,13 +20,13 @@ from .types import (
     BEHIND_INPUTS,
     LAYERS,
     POLARITY,
+    describe_unreadable,
     layers_to_cutout,
     layers_to_sockets,
     list_output,
     pixels_to_image,
     schema,
     shape_of,
-    strangeness,
     to_layers,
 )
 
@@ -219,7 +219,7 @@ class FollowedLatent(dict[str, Any]):
 def samples_of(latent: Any, managed: ManagedAutoencoder) -> Tensor:
     """The samples of a LATENT. Raises ValueError for latents of another kind of model."""
     samples = latent.get("samples") if isinstance(latent, dict) else latent
-    is_plain = isinstance(samples, Tensor) and not strangeness(samples) and isinstance(latent, dict)
+    is_plain = isinstance(samples, Tensor) and not describe_unreadable(samples) and isinstance(latent, dict)
     if not is_plain or samples.ndim != 4 or samples.shape[1] != managed.latent_channels or samples.numel() == 0:
         raise ValueError(
             f"latent needs samples of shape (N, {managed.latent_channels}, h, w), as {managed.name} makes them, got "

@@ -8,7 +8,7 @@ from typing import Any
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from .file_names import is_offered, meant, shortened
+from .file_names import is_offered, match_name, shortened
 from .inputs import node_errors, refusal, validated
 from .types import AUTOENCODER, schema
 
@@ -38,7 +38,7 @@ def path_of(name: Any, source: str) -> str:
 
     Raises ValueError for every other name, and for a link that leads out of the model folders: workflows are shared by strangers.
     """
-    listed = meant(name, listed_files())
+    listed = match_name(name, listed_files())
     if listed is None:
         raise ValueError(
             f"{source} must be one of the files in models/{FOLDER}, got {shortened(name)}; put the file there, press R "
@@ -55,9 +55,9 @@ def path_of(name: Any, source: str) -> str:
     return path
 
 
-def changed(name: Any) -> Any:
+def stamp_of(name: Any) -> Any:
     """What changes when the file does, so that a replaced file is loaded anew."""
-    listed = meant(name, listed_files())
+    listed = match_name(name, listed_files())
     path = folder_paths.get_full_path(FOLDER, listed) if listed else None
     stat = Path(path).stat() if path else None
     return (stat.st_mtime_ns, stat.st_size) if stat else name
@@ -93,7 +93,7 @@ class LoadCheckpoint(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: Any) -> Any:
-        return changed(checkpoint)
+        return stamp_of(checkpoint)
 
     @classmethod
     @validated
@@ -135,7 +135,7 @@ class LoadAutoencoder(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, autoencoder: Any) -> Any:
-        return changed(autoencoder)
+        return stamp_of(autoencoder)
 
     @classmethod
     @validated

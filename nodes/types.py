@@ -139,12 +139,12 @@ def _readings(mask: Tensor) -> list[Tensor]:
 
 def plain(value: Any, needs: str, source: str) -> Tensor:
     """A tensor whose numbers can be read, of any shape; nothing of it is looked at. Raises ValueError for everything else."""
-    if not isinstance(value, Tensor) or strangeness(value) or value.numel() == 0:
+    if not isinstance(value, Tensor) or describe_unreadable(value) or value.numel() == 0:
         raise ValueError(f"{source} needs {needs}, got {shape_of(value)}; connect one that holds pixels")
     return value
 
 
-def strangeness(tensor: Tensor) -> list[str]:
+def describe_unreadable(tensor: Tensor) -> list[str]:
     """What keeps the numbers of a tensor from being read, in words."""
     if tensor.is_nested:
         return ["nested"]
@@ -233,6 +233,6 @@ def shape_of(value: Any) -> str:
     """What came, in words: the shape of a tensor, and what is strange about it."""
     if not isinstance(value, Tensor):
         return kind_of(value)
-    strange = strangeness(value)
+    strange = describe_unreadable(value)
     shape = "tensors of several shapes" if value.is_nested else f"{tuple(value.shape)}"
     return shape + (f" ({', '.join(strange)})" if strange else "")

@@ -113,7 +113,7 @@ def resize_cutout(foreground: Tensor, mask: Tensor, size: tuple[int, int]) -> tu
     A colour counts as much as it shows: what a cut-out hides beside its edge leaves no fringe.
     """
     resample = partial(F.interpolate, size=size, mode="bilinear", antialias=True)
-    return _as_it_shows(resample(foreground), resample(foreground * mask), resample(mask))
+    return _unpremultiply(resample(foreground), resample(foreground * mask), resample(mask))
 
 
 def _mix(foreground: Tensor, background: Tensor, mask: Tensor, placement: Placement) -> Tensor:
@@ -173,10 +173,10 @@ def _warp(foreground: Tensor, mask: Tensor, theta: Tensor, size: tuple[int, int]
     """Sampled bilinearly through the inverse affine theta (2, 3): the colour goes on past its edge, the mask is 0."""
     grid = F.affine_grid(theta[None].to(mask), [1, 1, *size], align_corners=False).expand(len(mask), -1, -1, -1)
     sampled = partial(F.grid_sample, grid=grid, mode="bilinear", align_corners=False)
-    return _as_it_shows(sampled(foreground, padding_mode="border"), sampled(foreground * mask), sampled(mask))
+    return _unpremultiply(sampled(foreground, padding_mode="border"), sampled(foreground * mask), sampled(mask))
 
 
-def _as_it_shows(colour: Tensor, premultiplied: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
+def _unpremultiply(colour: Tensor, premultiplied: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
     """Of resampled colours, premultiplied colours and masks: straight colours and masks.
 
     Where nothing shows, the colour is that of what is hidden there.

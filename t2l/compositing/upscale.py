@@ -22,9 +22,7 @@ from .stack import Layer, Stack
 Enlarge = Callable[[Tensor], Tensor]  # (N, 3, h, w) in [0, 1] -> (N, 3, s h, s w)
 
 
-def upscaled(
-    stack: Stack, height: int, width: int, method: Method = "lanczos", enlarge: Enlarge | None = None
-) -> Stack:
+def upscale(stack: Stack, height: int, width: int, method: Method = "lanczos", enlarge: Enlarge | None = None) -> Stack:
     """The stack on a canvas of height x width pixels, every layer with its place and its mask.
 
     enlarge: makes pictures larger before `method` brings them to their exact size; it sees colours without any edge, and
@@ -36,7 +34,7 @@ def upscaled(
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
     scale = height / stack.height, width / stack.width
-    layers = tuple(_upscaled_layer(layer, scale, method, enlarge) for layer in stack.layers)
+    layers = tuple(_upscale_layer(layer, scale, method, enlarge) for layer in stack.layers)
     return replace(stack, height=height, width=width, layers=layers)
 
 
@@ -47,7 +45,7 @@ def enlarged_size(size: tuple[int, int], factor: float, width: int = 0, height: 
     return max(1, round(size[0] * scale_y)), max(1, round(size[1] * scale_x))
 
 
-def _upscaled_layer(layer: Layer, scale: tuple[float, float], method: Method, enlarge: Enlarge | None) -> Layer:
+def _upscale_layer(layer: Layer, scale: tuple[float, float], method: Method, enlarge: Enlarge | None) -> Layer:
     """A layer at its place on the new canvas, its own pixels resampled once, from as many as it has.
 
     A layer that has more pixels than it will show keeps them. One that is turned is drawn before where the canvas is
@@ -55,13 +53,13 @@ def _upscaled_layer(layer: Layer, scale: tuple[float, float], method: Method, en
     """
     if layer.rotation and scale[0] != scale[1]:
         layer = layer.drawn
-    left, width = _scaled_edge(layer.x, layer.shown_size[1], scale[1])
-    top, height = _scaled_edge(layer.y, layer.shown_size[0], scale[0])
+    left, width = _scale_edge(layer.x, layer.shown_size[1], scale[1])
+    top, height = _scale_edge(layer.y, layer.shown_size[0], scale[0])
     size = height, width
     if _has_enough(layer, size) or (size == layer.size and enlarge is None):
         shown = (None, None) if size == layer.size else size
         return replace(layer, x=left, y=top, shown_height=shown[0], shown_width=shown[1])
-    image, mask = _resampled_pixels(layer, size, method, enlarge)
+    image, mask = _resample_pixels(layer, size, method, enlarge)
     return replace(layer, image=image, mask=mask, x=left, y=top, shown_height=None, shown_width=None)
 
 
@@ -70,7 +68,7 @@ def _has_enough(layer: Layer, size: tuple[int, int]) -> bool:
     return layer.shown_size != layer.size and layer.size[0] >= size[0] and layer.size[1] >= size[1]
 
 
-def _resampled_pixels(
+def _resample_pixels(
     layer: Layer, size: tuple[int, int], method: Method, enlarge: Enlarge | None
 ) -> tuple[Tensor, Tensor]:
     """Colours (3, H, W) and mask (1, H, W) at a size, one without the other."""
@@ -81,16 +79,16 @@ def _resampled_pixels(
         grey = mask
     image = resize(image.clamp(0, 1), size, method)
     alone = resize(grey.mean(dim=1, keepdim=True).clamp(0, 1), size, method)
-    return image[0], _kept_flat(alone, mask)[0]
+    return image[0], _keep_flat(alone, mask)[0]
 
 
-def _scaled_edge(start: int, length: int, scale: float) -> tuple[int, int]:
+def _scale_edge(start: int, length: int, scale: float) -> tuple[int, int]:
     """Start and length on the new canvas; both ends are rounded, so that what touched still touches."""
     first, last = (math.floor(end * scale + 0.5) for end in (start, start + length))
     return first, max(1, last - first)
 
 
-def _kept_flat(mask: Tensor, before: Tensor) -> Tensor:
+def _keep_flat(mask: Tensor, before: Tensor) -> Tensor:
     """An enlarged mask that is exactly 1 and 0 where the one before was, a pixel away from its edge.
 
     A network paints white as 0.997 and resampling rings: seen through, that is a veil over the whole picture.

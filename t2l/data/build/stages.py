@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...compositing.split import hole_of, split
+from ...compositing.split import find_hole, split
 from ...io.picture_file import Unreadable, decode_colours
 from ...layers import Layers
 from ..layers_found import SMALLEST
@@ -231,7 +231,7 @@ class FindSubject(Batched):
         sample = replace(sample, mask=mask)
         if mask.max() <= self.config.threshold:
             return sample.dropped("mask", f"has no subject: its mask is {mask.max():.2f} at most")
-        if bool(hole_of(mask, self.config).all()):
+        if bool(find_hole(mask, self.config).all()):
             return sample.dropped("mask", "is all subject: nothing is left of a background")
         return sample
 

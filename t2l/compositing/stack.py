@@ -95,10 +95,11 @@ class Layer:
         if self.shown_size != self.size:
             image, mask = resize_cutout(image, mask, self.shown_size)
         left, top, right, bottom = _bounds(self, degrees)
-        flips = {"flip_horizontal": self.flip_horizontal, "flip_vertical": self.flip_vertical}
+        flips: dict[str, Any] = {"flip_horizontal": self.flip_horizontal, "flip_vertical": self.flip_vertical}
         where = Placement(x=self.x - left, y=self.y - top, rotation=degrees, **flips)
         image, mask = move(image, mask, where, (bottom - top, right - left))
-        unturned = {"shown_height": None, "shown_width": None, "rotation": 0.0} | dict.fromkeys(flips, False)
+        unturned: dict[str, Any] = {"shown_height": None, "shown_width": None, "rotation": 0.0}
+        unturned |= dict.fromkeys(flips, False)
         return replace(self, image=image[0], mask=mask[0], x=left, y=top, **unturned)
 
 

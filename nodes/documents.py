@@ -19,7 +19,7 @@ from ..t2l.compositing.comfyui_blend import NAMES, WITHOUT_NAME
 from ..t2l.compositing.comfyui_compositor import placed_bounds
 from ..t2l.compositing.stack import Layer, Stack
 from ..t2l.layers import Layers
-from .inputs import node_errors, shown, until_cancelled
+from .inputs import describe, node_errors, until_cancelled
 from .limits import MAX_SIDE, check_canvas, most_together, shown_sizes
 from .types import image_to_alpha, image_to_pixels, mask_to_pixels, pixels_to_image, shape_of
 
@@ -102,7 +102,7 @@ def _check_canvas(canvas: tuple[int, int], layers: Sequence[Layer]) -> None:
     """Raises ValueError for pictures that are too large, before any is made."""
     for side in canvas:
         if not 1 <= side <= MAX_SIDE:
-            raise ValueError(f"layers: a side of canvas must be a number from 1 to {MAX_SIDE}, got {shown(side)}")
+            raise ValueError(f"layers: a side of canvas must be a number from 1 to {MAX_SIDE}, got {describe(side)}")
     check_canvas(canvas[::-1], shown_sizes(layers), "layers")
 
 
@@ -133,13 +133,15 @@ def _items(document: Any) -> list[dict[str, Any]]:
         )
     version = document.get("version")
     if not (version is None or (isinstance(version, (int, float)) and version == 1)):
-        raise ValueError(f"layers needs a LAYERS document of version 1, got version {shown(version)}")
+        raise ValueError(f"layers needs a LAYERS document of version 1, got version {describe(version)}")
     items = [item for item in items or [] if isinstance(item, dict)]
     for number, item in enumerate(items, 1):
         kind, name = item.get("type", "raster"), _name(item, number)
         NAME_LENGTH.check(len(name), f"layers: the name of layer {number} has")
         if not (isinstance(kind, str) and kind == "raster"):
-            raise ValueError(f"layers: layer {shown(name)} must be of type raster, got {shown(kind)}; render it before")
+            raise ValueError(
+                f"layers: layer {describe(name)} must be of type raster, got {describe(kind)}; render it before"
+            )
     items = [item for item in items if isinstance(item.get("image"), Tensor)]
     items = [item for item in items if _frames_of(item)]  # a batch of none is no layer
     frames = sum(_frames_of(item) for item in items)
@@ -161,7 +163,7 @@ def _frames_of(item: dict[str, Any]) -> int:
 def _item_to_layers(item: dict[str, Any], number: int) -> list[Layer]:
     """One item of a document as a layer for each picture of its batch."""
     name = _name(item, number)
-    source = f"layers: layer {shown(name)}"
+    source = f"layers: layer {describe(name)}"
     image, mask = _item_pixels(item, source)
     count, layers = len(image), []
     for i in range(count):

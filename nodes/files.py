@@ -11,12 +11,13 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.v0_0_2 import io, ui
 
+from ..t2l.budget import shown
 from ..t2l.compositing.stack import TOP, Stack
 from ..t2l.io.file_name import clean_prefix
 from ..t2l.io.layer_file import READ, check_format, open_layer_file, save_layer_file, save_png_set
 from ..t2l.io.layer_nodes import LayerFile, MaskAs
 from .documents import MAX_FRAMES, composited, document_to_stack, stack_to_document, stack_to_layers, unknown_to_core
-from .file_names import LONGEST, check_inside, files_below, path_below, shortened
+from .file_names import LONGEST, check_inside, files_below, path_below
 from .inputs import check_choices, node_errors, refusal, validated
 from .types import (
     CUTOUT_OUTPUT,
@@ -177,7 +178,7 @@ def _free_name(prefix: str, stack: Stack) -> tuple[Path, str, str]:
         found = folder_paths.get_save_image_path(name, output)
     except OSError as error:  # a file where a folder should be, no permission, a path longer than the system's
         reason = (error.strerror or "it cannot be made").lower()
-        raise ValueError(f"must name a folder that can be used, got {shortened(name)}: {reason}") from error
+        raise ValueError(f"must name a folder that can be used, got {shown(name)}: {reason}") from error
     folder, name, counter, subfolder = Path(found[0]), *found[1:4]
     taken = {entry.name.lower() for entry in folder.iterdir()}
     while any(entry.startswith(f"{name}_{counter:05}_".lower()) for entry in taken):
@@ -225,7 +226,7 @@ def path_of(name: Any) -> Path:
     path = path_below(folders[kind or INPUT], plain)
     if path is None or not path.name.lower().endswith(READ):
         raise ValueError(
-            f"file must be one of the {', '.join(READ)} files in ComfyUI's input folder, got {shortened(name)}; put the file "
+            f"file must be one of the {', '.join(READ)} files in ComfyUI's input folder, got {shown(name)}; put the file "
             "there, press R to refresh, and choose it in the node"
         )
     return path

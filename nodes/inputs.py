@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import comfy.model_management as mm
 from comfy_api.v0_0_2 import io
 
+from ..t2l.budget import shown
+
 LONGEST_TEXT = 100_000  # characters
 Item = TypeVar("Item")
 
@@ -104,7 +106,7 @@ def _number(value: Any, socket: Any) -> float:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     low, high = _bounds(socket)
     if not is_number or not low <= value <= high or not math.isfinite(value):
-        raise ValueError(f"{socket.id} must be a number{_range(socket)}, got {shown(value)}")
+        raise ValueError(f"{socket.id} must be a number{_range(socket)}, got {describe(value)}")
     return float(value)
 
 
@@ -112,7 +114,7 @@ def _whole(value: Any, socket: Any) -> int:
     is_whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
     low, high = _bounds(socket)
     if isinstance(value, bool) or not is_whole or not low <= value <= high:
-        raise ValueError(f"{socket.id} must be a whole number{_range(socket)}, got {shown(value)}")
+        raise ValueError(f"{socket.id} must be a whole number{_range(socket)}, got {describe(value)}")
     return int(value)
 
 
@@ -120,7 +122,7 @@ def _choice(value: Any, socket: Any) -> Any:
     if socket.id in FILES:
         return value
     if not isinstance(value, str) or value not in socket.options:
-        raise ValueError(f"{socket.id} must be one of {', '.join(socket.options)}, got {shown(value)}")
+        raise ValueError(f"{socket.id} must be one of {', '.join(socket.options)}, got {describe(value)}")
     return value
 
 
@@ -129,13 +131,13 @@ FILES = ("file", "checkpoint", "autoencoder")  # combos whose nodes find out the
 
 def _switch(value: Any, socket: Any) -> bool:
     if not isinstance(value, (bool, Integral)) or value not in (0, 1):
-        raise ValueError(f"{socket.id} must be true or false, got {shown(value)}")
+        raise ValueError(f"{socket.id} must be true or false, got {describe(value)}")
     return bool(value)
 
 
 def _text(value: Any, socket: Any) -> str:
     if not isinstance(value, str) or len(value) > LONGEST_TEXT:
-        raise ValueError(f"{socket.id} must be a text of at most {LONGEST_TEXT:,} characters, got {shown(value)}")
+        raise ValueError(f"{socket.id} must be a text of at most {LONGEST_TEXT:,} characters, got {describe(value)}")
     return value
 
 
@@ -154,14 +156,10 @@ def _range(socket: Any) -> str:
     return "" if socket.min is None or socket.max is None else f" from {socket.min:g} to {socket.max:g}"
 
 
-def shown(value: Any) -> str:
+def describe(value: Any) -> str:
     """A value inside a sentence: short, and a tensor by its kind."""
     if not isinstance(value, (str, int, float)):
         return kind_of(value)
-    text = repr(value[:100]) if isinstance(value, str) else _digits(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-def _digits(value: int | float) -> str:
-    """A number as text; Python writes no whole number of more than 4300 digits."""
-    return repr(value) if isinstance(value, float) or abs(value) < 10**80 else "a number of many digits"
+    if isinstance(value, int) and abs(value) >= 10**80:
+        return "a number of many digits"  # Python writes no whole number of more than 4300
+    return shown(value)

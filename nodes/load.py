@@ -8,7 +8,8 @@ from typing import Any
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from .file_names import is_offered, match_name, shortened
+from ..t2l.budget import shown
+from .file_names import is_offered, match_name
 from .inputs import node_errors, refusal, validated
 from .types import AUTOENCODER, schema
 
@@ -41,7 +42,7 @@ def path_of(name: Any, source: str) -> str:
     listed = match_name(name, listed_files())
     if listed is None:
         raise ValueError(
-            f"{source} must be one of the files in models/{FOLDER}, got {shortened(name)}; put the file there, press R "
+            f"{source} must be one of the files in models/{FOLDER}, got {shown(name)}; put the file there, press R "
             "to refresh, and choose it in the node"
         )
     path = folder_paths.get_full_path_or_raise(FOLDER, listed)

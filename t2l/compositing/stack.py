@@ -15,6 +15,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from ..budget import shown
 from ..layers import Layers
 from .blend import BlendMode, blend
 from .placement import Placement, move, resize_cutout
@@ -68,7 +69,7 @@ class Layer:
         if self.blend_mode not in get_args(BlendMode):
             known = ", ".join(get_args(BlendMode))
             raise ValueError(
-                f"the blend mode of layer {self.name!r} must be one of {known}, got {self.blend_mode[:80]!r}"
+                f"the blend mode of layer {self.name!r} must be one of {known}, got {shown(self.blend_mode)}"
             )
 
     @property
@@ -162,9 +163,9 @@ class Stack:
         if rule != TOP:
             named = [i for i, layer in enumerate(self.layers) if layer.name == rule]
             if not named:
-                names = ", ".join(_quoted(layer.name) for layer in self.layers)
+                names = ", ".join(shown(layer.name) for layer in self.layers)
                 raise ValueError(
-                    f"no layer is called {_quoted(rule)}; there are {names}, or {TOP!r} for the highest visible one"
+                    f"no layer is called {shown(rule)}; there are {names}, or {TOP!r} for the highest visible one"
                 )
             return named[-1]
         visible = [i for i, layer in enumerate(self.layers) if layer.visible]
@@ -202,11 +203,6 @@ def cropped(layer: Layer, height: int, width: int) -> Layer | None:
         return None
     rows, columns = slice(top - layer.y, bottom - layer.y), slice(left - layer.x, right - layer.x)
     return replace(layer, image=layer.image[:, rows, columns], mask=layer.mask[:, rows, columns], x=left, y=top)
-
-
-def _quoted(name: str) -> str:
-    """A name in a sentence."""
-    return repr(name if len(name) <= 80 else f"{name[:80]}...")
 
 
 def _paint_all(layers: Sequence[Layer], colour: Tensor, callback: Callback | None) -> Tensor:

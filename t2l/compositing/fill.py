@@ -17,9 +17,8 @@ from torch import Tensor
 
 from .bleed import push_pull
 
-Inpainter = Callable[
-    [Tensor, Tensor], Tensor
-]  # pictures (N, 3, H, W), hole (N, 1, H, W), 1 = to be painted -> pictures
+# Pictures (N, 3, H, W), hole (N, 1, H, W), 1 = to be painted -> pictures.
+Inpainter = Callable[[Tensor, Tensor], Tensor]
 
 WORKING_SIDE = 256  # pixels of the longer side at which patches are compared; 512 takes five times as long, no better
 SMALLEST_SIDE = 24  # pixels of the shorter side of the coarsest level

@@ -81,9 +81,7 @@ def _resample_columns(x: Tensor, length: int, method: Method) -> Tensor:
     """
     lobes, kernel = _KERNELS[method]
     before = x.shape[-1]
-    stretch = max(
-        1.0, before / length
-    )  # a kernel of a smaller picture is wider, so that it averages what it leaves out
+    stretch = max(1.0, before / length)  # the kernel of a smaller picture averages what that leaves out
     reach = math.ceil(lobes * stretch)
     centre = ((torch.arange(length, dtype=torch.float64) + 0.5) * before / length - 0.5)[:, None]
     taps = centre.floor().long() + torch.arange(1 - reach, 1 + reach)

@@ -26,9 +26,7 @@ HOLE_SIDE = 1024  # pixels of the longer side at which a mask is dilated, at mos
 class SplitConfig:
     """How a picture is taken apart. Raises ValueError for a number out of its range."""
 
-    threshold: float = (
-        0.1  # the foreground's own colours are where the mask is above it (the paper's); beyond, they go on
-    )
+    threshold: float = 0.1  # the foreground's own colours are where the mask is above it (the paper's); else they go on
     free_colours: bool = True  # free soft edges of the background's colours; off: the paper's plain copy
     hole_threshold: float = 0.05  # behind a mask above it the background is painted in
     dilation: float = 8.0  # pixels that the hole reaches beyond it, of a picture of 512; the paper names none

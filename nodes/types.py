@@ -102,7 +102,7 @@ def image_to_alpha(image: Any, source: str) -> Tensor:
 def _picture(image: Any, source: str) -> Tensor:
     """IMAGE of any shape that is one -> (N, H, W, 1, 3 or 4) in [0, 1]."""
     needs = "an IMAGE of shape (N, H, W, 3)"
-    picture = plain(image, needs, source)
+    picture = check_tensor(image, needs, source)
     picture = picture[..., None] if picture.ndim == 2 else picture
     picture = picture[None] if picture.ndim == 3 else picture
     if picture.ndim != 4 or picture.shape[-1] not in (1, 3, 4):
@@ -118,7 +118,7 @@ def mask_to_pixels(mask: Any, size: tuple[int, int], source: str) -> Tensor:
     read as (N, H, W) it has just the size of the pictures. Raises ValueError for everything else.
     """
     needs = "a MASK of shape (N, H, W)"
-    readings = _readings(plain(mask, needs, source))
+    readings = _readings(check_tensor(mask, needs, source))
     if not readings:
         raise ValueError(f"{source} needs {needs}, got {shape_of(mask)}; Convert Image to Mask makes one of a picture")
     chosen = next((x for x in readings if x.shape[-2:] == size), readings[0])
@@ -137,7 +137,7 @@ def _readings(mask: Tensor) -> list[Tensor]:
     return [mask.squeeze(axis) for axis in (-1, 1) if mask.ndim == 4 and mask.shape[axis] == 1]
 
 
-def plain(value: Any, needs: str, source: str) -> Tensor:
+def check_tensor(value: Any, needs: str, source: str) -> Tensor:
     """A tensor whose numbers can be read, of any shape; nothing of it is looked at. Raises ValueError for everything else."""
     if not isinstance(value, Tensor) or describe_unreadable(value) or value.numel() == 0:
         raise ValueError(f"{source} needs {needs}, got {shape_of(value)}; connect one that holds pixels")
@@ -155,7 +155,7 @@ def describe_unreadable(tensor: Tensor) -> list[str]:
 
 def _values(value: Tensor, source: str) -> Tensor:
     """A tensor of any number type as floats in [0, 1]: whole numbers count to 255 where one of them is above 1."""
-    values = finite(value.float(), source)
+    values = check_finite(value.float(), source)
     whole = not value.is_floating_point() and bool((values > 1).any())
     return (values / 255 if whole else values).clamp(0, 1)
 
@@ -223,7 +223,7 @@ def resize(pixels: Tensor, size: tuple[int, int], crop: str) -> Tensor:
     return comfy.utils.common_upscale(pixels, size[1], size[0], "bilinear", crop)
 
 
-def finite(pixels: Tensor, source: str) -> Tensor:
+def check_finite(pixels: Tensor, source: str) -> Tensor:
     if not torch.isfinite(pixels).all():
         raise ValueError(f"{source} holds NaN or infinite values; repair the picture before this node")
     return pixels

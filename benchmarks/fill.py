@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from t2l.training.perceptual import Perceptual
+from t2l.model.perceptual import Perceptual
 from torch import Tensor
 
 from t2l.compositing.bleed import push_pull
 from t2l.compositing.fill import Inpainter, fill
-from t2l.compositing.split import SplitConfig, hole_of, split
+from t2l.compositing.split import SplitConfig, find_hole, split
 from t2l.io.image import save_png, to_image, to_pixels
 from t2l.model.inpainting import inpainter
 
@@ -68,7 +68,7 @@ def main() -> None:
     ways: dict[str, Inpainter] = {"pyramid": pyramid, "fill": fill, "patchmatch": inpainter("patchmatch")}
     judge, figures, colours, rows = Perceptual(), {name: [] for name in ways}, [], []
     for place, foreground, background, mask in scenes(args.photographs, args.cutouts, args.pictures):
-        picture, hole = torch.lerp(background, foreground, mask), hole_of(mask)
+        picture, hole = torch.lerp(background, foreground, mask), find_hole(mask)
         cells = [background, picture * (1 - hole)]
         for name, paint in ways.items():
             start = time.process_time()

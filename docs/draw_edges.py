@@ -13,10 +13,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from t2l.compositing.bleed import bled
-from t2l.compositing.edges import FUSION_RADII, foreground_colours
-from t2l.compositing.placement import gaussian_blur
-from t2l.data.cache_folder import spread
+from t2l.compositing.bleed import extend_colours
+from t2l.compositing.edges import FUSION_RADII, free_colours
+from t2l.compositing.resample import gaussian_blur
+from t2l.data.cache_folder import evenly_spaced
 from t2l.data.shards import Shards
 from t2l.io.image import to_image
 from t2l.layers import Layers
@@ -34,7 +34,7 @@ OUT = Path(__file__).parent / "images" / "clean-edges.jpg"
 def pictures(data: Path) -> Layers:
     """Test pictures with soft masks."""
     shards = Shards(data / "test")
-    layers = Layers.cat([shards[i].layers for i in spread(len(shards), PICTURES)])
+    layers = Layers.cat([shards[i].layers for i in evenly_spaced(len(shards), PICTURES)])
     return Layers(layers.foreground, layers.background, gaussian_blur(layers.mask, SOFTNESS))
 
 
@@ -56,13 +56,13 @@ def print_errors(layers: Layers) -> None:
     backgrounds = {name: solid(name, layers.foreground) for name in NINE} | {"its own place": layers.background}
     for name, background in backgrounds.items():
         copy = Layers(layers.foreground, background, layers.mask).composite()
-        found = (copy, foreground_colours(copy, layers.mask, FORTE_RADII), cleaned(copy, layers.mask))
+        found = (copy, free_colours(copy, layers.mask, FORTE_RADII), cleaned(copy, layers.mask))
         errors = [soft_band_error(x, layers) for x in found]
         print(f"| {name} | " + " | ".join(f"{x:.4f}" for x in errors) + f" | {errors[2] / errors[0]:.2f} |", flush=True)
 
 
 def cleaned(picture: Tensor, mask: Tensor) -> Tensor:
-    return bled(foreground_colours(picture, mask, FUSION_RADII), mask)
+    return extend_colours(free_colours(picture, mask, FUSION_RADII), mask)
 
 
 def draw(layers: Layers) -> Image.Image:

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import comfy.model_management as mm
 import comfy.ops
@@ -27,8 +28,8 @@ from ..t2l.model.text2layer import load_autoencoder, read_trained_size
 LAYER_CHANNELS = 7
 ENCODE_BYTES, DECODE_BYTES = 1767, 2178  # core's estimates per pixel and byte of dtype, for a VAE of width 128
 
-
 TILES = 512, 64  # pixels along a side, and of the overlap, where a picture is too large to be taken whole
+Result = TypeVar("Result")
 
 
 class ManagedAutoencoder:
@@ -58,33 +59,29 @@ class ManagedAutoencoder:
 
     def encode(self, layers: Layers) -> Tensor:
         """Layers -> latents (N, C, h, w), the mean of the posterior."""
-        if _is_large(layers.size):
-            return self.encode_tiled(layers, *TILES)
-        x = layers.stacked()
-        try:
-            return self._in_batches(self._encode, x, self._encode_memory(x.shape))
-        except mm.OOM_EXCEPTION:
-            logging.warning("Text2Layer: out of memory while encoding layers, going on in tiles")
-        mm.soft_empty_cache()  # outside the except block, which holds on to what was allocated
-        return self.encode_tiled(layers, *TILES)
+        x = layers.stacked
+        return self._whole_or_tiled(
+            "encoding",
+            layers.size,
+            lambda: self._in_batches(self._encode, x, self._encode_memory(x.shape)),
+            lambda: self.encode_tiled(layers, *TILES),
+        )
 
     def decode(self, latents: Tensor) -> Decoded:
         """Latents -> layers of the latents' whole size, and the composite that was predicted beside them.
 
         An autoencoder without that head predicts none: the layers' own composite stands for it.
         """
-        if _is_large([length * self.downscale for length in latents.shape[-2:]]):
-            return self.decode_tiled(latents, *TILES)
-        try:
-            return _taken_apart(self._in_batches(self._decode, latents, self._decode_memory(latents.shape)))
-        except mm.OOM_EXCEPTION:
-            logging.warning("Text2Layer: out of memory while decoding layers, going on in tiles")
-        mm.soft_empty_cache()
-        return self.decode_tiled(latents, *TILES)
+        return self._whole_or_tiled(
+            "decoding",
+            [length * self.downscale for length in latents.shape[-2:]],
+            lambda: _split_decoded(self._in_batches(self._decode, latents, self._decode_memory(latents.shape))),
+            lambda: self.decode_tiled(latents, *TILES),
+        )
 
     def encode_tiled(self, layers: Layers, tile: int, overlap: int) -> Tensor:
         """As `encode`, tile x tile pixels at a time; `overlap` in pixels."""
-        x = pad_to_multiple(layers.stacked(), self.downscale)
+        x = pad_to_multiple(layers.stacked, self.downscale)
         self._load(self._encode_memory((1, LAYER_CHANNELS, tile, tile)))
         tiles, overlap = _tile_shapes(tile, self.downscale), self._on_grid(overlap) * self.downscale
         return self._tiled(self._encode, x, tiles, overlap, 1 / self.downscale, self.latent_channels)
@@ -93,9 +90,8 @@ class ManagedAutoencoder:
         """As `decode`, tile x tile pixels at a time; `overlap` in pixels."""
         self._load(self._decode_memory((1, self.latent_channels, self._on_grid(tile), self._on_grid(tile))))
         tiles, overlap = _tile_shapes(self._on_grid(tile), 1), self._on_grid(overlap)
-        return _taken_apart(
-            self._tiled(self._decode, latents, tiles, overlap, self.downscale, self._decoded_channels).clamp(0, 1)
-        )
+        decoded = self._tiled(self._decode, latents, tiles, overlap, self.downscale, self._decoded_channels)
+        return _split_decoded(decoded.clamp(0, 1))
 
     def as_vae(self) -> comfy.sd.VAE:
         """An ordinary VAE over the same weights: decodes the composite, encodes a flat picture.
@@ -120,8 +116,21 @@ class ManagedAutoencoder:
 
     def _decode(self, latents: Tensor) -> Tensor:
         decoded = self.model.decode(latents)
-        parts = [decoded.layers.stacked(), *([] if decoded.auxiliary is None else [decoded.auxiliary])]
+        parts = [decoded.layers.stacked, *([] if decoded.auxiliary is None else [decoded.auxiliary])]
         return torch.cat(parts, dim=1)
+
+    def _whole_or_tiled(
+        self, doing: str, size: Sequence[int], whole: Callable[[], Result], tiled: Callable[[], Result]
+    ) -> Result:
+        """Large pictures (height, width) go in tiles at once: a CPU never says that memory runs out."""
+        if size[0] * size[1] > WHOLE_PIXELS.most:
+            return tiled()
+        try:
+            return whole()
+        except mm.OOM_EXCEPTION:
+            logging.warning("Text2Layer: out of memory while %s layers, going on in tiles", doing)
+        mm.soft_empty_cache()  # outside the except block, which holds on to what was allocated
+        return tiled()
 
     def _in_batches(self, network: Callable[[Tensor], Tensor], x: Tensor, memory: float) -> Tensor:
         self._load(memory)
@@ -171,11 +180,6 @@ class ManagedAutoencoder:
         return DECODE_BYTES * self._relative_cost * pixels * mm.dtype_size(self.dtype)
 
 
-def _is_large(size: Sequence[int]) -> bool:
-    """Whether a picture of so many pixels (height, width) goes in tiles at once: a CPU never says that memory runs out."""
-    return size[0] * size[1] > WHOLE_PIXELS.most
-
-
 class FlatPictures(nn.Module):
     """A layered autoencoder seen as an ordinary one: pictures in [-1, 1] <-> latents."""
 
@@ -198,7 +202,7 @@ class FlatPictures(nn.Module):
         return 2 * picture - 1
 
 
-def _taken_apart(decoded: Tensor) -> Decoded:
+def _split_decoded(decoded: Tensor) -> Decoded:
     """What `ManagedAutoencoder._decode` puts together, (N, 7 or 10, H, W)."""
     layers = Layers.from_stacked(decoded[:, :LAYER_CHANNELS])
     return Decoded(layers, decoded[:, LAYER_CHANNELS:] if decoded.shape[1] > LAYER_CHANNELS else layers.composite())

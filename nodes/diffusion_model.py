@@ -28,7 +28,7 @@ from ..t2l.model.text2layer import CheckpointParts
 from ..t2l.model.text_encoder import TextEncoderConfig
 from ..t2l.model.unet import UNetConfig
 from ..t2l.model.vocabulary import Vocabulary
-from .words import MindfulTokenizer
+from .words import VocabularyTokenizer
 
 PREDICTIONS = {"eps": ModelType.EPS, "v": ModelType.V_PREDICTION}
 
@@ -91,7 +91,7 @@ def build_model(parts: CheckpointParts, autoencoder: AutoencoderConfig, path: st
 def build_clip(parts: CheckpointParts, path: str) -> comfy.sd.CLIP:
     """The text encoder as a CLIP. Raises ValueError for weights that do not fit the config."""
     vocabulary = Vocabulary(parts.text_encoder_config.token_ids)
-    tokenizer = partial(MindfulTokenizer, vocabulary, Path(path).name)
+    tokenizer = partial(VocabularyTokenizer, vocabulary, Path(path).name)
     target = comfy.supported_models_base.ClipTarget(tokenizer, sd1_clip.SD1ClipModel)
     clip = comfy.sd.CLIP(
         target,

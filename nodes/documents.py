@@ -19,7 +19,7 @@ from ..t2l.compositing.comfyui_blend import NAMES, WITHOUT_NAME
 from ..t2l.compositing.comfyui_compositor import placed_bounds
 from ..t2l.compositing.stack import Layer, Stack
 from ..t2l.layers import Layers
-from .inputs import shown
+from .inputs import describe, node_errors, until_cancelled
 from .limits import MAX_SIDE, check_canvas, most_together, shown_sizes
 from .types import image_to_alpha, image_to_pixels, mask_to_pixels, pixels_to_image, shape_of
 
@@ -46,11 +46,7 @@ KEYS = {  # a field of Layer -> the keys of an item that say it
 
 def to_documents(layers: Layers) -> list[dict[str, Any]]:
     """One LAYERS document per picture: the background below, the foreground with its mask above."""
-    documents = []
-    for i in range(len(layers)):
-        mm.throw_exception_if_processing_interrupted()
-        documents.append(stack_to_document(Stack.from_layers(layers[i : i + 1])))
-    return documents
+    return [stack_to_document(Stack.from_layers(layers[i : i + 1])) for i in until_cancelled(range(len(layers)))]
 
 
 def stack_to_document(stack: Stack) -> dict[str, Any]:
@@ -81,34 +77,33 @@ def composited(stack: Stack) -> Tensor:
     return pixels_to_image(stack.composite(mm.throw_exception_if_processing_interrupted)[None])
 
 
-def stack_to_layers(stack: Stack, layer: str, node: str) -> Layers:
-    """The layer that the input `layer` of a node means, against all others."""
-    try:
+def stack_to_layers(stack: Stack, layer: str) -> Layers:
+    """The layer that the input `layer` of a node means, against all others; Cancel ends it."""
+    with node_errors("layer"):
         return stack.to_layers(layer, mm.throw_exception_if_processing_interrupted)
-    except ValueError as error:
-        raise ValueError(f"{node}: layer: {error}") from error
 
 
-def document_to_stack(document: Any, source: str) -> Stack:
-    """LAYERS document -> Stack; `source` names node and input in errors.
+def document_to_stack(document: Any) -> Stack:
+    """LAYERS document of the input `layers` -> Stack.
 
     Read as ComfyUI's own nodes read it: items are ordered by z_index; a batch inside one becomes consecutive layers in one
     place; an alpha channel and a mask both count; what has no picture is passed over; a value of the wrong kind is as if it
     were not there. Without a canvas it reaches as far as the layers do. Scaled, mirrored and turned layers keep their pixels.
     """
-    items = _items(document, source)
-    layers = [layer for number, item in enumerate(items, 1) for layer in _item_to_layers(item, number, source)]
+    items = _items(document)
+    layers = [layer for number, item in enumerate(items, 1) for layer in _item_to_layers(item, number)]
     width, height = _canvas(document) or _extent(layers)
-    _check_canvas((width, height), layers, source)
+    _check_canvas((width, height), layers)
     others = {key: value for key, value in document.items() if key != "layers"}
     return Stack(height, width, tuple(layers) or (_nothing(height, width),), source=others)
 
 
-def _check_canvas(canvas: tuple[int, int], layers: Sequence[Layer], source: str) -> None:
+def _check_canvas(canvas: tuple[int, int], layers: Sequence[Layer]) -> None:
     """Raises ValueError for pictures that are too large, before any is made."""
     for side in canvas:
-        _number(side, "a side of canvas", source, 1, MAX_SIDE)
-    check_canvas(canvas[::-1], shown_sizes(layers), source)
+        if not 1 <= side <= MAX_SIDE:
+            raise ValueError(f"layers: a side of canvas must be a number from 1 to {MAX_SIDE}, got {describe(side)}")
+    check_canvas(canvas[::-1], shown_sizes(layers), "layers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,33 +124,33 @@ class Origin:
         return now is then or (not isinstance(now, Tensor) and now == then)
 
 
-def _items(document: Any, source: str) -> list[dict[str, Any]]:
+def _items(document: Any) -> list[dict[str, Any]]:
     """A document's items with pictures from the bottom up, none of them looked into yet."""
     items = document.get("layers") if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(items or [], list):
         raise ValueError(
-            f"{source} needs a LAYERS document, got {shape_of(document)}; connect Join, Decode or Load Layers"
+            f"layers needs a LAYERS document, got {shape_of(document)}; connect Join, Decode or Load Layers"
         )
     version = document.get("version")
     if not (version is None or (isinstance(version, (int, float)) and version == 1)):
-        raise ValueError(f"{source} needs a LAYERS document of version 1, got version {shown(version)}")
+        raise ValueError(f"layers needs a LAYERS document of version 1, got version {describe(version)}")
     items = [item for item in items or [] if isinstance(item, dict)]
     for number, item in enumerate(items, 1):
         kind, name = item.get("type", "raster"), _name(item, number)
-        NAME_LENGTH.check(len(name), f"{source}: the name of layer {number} has")
+        NAME_LENGTH.check(len(name), f"layers: the name of layer {number} has")
         if not (isinstance(kind, str) and kind == "raster"):
             raise ValueError(
-                f"{source}: layer {shown(name)} must be of type raster, got {shown(kind)}; render it before"
+                f"layers: layer {describe(name)} must be of type raster, got {describe(kind)}; render it before"
             )
     items = [item for item in items if isinstance(item.get("image"), Tensor)]
     items = [item for item in items if _frames_of(item)]  # a batch of none is no layer
     frames = sum(_frames_of(item) for item in items)
     if frames > MAX_FRAMES:
-        raise ValueError(f"{source} takes at most {MAX_FRAMES} layers, got {frames}; merge some, or split the batch")
+        raise ValueError(f"layers takes at most {MAX_FRAMES} layers, got {frames}; merge some, or split the batch")
     values = sum(item["image"].numel() for item in items if not item["image"].is_nested)
     if values > 4 * most_together():
         raise ValueError(
-            f"{source} takes at most {most_together():,} pixels in all layers, got {values:,} numbers; make them smaller"
+            f"layers takes at most {most_together():,} pixels in all layers, got {values:,} numbers; make them smaller"
         )
     return sorted(items, key=lambda item: _whole(item.get("z_index"), 0))
 
@@ -165,14 +160,14 @@ def _frames_of(item: dict[str, Any]) -> int:
     return image.shape[0] if image.ndim == 4 and not image.is_nested else 1
 
 
-def _item_to_layers(item: dict[str, Any], number: int, source: str) -> list[Layer]:
+def _item_to_layers(item: dict[str, Any], number: int) -> list[Layer]:
     """One item of a document as a layer for each picture of its batch."""
     name = _name(item, number)
-    source = f"{source}: layer {shown(name)}"
+    source = f"layers: layer {describe(name)}"
     image, mask = _item_pixels(item, source)
     count, layers = len(image), []
     for i in range(count):
-        try:
+        with node_errors(source):
             layer = Layer(
                 image=image[i],
                 mask=mask[i],
@@ -182,8 +177,6 @@ def _item_to_layers(item: dict[str, Any], number: int, source: str) -> list[Laye
                 visible=_switch(item.get("visible"), True),
                 **_item_placement(item),
             )
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
         layers.append(replace(layer, source=Origin(item, i, count, layer)))
     return layers
 
@@ -337,9 +330,3 @@ def _finite_number(value: Any, default: float) -> float:
 
 def _switch(value: Any, default: bool) -> bool:
     return bool(value) if isinstance(value, (bool, int, float, str)) else default
-
-
-def _number(value: Any, name: str, source: str, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError(f"{source}: {name} must be a number from {low} to {high}, got {shown(value)}")
-    return value

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..t2l.budget import shown
+
 LONGEST = 4096  # characters: no system opens a longer name, and taking one apart takes time
 
 
@@ -25,12 +27,6 @@ def is_plain(name: str) -> bool:
 def is_offered(name: str) -> bool:
     """Whether a plain name may stand in a list: one that every browser can send back, and that is no HTML."""
     return is_plain(name) and "<" not in name and name == name.encode(errors="ignore").decode()
-
-
-def shortened(name: Any, longest: int = 80) -> str:
-    """A name as a sentence quotes it."""
-    text = name if isinstance(name, str) else repr(name)
-    return repr(text if len(text) <= longest else f"{text[:longest]}...")
 
 
 def path_below(folder: str | Path, name: str) -> Path | None:
@@ -50,7 +46,7 @@ def check_inside(base: str | Path, folder: str | Path) -> None:
     real_base, real = (os.path.realpath(path) for path in (base, os.path.join(base, folder)))
     if real != real_base and not real.startswith(real_base.rstrip(os.sep) + os.sep):
         raise ValueError(
-            f"must stay inside the output folder, got {shortened(str(folder))}, a link that leads out of it; write another "
+            f"must stay inside the output folder, got {shown(str(folder))}, a link that leads out of it; write another "
             "name, or start ComfyUI with --output-directory"
         )
 
@@ -75,7 +71,7 @@ def files_below(folder: str | Path, endings: tuple[str, ...]) -> list[str]:
     return sorted(found, key=lambda name: ("/" in name, name))
 
 
-def meant(name: Any, offered: Iterable[str]) -> str | None:
+def match_name(name: Any, offered: Iterable[str]) -> str | None:
     """The one of the offered names that a name means, whichever separators it has; None for any other name."""
     if not isinstance(name, str) or len(name) > LONGEST:
         return None

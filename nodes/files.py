@@ -11,15 +11,24 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.v0_0_2 import io, ui
 
+from ..t2l.budget import shown
 from ..t2l.compositing.stack import TOP, Stack
 from ..t2l.io.file_name import clean_prefix
 from ..t2l.io.layer_file import READ, check_format, open_layer_file, save_layer_file, save_png_set
 from ..t2l.io.layer_nodes import LayerFile, MaskAs
 from .documents import MAX_FRAMES, composited, document_to_stack, stack_to_document, stack_to_layers, unknown_to_core
-from .file_names import LONGEST, check_inside, files_below, path_below, shortened
-from .inputs import refusal, validated
-from .load import speaking_for
-from .types import LAYER_INPUT, LAYERS, POLARITY, known, layers_to_cutout, pixels_to_image, pixels_to_mask
+from .file_names import LONGEST, check_inside, files_below, path_below
+from .inputs import check_choices, node_errors, refusal, validated
+from .types import (
+    CUTOUT_OUTPUT,
+    LAYER_INPUT,
+    LAYERS,
+    PART_OUTPUTS,
+    choice_input,
+    layers_to_cutout,
+    layers_to_sockets,
+    schema,
+)
 
 FORMATS = ["psd", "ora", "png set"]
 BITS = ["8", "16"]
@@ -32,15 +41,13 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "workflows"
 
 
 class SaveLayers(io.ComfyNode):
-    """Save Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_SaveLayers",
             display_name="Save Layers",
             category="text2layer/files",
-            **known(search_aliases=["psd", "photoshop", "krita", "gimp", "openraster", "export layer", "transparent"]),
+            search_aliases=["psd", "photoshop", "krita", "gimp", "openraster", "export layer", "transparent"],
             description="Saves layers as a file for Photoshop, Krita or GIMP, or as a set of PNG files.",
             inputs=[
                 LAYERS.Input("layers", tooltip="From Join, Decode or Load Layers."),
@@ -49,16 +56,14 @@ class SaveLayers(io.ComfyNode):
                     default="text2layer/layers",
                     tooltip="Below ComfyUI's output folder; folder/name makes a folder. Files are numbered, none is overwritten.",
                 ),
-                io.Combo.Input(
+                choice_input(
                     "format",
-                    options=FORMATS,
-                    tooltip="psd for Photoshop, Krita and GIMP; ora (OpenRaster) for Krita; png set for everything else.",
+                    FORMATS,
+                    "psd for Photoshop, Krita and GIMP; ora (OpenRaster) for Krita; png set for everything else.",
                 ),
-                io.Combo.Input("bits", options=BITS, tooltip="Per channel. 16 keeps fine gradients; psd only."),
-                io.Combo.Input(
-                    "mask_as",
-                    options=MASKS,
-                    tooltip="layer mask keeps the colours under the mask and can be painted on; psd only.",
+                choice_input("bits", BITS, "Per channel. 16 keeps fine gradients; psd only."),
+                choice_input(
+                    "mask_as", MASKS, "layer mask keeps the colours under the mask and can be painted on; psd only."
                 ),
             ],
             outputs=[
@@ -71,24 +76,23 @@ class SaveLayers(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, format: Any, bits: Any, mask_as: Any) -> bool | str:
-        return refusal(cls, format=format, bits=bits, mask_as=mask_as) or True
+        given = {"format": format, "bits": bits, "mask_as": mask_as}
+        return refusal("Save Layers", lambda values: check_choices(cls, values), given)
 
     @classmethod
     @validated
     def execute(cls, layers: Any, filename_prefix: str, format: str, bits: str, mask_as: str) -> io.NodeOutput:
-        stack = document_to_stack(layers, "Save Layers: layers")
+        stack = document_to_stack(layers)
         if format != "png set":
-            with speaking_for("Save Layers"):  # before a folder is made for what cannot be written
-                check_format(f".{format}", int(bits))
-        with speaking_for("Save Layers: filename_prefix"):
+            check_format(f".{format}", int(bits))  # before a folder is made for what cannot be written
+        with node_errors("filename_prefix"):
             folder, stem, subfolder = _free_name(filename_prefix, stack)
         texts = _texts(cls.hidden)
-        with speaking_for("Save Layers"):
-            if format == "png set":
-                paths = save_png_set(stack, folder, stem, texts)
-            else:
-                paths = [folder / f"{stem}_.{format}"]
-                save_layer_file(stack, paths[0], int(bits), mask_as, texts)
+        if format == "png set":
+            paths = save_png_set(stack, folder, stem, texts)
+        else:
+            paths = [folder / f"{stem}_.{format}"]
+            save_layer_file(stack, paths[0], int(bits), mask_as, texts)
         files = [{"filename": path.name, "subfolder": subfolder, "type": "output"} for path in paths]
         composite = composited(stack)
         shown = files[-1:] if format == "png set" else ui.PreviewImage(composite, cls=cls).as_dict()["images"]
@@ -97,15 +101,13 @@ class SaveLayers(io.ComfyNode):
 
 
 class LoadLayers(io.ComfyNode):
-    """Load Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_LoadLayers",
             display_name="Load Layers",
             category="text2layer/files",
-            **known(search_aliases=["psd", "psb", "photoshop", "krita", "gimp", "openraster", "import layer"]),
+            search_aliases=["psd", "psb", "photoshop", "krita", "gimp", "openraster", "import layer"],
             description="Loads the layers of a Photoshop or OpenRaster file.",
             inputs=[
                 io.Combo.Input(
@@ -117,29 +119,18 @@ class LoadLayers(io.ComfyNode):
             ],
             outputs=[
                 LAYERS.Output(display_name="layers", tooltip="All layers as one document."),
-                io.Image.Output(display_name="foreground", tooltip="The chosen layer, at the size of the canvas."),
-                io.Image.Output(display_name="background", tooltip="All other visible layers, stacked."),
-                io.Mask.Output(display_name="mask", tooltip=POLARITY),
-                io.Image.Output(display_name="composite", tooltip="The layers stacked: what a viewer sees."),
+                *PART_OUTPUTS,
                 io.String.Output(
                     display_name="notes",
                     tooltip="What could not be shown as the editor shows it; empty when all could.",
                 ),
-                io.Image.Output(
-                    display_name="cutout",
-                    tooltip="The chosen layer with transparency, ready for Save Image as PNG; alpha is the mask.",
-                ),
+                CUTOUT_OUTPUT,
             ],
         )
 
     @classmethod
     def validate_inputs(cls, file: Any) -> bool | str:
-        try:
-            if file is not None:  # None: it comes through a wire, and is looked at when it is there
-                path_of(file)
-        except ValueError as error:
-            return f"Load Layers: file {error}"
-        return True
+        return refusal("Load Layers", path_of, file)
 
     @classmethod
     def fingerprint_inputs(cls, file: Any, layer: str = TOP) -> Any:
@@ -152,12 +143,10 @@ class LoadLayers(io.ComfyNode):
     def execute(cls, file: Any, layer: str = TOP) -> io.NodeOutput:
         opened = read_chosen(file)
         stack = opened.stack
-        parts = stack_to_layers(stack, layer, "Load Layers")
+        parts = stack_to_layers(stack, layer)
         return io.NodeOutput(
             stack_to_document(stack),
-            pixels_to_image(parts.foreground),
-            pixels_to_image(parts.background),
-            pixels_to_mask(parts.mask),
+            *layers_to_sockets(parts),
             composited(stack),
             "\n".join([*opened.notes, *unknown_to_core(stack)]),
             layers_to_cutout(parts),
@@ -165,9 +154,9 @@ class LoadLayers(io.ComfyNode):
 
 
 def read_chosen(file: Any) -> LayerFile:
-    """The file that Load Layers' input names, whole. Raises ValueError in the name of the node."""
-    with speaking_for("Load Layers: file"), _ONE_AT_A_TIME:
-        path = path_of(file)
+    """The file that Load Layers' input names, whole. Raises ValueError in the name of the input."""
+    path = path_of(file)
+    with node_errors("file"), _ONE_AT_A_TIME:
         opened = open_layer_file(path)
         if len(opened.stack.layers) > MAX_FRAMES:
             raise ValueError(
@@ -189,7 +178,7 @@ def _free_name(prefix: str, stack: Stack) -> tuple[Path, str, str]:
         found = folder_paths.get_save_image_path(name, output)
     except OSError as error:  # a file where a folder should be, no permission, a path longer than the system's
         reason = (error.strerror or "it cannot be made").lower()
-        raise ValueError(f"must name a folder that can be used, got {shortened(name)}: {reason}") from error
+        raise ValueError(f"must name a folder that can be used, got {shown(name)}: {reason}") from error
     folder, name, counter, subfolder = Path(found[0]), *found[1:4]
     taken = {entry.name.lower() for entry in folder.iterdir()}
     while any(entry.startswith(f"{name}_{counter:05}_".lower()) for entry in taken):
@@ -237,7 +226,7 @@ def path_of(name: Any) -> Path:
     path = path_below(folders[kind or INPUT], plain)
     if path is None or not path.name.lower().endswith(READ):
         raise ValueError(
-            f"must be one of the {', '.join(READ)} files in ComfyUI's input folder, got {shortened(name)}; put the file "
+            f"file must be one of the {', '.join(READ)} files in ComfyUI's input folder, got {shown(name)}; put the file "
             "there, press R to refresh, and choose it in the node"
         )
     return path

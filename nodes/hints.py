@@ -28,9 +28,8 @@ def hint(sentence: str, key: Hashable = None) -> None:
         _said.add(key)
         logging.warning("Text2Layer: %s", sentence)
     running, server = get_executing_context(), running_server()
-    if (
-        running is not None and server is not None and server.client_id is not None
-    ):  # a prompt without a browser has nobody to show it to
+    # A prompt without a browser has nobody to show it to.
+    if running is not None and server is not None and server.client_id is not None:
         server.send_sync(EVENT, {"node": running.node_id, "text": sentence}, server.client_id)
 
 
@@ -39,7 +38,7 @@ def running_server() -> Any:
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
-def mind_size(node: str, managed: ManagedAutoencoder, size: tuple[int, int], advice: str) -> None:
+def hint_at_size(node: str, managed: ManagedAutoencoder, size: tuple[int, int], advice: str) -> None:
     """Hint at pictures of a size (height, width) that the checkpoint was not trained on; a file that names none is silent.
 
     advice: the end of the sentence; {trained} in it stands for the size.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, get_args
+from typing import Any
 
 from comfy_api.v0_0_2 import io
 from torch import Tensor
@@ -11,15 +11,35 @@ from torch import Tensor
 from ..t2l.compositing.blend import BlendMode
 from ..t2l.compositing.stack import Layer, Stack
 from .documents import MAX_FRAMES, stack_to_document
-from .edges import checked, for_each, preview, stacks_of
-from .inputs import validated
+from .edges import for_each, preview, stacks_of
+from .inputs import until_cancelled, validated
 from .limits import MAX_SIDE, check_canvas, shown_sizes
-from .types import LAYERS, POLARITY, image_to_alpha, image_to_pixels, known, mask_to_pixels, pixels_to_image
+from .types import (
+    LAYERS,
+    POLARITY,
+    choice_input,
+    image_to_alpha,
+    image_to_pixels,
+    list_output,
+    mask_to_pixels,
+    number_input,
+    pixels_to_image,
+    schema,
+    side_input,
+)
 
-NODE = "Images to Layers"
 Picture = tuple[Tensor, Tensor]  # colours (3, H, W) and mask (1, H, W), 1 = shows
 SOCKETS = ("", "_2", "_3", "_4")  # behind image and mask, from the bottom up
-MORE_PICTURES = [
+PICTURES = [
+    io.Image.Input(
+        "image",
+        tooltip="The lowest pictures. Each picture of a batch or list is a layer, the first lowest; transparency counts.",
+    ),
+    io.Mask.Input(
+        "mask",
+        optional=True,
+        tooltip=f"One for all pictures of image, or one for each. {POLARITY}. Stretched to the picture.",
+    ),
     io.Image.Input("image_2", optional=True, tooltip="Over the pictures of image."),
     io.Mask.Input("mask_2", optional=True, tooltip="Of image_2, as mask is of image."),
     io.Image.Input("image_3", optional=True, tooltip="Over the pictures of image_2."),
@@ -27,98 +47,72 @@ MORE_PICTURES = [
     io.Image.Input("image_4", optional=True, tooltip="Over the pictures of image_3. Even more: chain through layers."),
     io.Mask.Input("mask_4", optional=True, tooltip="Of image_4, as mask is of image."),
 ]
+LINES = [
+    io.String.Input(
+        "names",
+        default="",
+        multiline=True,
+        placeholder="names: one line for each layer, the lowest first",
+        tooltip="One line for each layer, the lowest first.",
+    ),
+    io.String.Input(
+        "offsets",
+        default="",
+        multiline=True,
+        placeholder="offsets: one line for each layer, such as 40, -10",
+        tooltip="One line for each layer, the lowest first: pixels to the right and down, such as 40, -10.",
+    ),
+]
 
 
 class ImagesToLayers(io.ComfyNode):
-    """Images to Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_ImagesToLayers",
             display_name="Images to Layers",
             category="text2layer/layers",
-            **known(
-                search_aliases=["stack images", "layers from images", "psd", "alpha", "cutout", "sticker"],
-                has_intermediate_output=True,
-            ),
+            search_aliases=["stack images", "layers from images", "psd", "alpha", "cutout", "sticker"],
+            has_intermediate_output=True,
             description="Stacks any number of pictures, with masks, names and places, into one layer document.",
             is_input_list=True,
             inputs=[
-                io.Image.Input(
-                    "image",
-                    tooltip="The lowest pictures. Each picture of a batch or list is a layer, the first lowest; transparency counts.",
-                ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip=f"One for all pictures of image, or one for each. {POLARITY}. Stretched to the picture.",
-                ),
-                *MORE_PICTURES,
+                *PICTURES,
                 LAYERS.Input(
                     "layers", optional=True, tooltip="A document to stack on, such as that of another Images to Layers."
                 ),
-                io.String.Input(
-                    "names",
-                    default="",
-                    multiline=True,
-                    placeholder="names: one line for each layer, the lowest first",
-                    tooltip="One line for each layer, the lowest first.",
-                ),
-                io.String.Input(
-                    "offsets",
-                    default="",
-                    multiline=True,
-                    placeholder="offsets: one line for each layer, such as 40, -10",
-                    tooltip="One line for each layer, the lowest first: pixels to the right and down, such as 40, -10.",
-                ),
+                *LINES,
                 io.Int.Input(
                     "x", default=0, min=-MAX_SIDE, max=MAX_SIDE, tooltip="Moves all these pictures to the right."
                 ),
                 io.Int.Input("y", default=0, min=-MAX_SIDE, max=MAX_SIDE, tooltip="Moves all these pictures down."),
-                io.Float.Input("opacity", default=1, min=0, max=1, step=0.01, tooltip="Of these layers. 0 = unseen."),
-                io.Combo.Input("blend_mode", options=list(get_args(BlendMode)), tooltip="Of these layers."),
+                number_input("opacity", 1, 0, 1, 0.01, "Of these layers. 0 = unseen."),
+                choice_input("blend_mode", BlendMode, "Of these layers."),
                 io.Boolean.Input("visible", default=True, tooltip="Off = hidden, as with the eye in Photoshop."),
                 io.Boolean.Input(
                     "invert_masks",
                     default=False,
                     tooltip="On for the masks of Load Image, which are 1 where the picture is transparent.",
                 ),
-                io.Int.Input(
-                    "width",
-                    default=0,
-                    min=0,
-                    max=MAX_SIDE,
-                    tooltip="Pixels of the canvas. 0 = as the document in layers, or as the widest picture.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=0,
-                    min=0,
-                    max=MAX_SIDE,
-                    tooltip="Pixels of the canvas. 0 = as the document in layers, or as the tallest picture.",
-                ),
+                side_input("width", "Pixels of the canvas. 0 = as the document in layers, or as the widest picture."),
+                side_input("height", "Pixels of the canvas. 0 = as the document in layers, or as the tallest picture."),
             ],
             outputs=[
-                LAYERS.Output(
-                    display_name="layers", is_output_list=True, tooltip="One document; one for each that came in."
-                ),
-                io.Image.Output(
-                    display_name="composite", is_output_list=True, tooltip="The layers stacked: what a viewer sees."
-                ),
+                list_output(LAYERS, "layers", "One document; one for each that came in."),
+                list_output(io.Image, "composite", "The layers stacked: what a viewer sees."),
             ],
         )
 
     @classmethod
     @validated
     def execute(cls, invert_masks: Any, width: Any, height: Any, layers: Any = None, **inputs: Any) -> io.NodeOutput:
-        below: list[Any] = [None] if layers is None else stacks_of(layers, NODE)
+        below: list[Any] = [None] if layers is None else stacks_of(layers)
         sockets = [pictures_of(inputs, suffix, invert_masks[0]) for suffix in SOCKETS]
         stacks = []
         for i, stack in enumerate(below):
-            pictures = [picture for socket in sockets for picture in shared(socket, i, len(below))]
-            stacks.append(piled(stack, pictures, (height[0], width[0]), inputs))
-        pictures = [checked(NODE, stack.composite) for stack in stacks]
+            pictures = [picture for socket in sockets for picture in pictures_for(socket, i, len(below))]
+            stacks.append(stack_pictures(stack, pictures, (height[0], width[0]), inputs))
+        pictures = [stack.composite() for stack in until_cancelled(stacks)]
         composites = [pixels_to_image(picture[None]) for picture in pictures]
         return io.NodeOutput([stack_to_document(stack) for stack in stacks], composites, ui=preview(pictures, cls))
 
@@ -126,10 +120,10 @@ class ImagesToLayers(io.ComfyNode):
 def pictures_of(inputs: dict[str, Any], suffix: str, invert: bool) -> list[Picture]:
     """The pictures of one socket, each with what its alpha and its mask leave of it."""
     images, masks = (inputs.get(f"{kind}{suffix}") or [] for kind in ("image", "mask"))
-    source = f"{NODE}: mask{suffix}"
+    source = f"mask{suffix}"
     if masks and not images:
         raise ValueError(f"{source} needs a picture, got none; connect image{suffix}, or take the mask off")
-    pictures = [picture for image in images for picture in with_alpha(image, f"{NODE}: image{suffix}")]
+    pictures = [picture for image in images for picture in with_alpha(image, f"image{suffix}")]
     if not masks:
         return pictures
     shows = masks_of(masks, [(alpha.shape[-2], alpha.shape[-1]) for _, alpha in pictures], source)
@@ -154,38 +148,40 @@ def with_alpha(image: Any, source: str) -> list[Picture]:
     return list(zip(colours, image_to_alpha(image, source), strict=True))
 
 
-def shared(pictures: list[Picture], index: int, count: int) -> list[Picture]:
+def pictures_for(pictures: list[Picture], index: int, count: int) -> list[Picture]:
     """All pictures of a socket for a single document; of several documents, each takes its own one, or the one there is."""
     if count == 1 or not pictures:
         return pictures
-    return [for_each(pictures, count, f"{NODE}: image")[index]]
+    return [for_each(pictures, count, "image")[index]]
 
 
-def piled(below: Stack | None, pictures: list[Picture], size: tuple[int, int], inputs: dict[str, Any]) -> Stack:
+def stack_pictures(
+    below: Stack | None, pictures: list[Picture], size: tuple[int, int], inputs: dict[str, Any]
+) -> Stack:
     """The pictures as layers over a stack. size: (height, width) of the canvas, 0 = that of the stack or of the pictures."""
     lower = below.layers if below else ()
     if len(lower) + len(pictures) > MAX_FRAMES:
         raise ValueError(
-            f"{NODE}: a document holds at most {MAX_FRAMES} layers, got {len(lower) + len(pictures)}; merge some of them, or "
+            f"a document holds at most {MAX_FRAMES} layers, got {len(lower) + len(pictures)}; merge some of them, or "
             "make two documents"
         )
     height = size[0] or (below.height if below else max(mask.shape[-2] for _, mask in pictures))
     width = size[1] or (below.width if below else max(mask.shape[-1] for _, mask in pictures))
-    check_canvas((height, width), [], f"{NODE}: width and height:")
+    check_canvas((height, width), [], "width and height:")
     names = "\n".join(inputs["names"]).splitlines()
     places = offsets_of("\n".join(inputs["offsets"]), len(pictures))
     layers = []
     for i, picture in enumerate(pictures):
         name = (names[i].strip() if i < len(names) else "") or f"layer {len(lower) + i + 1}"
-        layers.append(checked(NODE, layer_of, picture, name, places[i], {key: own(inputs[key], i) for key in LOOK}))
-    check_canvas((height, width), shown_sizes((*lower, *layers)), f"{NODE}: image")
+        layers.append(layer_of(picture, name, places[i], {key: entry_for(inputs[key], i) for key in LOOK}))
+    check_canvas((height, width), shown_sizes((*lower, *layers)), "image")
     return Stack(height, width, (*lower, *layers), source=below.source if below else None)
 
 
 LOOK = ("x", "y", "opacity", "blend_mode", "visible")  # inputs that a list can give to each layer
 
 
-def own(values: list[Any], index: int) -> Any:
+def entry_for(values: list[Any], index: int) -> Any:
     """A layer's own value of a list; the last one serves the rest, as everywhere in ComfyUI."""
     return values[min(index, len(values) - 1)]
 
@@ -205,7 +201,7 @@ def offsets_of(text: str, count: int) -> list[tuple[int, int]]:
         found = re.fullmatch(r"\(?\s*([+-]?\d{1,6})[\s,;]+([+-]?\d{1,6})\s*\)?", line or "0, 0")
         if found is None:
             raise ValueError(
-                f"{NODE}: offsets: line {number} must hold two whole numbers, to the right and down, such as 40, -10, got "
+                f"offsets: line {number} must hold two whole numbers, to the right and down, such as 40, -10, got "
                 f"{line[:40]!r}"
             )
         offsets.append((int(found[1]), int(found[2])))

@@ -11,20 +11,22 @@ from torch import Tensor
 from ..t2l.layers import Layers
 from ..t2l.model.window import Window, followed
 from .documents import to_documents
-from .hints import mind_size
+from .hints import hint_at_size
 from .inputs import kind_of, validated
 from .limits import check_pictures
 from .pairing import paired
 from .types import (
     AUTOENCODER,
+    BEHIND_INPUTS,
     LAYERS,
     POLARITY,
-    known,
+    describe_unreadable,
     layers_to_cutout,
+    layers_to_sockets,
+    list_output,
     pixels_to_image,
-    pixels_to_mask,
+    schema,
     shape_of,
-    strangeness,
     to_layers,
 )
 
@@ -40,14 +42,11 @@ AUTOENCODER_INPUT = AUTOENCODER.Input(
 LAYER_INPUTS = [
     AUTOENCODER_INPUT,
     io.Image.Input("foreground", tooltip="Its colours under the mask are kept; its size is the size of the result."),
-    io.Image.Input("background", tooltip="Another size is scaled to cover the foreground's and cropped in the middle."),
-    io.Mask.Input("mask", tooltip=f"{POLARITY}. Stretched to the foreground's size."),
+    *BEHIND_INPUTS,
 ]
 LATENT_INPUTS = [AUTOENCODER_INPUT, io.Latent.Input("latent", tooltip="From KSampler or Encode Layers.")]
-LATENT_OUTPUT = io.Latent.Output(
-    display_name="latent",
-    is_output_list=True,
-    tooltip="All layers in one: for KSampler (denoise below 1 keeps some of them) or Decode Layers.",
+LATENT_OUTPUT = list_output(
+    io.Latent, "latent", "All layers in one: for KSampler (denoise below 1 keeps some of them) or Decode Layers."
 )
 FIT_LAYERS = (
     "pixels. To encode and decode is right at any size, but a KSampler between tears the layers: put Fit Layers before this "
@@ -68,9 +67,7 @@ LAYER_OUTPUTS = [
     io.Image.Output(
         display_name="composite", tooltip="The layers stacked: mask x foreground + (1 - mask) x background."
     ),
-    LAYERS.Output(
-        display_name="layers", is_output_list=True, tooltip="The same as a layer document, one for each picture."
-    ),
+    list_output(LAYERS, "layers", "The same as a layer document, one for each picture."),
     io.Image.Output(display_name="auxiliary", tooltip="What the autoencoder predicts the composite to be."),
     io.Image.Output(
         display_name="cutout",
@@ -80,15 +77,13 @@ LAYER_OUTPUTS = [
 
 
 class EncodeLayers(io.ComfyNode):
-    """Encode Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_EncodeLayers",
             display_name="Encode Layers",
             category="text2layer/latent",
-            **known(search_aliases=["vae encode layers", "layer to latent", "alpha encode", "matte", "transparent"]),
+            search_aliases=["vae encode layers", "layer to latent", "alpha encode", "matte", "transparent"],
             description="Takes a foreground, a background and their mask into one latent.",
             is_input_list=True,
             inputs=LAYER_INPUTS,
@@ -97,26 +92,19 @@ class EncodeLayers(io.ComfyNode):
 
     @classmethod
     @validated
-    @paired("Encode Layers")
+    @paired
     def execute(cls, autoencoder: Any, foreground: Any, background: Any, mask: Any) -> io.NodeOutput:
-        layers = to_layers(foreground, background, mask, "Encode Layers")
-        managed = checked(autoencoder, "Encode Layers")
-        mind_size("Encode Layers", managed, layers.size, FIT_LAYERS)
-        return io.NodeOutput(to_latent(managed.encode(layers), layers, managed))
+        return encode("Encode Layers", autoencoder, to_layers(foreground, background, mask))
 
 
 class EncodeLayersTiled(io.ComfyNode):
-    """Encode Layers (Tiled)."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_EncodeLayersTiled",
             display_name="Encode Layers (Tiled)",
             category="text2layer/latent",
-            **known(
-                search_aliases=["vae encode layers tiled", "layer to latent", "alpha encode", "matte", "transparent"]
-            ),
+            search_aliases=["vae encode layers tiled", "layer to latent", "alpha encode", "matte", "transparent"],
             description="Encode Layers for large pictures: one tile at a time, in little memory.",
             is_input_list=True,
             inputs=[*LAYER_INPUTS, *TILE_INPUTS],
@@ -125,29 +113,22 @@ class EncodeLayersTiled(io.ComfyNode):
 
     @classmethod
     @validated
-    @paired("Encode Layers (Tiled)")
+    @paired
     def execute(
         cls, autoencoder: Any, foreground: Any, background: Any, mask: Any, tile_size: int, overlap: int
     ) -> io.NodeOutput:
-        node = "Encode Layers (Tiled)"
-        layers = to_layers(foreground, background, mask, node)
-        managed = checked(autoencoder, node)
-        mind_size(node, managed, layers.size, FIT_LAYERS)
-        return io.NodeOutput(
-            to_latent(managed.encode_tiled(layers, *tiling(tile_size, overlap, node)), layers, managed)
-        )
+        layers = to_layers(foreground, background, mask)
+        return encode("Encode Layers (Tiled)", autoencoder, layers, check_tiling(tile_size, overlap))
 
 
 class DecodeLayers(io.ComfyNode):
-    """Decode Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_DecodeLayers",
             display_name="Decode Layers",
             category="text2layer/latent",
-            **known(search_aliases=["vae decode layers", "latent to layer", "cutout", "alpha", "matte", "transparent"]),
+            search_aliases=["vae decode layers", "latent to layer", "cutout", "alpha", "matte", "transparent"],
             description="Turns a latent into foreground, background, mask and composite.",
             inputs=LATENT_INPUTS,
             outputs=LAYER_OUTPUTS,
@@ -156,22 +137,17 @@ class DecodeLayers(io.ComfyNode):
     @classmethod
     @validated
     def execute(cls, autoencoder: Any, latent: Any) -> io.NodeOutput:
-        managed = checked(autoencoder, "Decode Layers")
-        samples = samples_of(latent, managed, "Decode Layers")
-        mind_latent("Decode Layers", managed, latent)
-        return io.NodeOutput(*outputs(cropped(managed.decode(samples), latent, managed)))
+        return decode("Decode Layers", autoencoder, latent)
 
 
 class DecodeLayersTiled(io.ComfyNode):
-    """Decode Layers (Tiled)."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_DecodeLayersTiled",
             display_name="Decode Layers (Tiled)",
             category="text2layer/latent",
-            **known(search_aliases=["vae decode layers tiled", "latent to layer", "cutout", "alpha", "matte"]),
+            search_aliases=["vae decode layers tiled", "latent to layer", "cutout", "alpha", "matte"],
             description="Decode Layers for large pictures: one tile at a time, in little memory.",
             inputs=[*LATENT_INPUTS, *TILE_INPUTS],
             outputs=LAYER_OUTPUTS,
@@ -180,30 +156,48 @@ class DecodeLayersTiled(io.ComfyNode):
     @classmethod
     @validated
     def execute(cls, autoencoder: Any, latent: Any, tile_size: int, overlap: int) -> io.NodeOutput:
-        node = "Decode Layers (Tiled)"
-        managed = checked(autoencoder, node)
-        samples = samples_of(latent, managed, node)
-        mind_latent(node, managed, latent)
-        decoded = managed.decode_tiled(samples, *tiling(tile_size, overlap, node))
-        return io.NodeOutput(*outputs(cropped(decoded, latent, managed)))
+        return decode("Decode Layers (Tiled)", autoencoder, latent, check_tiling(tile_size, overlap))
 
 
-def checked(autoencoder: Any, node: str) -> ManagedAutoencoder:
+def encode(node: str, autoencoder: Any, layers: Layers, tiling: tuple[int, int] | None = None) -> io.NodeOutput:
+    """LATENT that remembers the size of its pictures. tiling: tile size and overlap in pixels; None: whole."""
+    managed = check_autoencoder(autoencoder)
+    hint_at_size(node, managed, layers.size, FIT_LAYERS)
+    samples = managed.encode_tiled(layers, *tiling) if tiling else managed.encode(layers)
+    return io.NodeOutput(FollowedLatent({"samples": samples, SIZE: Window.of(layers.size, managed.downscale)}))
+
+
+def decode(node: str, autoencoder: Any, latent: Any, tiling: tuple[int, int] | None = None) -> io.NodeOutput:
+    """What LAYER_OUTPUTS announces. tiling: as `encode` takes it."""
+    managed = check_autoencoder(autoencoder)
+    samples = samples_of(latent, managed)
+    hint_at_latent(node, managed, latent)
+    whole = managed.decode_tiled(samples, *tiling) if tiling else managed.decode(samples)
+    decoded = cropped(whole, latent, managed)
+    layers = decoded.layers
+    return io.NodeOutput(
+        *layers_to_sockets(layers),
+        pixels_to_image(layers.composite()),
+        to_documents(layers),
+        pixels_to_image(decoded.auxiliary),
+        layers_to_cutout(layers),
+    )
+
+
+def check_autoencoder(autoencoder: Any) -> ManagedAutoencoder:
     """What is on the socket, when it is a layered autoencoder."""
     if not hasattr(autoencoder, "decode_tiled") or not hasattr(autoencoder, "downscale"):
         raise ValueError(
-            f"{node}: autoencoder needs a layered autoencoder, got {kind_of(autoencoder)}; connect the "
+            f"autoencoder needs a layered autoencoder, got {kind_of(autoencoder)}; connect the "
             "autoencoder output of Load Text2Layer Checkpoint or Load Layered Autoencoder"
         )
     return autoencoder
 
 
-def tiling(tile_size: int, overlap: int, node: str) -> tuple[int, int]:
+def check_tiling(tile_size: int, overlap: int) -> tuple[int, int]:
     """Tile size and overlap. Raises ValueError for tiles that would not move on."""
     if overlap > tile_size // 4:
-        raise ValueError(
-            f"{node}: overlap must be at most a quarter of tile_size ({tile_size // 4}), got {overlap}; lower it"
-        )
+        raise ValueError(f"overlap must be at most a quarter of tile_size ({tile_size // 4}), got {overlap}; lower it")
     return tile_size, overlap
 
 
@@ -222,34 +216,27 @@ class FollowedLatent(dict[str, Any]):
         super().__setitem__(key, value)
 
 
-def to_latent(samples: Tensor, layers: Layers, managed: ManagedAutoencoder) -> dict[str, Any]:
-    """LATENT that remembers the size of its pictures."""
-    return FollowedLatent({"samples": samples, SIZE: Window.of(layers.size, managed.downscale)})
-
-
-def samples_of(latent: Any, managed: ManagedAutoencoder, node: str) -> Tensor:
+def samples_of(latent: Any, managed: ManagedAutoencoder) -> Tensor:
     """The samples of a LATENT. Raises ValueError for latents of another kind of model."""
     samples = latent.get("samples") if isinstance(latent, dict) else latent
-    is_plain = isinstance(samples, Tensor) and not strangeness(samples) and isinstance(latent, dict)
+    is_plain = isinstance(samples, Tensor) and not describe_unreadable(samples) and isinstance(latent, dict)
     if not is_plain or samples.ndim != 4 or samples.shape[1] != managed.latent_channels or samples.numel() == 0:
         raise ValueError(
-            f"{node}: latent needs samples of shape (N, {managed.latent_channels}, h, w), as {managed.name} makes them, got "
+            f"latent needs samples of shape (N, {managed.latent_channels}, h, w), as {managed.name} makes them, got "
             f"{shape_of(samples)}; connect the latent of a KSampler with this checkpoint's model, or of Encode Layers"
         )
     height, width = (length * managed.downscale for length in samples.shape[-2:])
-    check_pictures((height, width), len(samples), f"{node}: latent")
+    check_pictures((height, width), len(samples), "latent")
     if not (samples.float().abs() <= LARGEST).all():
-        raise ValueError(
-            f"{node}: latent holds NaN, infinite or huge values; lower cfg or change the sampler before it"
-        )
+        raise ValueError("latent holds NaN, infinite or huge values; lower cfg or change the sampler before it")
     return samples
 
 
-def mind_latent(node: str, managed: ManagedAutoencoder, latent: dict[str, Any]) -> None:
+def hint_at_latent(node: str, managed: ManagedAutoencoder, latent: dict[str, Any]) -> None:
     """Hint at a size that the checkpoint was not trained on, unless Encode Layers has said so of these layers."""
     grid, window = tuple(latent["samples"].shape[-2:]), latent.get(SIZE)
     if not isinstance(window, Window) or window.grid != grid:
-        mind_size(node, managed, (grid[0] * managed.downscale, grid[1] * managed.downscale), NEW_SIZE)
+        hint_at_size(node, managed, (grid[0] * managed.downscale, grid[1] * managed.downscale), NEW_SIZE)
 
 
 def cropped(decoded: Decoded, latent: dict[str, Any], managed: ManagedAutoencoder) -> Decoded:
@@ -257,19 +244,5 @@ def cropped(decoded: Decoded, latent: dict[str, Any], managed: ManagedAutoencode
     window = latent.get(SIZE)
     if not isinstance(window, Window) or window.grid != tuple(latent["samples"].shape[-2:]):
         return decoded
-    layers = Layers.from_stacked(window.of_decoded(decoded.layers.stacked(), managed.downscale))
+    layers = Layers.from_stacked(window.of_decoded(decoded.layers.stacked, managed.downscale))
     return replace(decoded, layers=layers, auxiliary=window.of_decoded(decoded.auxiliary, managed.downscale))
-
-
-def outputs(decoded: Decoded) -> tuple[Any, ...]:
-    """What LAYER_OUTPUTS announces."""
-    layers = decoded.layers
-    return (
-        pixels_to_image(layers.foreground),
-        pixels_to_image(layers.background),
-        pixels_to_mask(layers.mask),
-        pixels_to_image(layers.composite()),
-        to_documents(layers),
-        pixels_to_image(decoded.auxiliary),
-        layers_to_cutout(layers),
-    )

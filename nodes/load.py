@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from .file_names import is_offered, meant, shortened
-from .inputs import validated
-from .types import AUTOENCODER, known
+from ..t2l.budget import shown
+from .file_names import is_offered, match_name
+from .inputs import node_errors, refusal, validated
+from .types import AUTOENCODER, schema
 
 FOLDER = "text2layer"
 SHIPPED = Path(__file__).resolve().parent.parent / "models"  # of the pack: the demo checkpoint
@@ -36,15 +35,14 @@ def listed_files() -> list[str]:
 
 
 def path_of(name: Any, source: str) -> str:
-    """The path of a listed file, named with either separator. Raises ValueError for every other name, and for a link that leads out of the model
-    folders: workflows are shared by strangers.
+    """The path of a listed file, named with either separator; `source` names the input in errors.
 
-    source: node and input, for the sentence.
+    Raises ValueError for every other name, and for a link that leads out of the model folders: workflows are shared by strangers.
     """
-    listed = meant(name, listed_files())
+    listed = match_name(name, listed_files())
     if listed is None:
         raise ValueError(
-            f"{source} must be one of the files in models/{FOLDER}, got {shortened(name)}; put the file there, press R "
+            f"{source} must be one of the files in models/{FOLDER}, got {shown(name)}; put the file there, press R "
             "to refresh, and choose it in the node"
         )
     path = folder_paths.get_full_path_or_raise(FOLDER, listed)
@@ -58,45 +56,22 @@ def path_of(name: Any, source: str) -> str:
     return path
 
 
-@contextmanager
-def speaking_for(source: str) -> Iterator[None]:
-    """What is wrong with a file, or missing to read it, is said in the name of the node and the input that chose it."""
-    try:
-        yield
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        raise ValueError(f"{source}: {error}") from error
-
-
-def refusal(name: Any, source: str) -> bool | str:
-    """What `validate_inputs` of a loader answers: True, or the sentence about a name that is not listed.
-
-    ComfyUI then leaves its own check of the list out, whose words differ from version to version. A name that comes through
-    a wire is None here, and is looked at when the node runs.
-    """
-    try:
-        return name is None or bool(path_of(name, source))
-    except ValueError as error:
-        return str(error)
-
-
-def changed(name: Any) -> Any:
+def stamp_of(name: Any) -> Any:
     """What changes when the file does, so that a replaced file is loaded anew."""
-    listed = meant(name, listed_files())
+    listed = match_name(name, listed_files())
     path = folder_paths.get_full_path(FOLDER, listed) if listed else None
     stat = Path(path).stat() if path else None
     return (stat.st_mtime_ns, stat.st_size) if stat else name
 
 
 class LoadCheckpoint(io.ComfyNode):
-    """Load Text2Layer Checkpoint."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_LoadCheckpoint",
             display_name="Load Text2Layer Checkpoint",
             category="text2layer/loaders",
-            **known(search_aliases=["text to layers", "layered diffusion", "transparent", "cutout", "sticker"]),
+            search_aliases=["text to layers", "layered diffusion", "transparent", "cutout", "sticker"],
             description="Loads a Text2Layer checkpoint from models/text2layer, or the small one that comes with the pack.",
             inputs=[
                 io.Combo.Input(
@@ -115,24 +90,21 @@ class LoadCheckpoint(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, checkpoint: Any) -> bool | str:
-        return refusal(checkpoint, "Load Text2Layer Checkpoint: checkpoint")
+        return refusal("Load Text2Layer Checkpoint", lambda name: path_of(name, "checkpoint"), checkpoint)
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: Any) -> Any:
-        return changed(checkpoint)
+        return stamp_of(checkpoint)
 
     @classmethod
     @validated
     def execute(cls, checkpoint: str) -> io.NodeOutput:
-        source = "Load Text2Layer Checkpoint: checkpoint"
-        path = path_of(checkpoint, source)
-        from ..t2l.model.text2layer import (
-            read_parts,  # networks are imported where one is loaded: ComfyUI waits for a pack
-        )
+        path = path_of(checkpoint, "checkpoint")
+        from ..t2l.model.text2layer import read_parts  # where one is loaded: ComfyUI waits for a pack
         from .autoencoder import ManagedAutoencoder
         from .diffusion_model import build_clip, build_model
 
-        with speaking_for(source):
+        with node_errors("checkpoint"):
             parts, autoencoder = read_parts(path), ManagedAutoencoder(path)
             model = build_model(parts, autoencoder.model.config, path)
             clip = build_clip(parts, path)
@@ -140,15 +112,13 @@ class LoadCheckpoint(io.ComfyNode):
 
 
 class LoadAutoencoder(io.ComfyNode):
-    """Load Layered Autoencoder."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_LoadAutoencoder",
             display_name="Load Layered Autoencoder",
             category="text2layer/loaders",
-            **known(search_aliases=["text2layer vae", "layered vae", "layer", "alpha", "matte"]),
+            search_aliases=["text2layer vae", "layered vae", "layer", "alpha", "matte"],
             description="Loads only the autoencoder of a Text2Layer file: enough to take layers into latents and back.",
             inputs=[
                 io.Combo.Input(
@@ -162,19 +132,18 @@ class LoadAutoencoder(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, autoencoder: Any) -> bool | str:
-        return refusal(autoencoder, "Load Layered Autoencoder: autoencoder")
+        return refusal("Load Layered Autoencoder", lambda name: path_of(name, "autoencoder"), autoencoder)
 
     @classmethod
     def fingerprint_inputs(cls, autoencoder: Any) -> Any:
-        return changed(autoencoder)
+        return stamp_of(autoencoder)
 
     @classmethod
     @validated
     def execute(cls, autoencoder: str) -> io.NodeOutput:
-        source = "Load Layered Autoencoder: autoencoder"
-        path = path_of(autoencoder, source)
+        path = path_of(autoencoder, "autoencoder")
         from .autoencoder import ManagedAutoencoder
 
-        with speaking_for(source):
+        with node_errors("autoencoder"):
             managed = ManagedAutoencoder(path)
         return io.NodeOutput(managed, managed.as_vae())

@@ -9,42 +9,37 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-import comfy.model_management as mm
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
+from .inputs import until_cancelled
 
-def paired(node: str) -> Callable[[Callable[..., io.NodeOutput]], Callable[..., io.NodeOutput]]:
+
+def paired(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
     """Makes an `execute` of single values one of lists, for a node with is_input_list whose outputs are lists, all of them."""
 
-    def over_lists(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
-        @wraps(execute)
-        def execute_lists(cls: Any, **inputs: list[Any]) -> io.NodeOutput:
-            runs = []
-            for run in runs_of(inputs, node):
-                mm.throw_exception_if_processing_interrupted()  # as core does before every run of its own
-                runs.append(execute(cls, **run).args)
-            return io.NodeOutput(*(_joined(values) for values in zip(*runs, strict=True)))
+    @wraps(execute)
+    def execute_lists(cls: Any, **inputs: list[Any]) -> io.NodeOutput:
+        runs = [execute(cls, **run).args for run in until_cancelled(runs_of(inputs))]  # as core before runs of its own
+        return io.NodeOutput(*(_joined(values) for values in zip(*runs, strict=True)))
 
-        return execute_lists
-
-    return over_lists
+    return execute_lists
 
 
-def runs_of(inputs: dict[str, list[Any]], node: str) -> list[dict[str, Any]]:
+def runs_of(inputs: dict[str, list[Any]]) -> list[dict[str, Any]]:
     """What each run of a node gets: entries of lists as long as the longest, single values, and batches taken apart.
 
     Raises ValueError for lists of two lengths, and for a batch that has neither one picture nor one for each of the list.
     """
     count = max(len(values) for values in inputs.values())
     if wrong := {name: len(values) for name, values in inputs.items() if len(values) not in (1, count)}:
-        raise ValueError(f"{node}: lists must hold {count} entries, as the longest does, or one, got {wrong}")
+        raise ValueError(f"lists must hold {count} entries, as the longest does, or one, got {wrong}")
     if count == 1:
         return [{name: values[0] for name, values in inputs.items()}]
     lists = {name: values for name, values in inputs.items() if len(values) == count}
     frames = [max(_frames(values[i]) for values in lists.values()) for i in range(count)]
     for name in inputs.keys() - lists.keys():
-        lists[name] = _shared(inputs[name][0], frames, f"{node}: {name}")
+        lists[name] = _shared(inputs[name][0], frames, name)
     return [{name: lists[name][i] for name in inputs} for i in range(count)]
 
 

@@ -16,12 +16,10 @@ from ..t2l.compositing.split import SplitConfig, split
 from ..t2l.layers import Layers
 from ..t2l.model.salient import FILE, load_salient_net, mask_of
 from .documents import to_documents
-from .edges import checked
 from .hints import hint
-from .inputs import validated
-from .limits import check_pictures
+from .inputs import until_cancelled, validated
 from .pairing import paired
-from .types import LAYERS, POLARITY, image_to_pixels, known, mask_to_pixels, pixels_to_image, pixels_to_mask, resized
+from .types import LAYERS, POLARITY, layers_to_sockets, list_output, number_input, read_together, schema
 
 NODE = "Picture to Layers"
 SALIENT_BYTES = 256 << 20  # of one picture in the saliency network, at its own size
@@ -29,17 +27,13 @@ SHOWS, COVERS = 0.1, 0.9  # masks that nowhere show more than SHOWS are empty; t
 
 
 class PictureToLayers(io.ComfyNode):
-    """Picture to Layers."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="T2L_PictureToLayers",
             display_name="Picture to Layers",
             category="text2layer/layers",
-            **known(
-                search_aliases=["remove background", "segment", "inpaint background", "photo to psd", "cutout", "matte"]
-            ),
+            search_aliases=["remove background", "segment", "inpaint background", "photo to psd", "cutout", "matte"],
             description="Takes a flat picture apart: its subject with clean edges, and a background painted in behind it.",
             is_input_list=True,
             inputs=[
@@ -55,49 +49,46 @@ class PictureToLayers(io.ComfyNode):
                     tooltip="From any inpainting workflow; scaled to cover the image and cropped in the middle. Without it the "
                     "background is painted in.",
                 ),
-                io.Float.Input(
+                number_input(
                     "dilation",
-                    default=8,
-                    min=0,
-                    max=256,
-                    step=1,
-                    optional=True,
-                    tooltip="How far beyond the mask the background is painted in: pixels of a picture of 512. More takes a "
+                    8,
+                    0,
+                    256,
+                    1,
+                    "How far beyond the mask the background is painted in: pixels of a picture of 512. More takes a "
                     "shadow along.",
+                    optional=True,
                 ),
             ],
             outputs=[
-                io.Image.Output(
-                    display_name="foreground",
-                    is_output_list=True,
-                    tooltip="The subject, freed of the background at its edge; its colours go on beyond.",
+                list_output(
+                    io.Image,
+                    "foreground",
+                    "The subject, freed of the background at its edge; its colours go on beyond.",
                 ),
-                io.Image.Output(
-                    display_name="background", is_output_list=True, tooltip="What lies behind: given, or painted in."
-                ),
-                io.Mask.Output(display_name="mask", is_output_list=True, tooltip=POLARITY),
-                LAYERS.Output(display_name="layers", is_output_list=True, tooltip="One document for each picture."),
+                list_output(io.Image, "background", "What lies behind: given, or painted in."),
+                list_output(io.Mask, "mask", POLARITY),
+                list_output(LAYERS, "layers", "One document for each picture."),
             ],
         )
 
     @classmethod
     @validated
-    @paired(NODE)
+    @paired
     def execute(cls, image: Any, mask: Any = None, background: Any = None, dilation: float = 8) -> io.NodeOutput:
-        config = checked(NODE, SplitConfig, dilation=dilation)
-        pictures, masks, backgrounds = together(image, mask, background)
+        config = SplitConfig(dilation=dilation)
+        found = read_together(image=image, mask=mask, background=background)
+        pictures, masks, backgrounds = found["image"], found.get("mask"), found.get("background")
         salient = salient_network() if masks is None else None
         parts, bar = [], comfy.utils.ProgressBar(len(pictures))
-        for i, picture in enumerate(pictures.split(1)):
-            mm.throw_exception_if_processing_interrupted()
+        for i, picture in enumerate(until_cancelled(pictures.split(1))):
             shows = masks[i : i + 1] if salient is None else salient.mask(picture)
-            mind_mask(shows, i, salient is None)
+            hint_at_mask(shows, i, salient is None)
             behind = None if backgrounds is None else backgrounds[i : i + 1]
-            parts.append(checked(NODE, split, picture, shows, behind, config=config))
+            parts.append(split(picture, shows, behind, config=config))
             bar.update(1)
         layers = Layers.cat(parts)
-        images = pixels_to_image(layers.foreground), pixels_to_image(layers.background)
-        return io.NodeOutput(*images, pixels_to_mask(layers.mask), to_documents(layers))
+        return io.NodeOutput(*layers_to_sockets(layers), to_documents(layers))
 
 
 class ManagedSaliency:
@@ -106,7 +97,7 @@ class ManagedSaliency:
     def __init__(self) -> None:
         if not FILE.is_file():
             raise FileNotFoundError(
-                f"{NODE}: {FILE.name} is missing in {FILE.parent}; connect a mask, or install the pack again"
+                f"{FILE.name} is missing in {FILE.parent}; connect a mask, or install the pack again"
             )
         self.net = load_salient_net(FILE)
         self.device = mm.get_torch_device()
@@ -125,26 +116,7 @@ def salient_network() -> ManagedSaliency:
     return ManagedSaliency()
 
 
-def together(image: Any, mask: Any, background: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Three sockets -> pictures, masks and backgrounds of one size, equally many; one serves a whole batch of the others."""
-    pictures = image_to_pixels(image, f"{NODE}: image")
-    size = (pictures.shape[-2], pictures.shape[-1])
-    found: dict[str, Tensor] = {"image": pictures}
-    if mask is not None:
-        found["mask"] = mask_to_pixels(mask, size, f"{NODE}: mask")
-    if background is not None:
-        behind = image_to_pixels(background, f"{NODE}: background")
-        check_pictures(size, len(behind), f"{NODE}: background")
-        found["background"] = behind if behind.shape[-2:] == size else resized(behind, size, crop="center")
-    count = max(map(len, found.values()))
-    check_pictures(size, count, f"{NODE}: image")
-    if wrong := {name: len(x) for name, x in found.items() if len(x) not in (1, count)}:
-        raise ValueError(f"{NODE}: batches must hold {count} pictures, as the largest does, or one, got {wrong}")
-    found = {name: x.to(pictures.device).expand(count, -1, -1, -1) for name, x in found.items()}
-    return found["image"], found.get("mask"), found.get("background")
-
-
-def mind_mask(mask: Tensor, number: int, given: bool) -> None:
+def hint_at_mask(mask: Tensor, number: int, given: bool) -> None:
     """Hint at a mask that leaves nothing to take apart; the picture goes on as background or foreground alone."""
     whose = f"{NODE}: the mask of picture {number + 1}" if given else f"{NODE}: picture {number + 1}"
     if mask.max() <= SHOWS:

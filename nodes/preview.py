@@ -12,6 +12,7 @@ from typing import Any
 from ..t2l.io.image import to_image
 from .files import path_of, read_chosen
 from .hints import running_server
+from .inputs import node_errors
 
 ROUTE = "/text2layer/layers"
 LONGEST_SIDE = 512  # pixels of the picture shown
@@ -43,12 +44,10 @@ def about(file: str) -> dict[str, Any]:
 
     Raises ValueError with the sentence that the node would say.
     """
-    try:
+    with node_errors("Load Layers"):
         path = path_of(file)
-    except ValueError as error:
-        raise ValueError(f"Load Layers: file {error}") from error
-    stat = path.stat()
-    return _about(file, path, stat.st_mtime_ns, stat.st_size)
+        stat = path.stat()
+        return _about(file, path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=16)

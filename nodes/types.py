@@ -8,18 +8,18 @@ documents.py has the door of LAYERS documents.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 import comfy.utils
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..t2l.compositing.bleed import bled
+from ..t2l.compositing.bleed import extend_colours
 from ..t2l.compositing.stack import TOP
 from ..t2l.layers import Layers
 from .inputs import kind_of
-from .limits import check_pictures
+from .limits import MAX_SIDE, check_pictures
 
 AUTOENCODER = io.Custom("T2L_AUTOENCODER")
 LAYERS = io.Custom("LAYERS")
@@ -40,16 +40,52 @@ LAYER_INPUT = io.String.Input(
     optional=True,
     tooltip="The foreground: top = the highest visible layer, or the name of one. All others are the background.",
 )
+BEHIND_INPUTS = [
+    io.Image.Input("background", tooltip="Another size is scaled to cover the foreground's and cropped in the middle."),
+    io.Mask.Input("mask", tooltip=f"{POLARITY}. Stretched to the foreground's size."),
+]
+PART_OUTPUTS = [
+    io.Image.Output(display_name="foreground", tooltip="The chosen layer, at the size of the canvas."),
+    io.Image.Output(display_name="background", tooltip="All other visible layers, stacked."),
+    io.Mask.Output(display_name="mask", tooltip=POLARITY),
+    io.Image.Output(display_name="composite", tooltip="The layers stacked: what a viewer sees."),
+]
+CUTOUT_OUTPUT = io.Image.Output(
+    display_name="cutout",
+    tooltip="The chosen layer with transparency, ready for Save Image as PNG; alpha is the mask.",
+)
 
 
-def known(**keywords: Any) -> dict[str, Any]:
-    """Those of some keywords of io.Schema that this ComfyUI has: the older ones refuse what came later."""
+def list_output(kind: Any, name: str, tooltip: str) -> Any:
+    """An output of a node with is_input_list: a list, with one entry for each that came in."""
+    return kind.Output(display_name=name, is_output_list=True, tooltip=tooltip)
+
+
+def number_input(
+    name: str, default: float, low: float, high: float, step: float, tooltip: str, optional: bool = False
+) -> Any:
+    """A widget for a number from `low` to `high`."""
+    return io.Float.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, optional=optional)
+
+
+def choice_input(name: str, choices: Any, tooltip: str, optional: bool = False) -> Any:
+    """A widget for one of some words, a list or a Literal; the first is the default."""
+    return io.Combo.Input(name, options=list(get_args(choices) or choices), tooltip=tooltip, optional=optional)
+
+
+def side_input(name: str, tooltip: str) -> Any:
+    """A side of a canvas in pixels; 0 leaves it to the node."""
+    return io.Int.Input(name, default=0, min=0, max=MAX_SIDE, tooltip=tooltip)
+
+
+def schema(**keywords: Any) -> io.Schema:
+    """io.Schema of the keywords that this ComfyUI has: the older ones refuse what came later."""
     names = {field.name for field in fields(io.Schema)}
-    return {name: value for name, value in keywords.items() if name in names}
+    return io.Schema(**{name: value for name, value in keywords.items() if name in names})
 
 
 def image_to_pixels(image: Any, source: str) -> Tensor:
-    """IMAGE -> (N, 3, H, W) in [0, 1]; an alpha channel is left out, grey is repeated. `source` names node and input in errors.
+    """IMAGE -> (N, 3, H, W) in [0, 1]; an alpha channel is left out, grey is repeated. `source` names the input in errors.
 
     (H, W, 1, 3 or 4) and (H, W) are one picture. Raises ValueError for everything else.
     """
@@ -66,7 +102,7 @@ def image_to_alpha(image: Any, source: str) -> Tensor:
 def _picture(image: Any, source: str) -> Tensor:
     """IMAGE of any shape that is one -> (N, H, W, 1, 3 or 4) in [0, 1]."""
     needs = "an IMAGE of shape (N, H, W, 3)"
-    picture = plain(image, needs, source)
+    picture = check_tensor(image, needs, source)
     picture = picture[..., None] if picture.ndim == 2 else picture
     picture = picture[None] if picture.ndim == 3 else picture
     if picture.ndim != 4 or picture.shape[-1] not in (1, 3, 4):
@@ -82,14 +118,14 @@ def mask_to_pixels(mask: Any, size: tuple[int, int], source: str) -> Tensor:
     read as (N, H, W) it has just the size of the pictures. Raises ValueError for everything else.
     """
     needs = "a MASK of shape (N, H, W)"
-    readings = _readings(plain(mask, needs, source))
+    readings = _readings(check_tensor(mask, needs, source))
     if not readings:
         raise ValueError(f"{source} needs {needs}, got {shape_of(mask)}; Convert Image to Mask makes one of a picture")
     chosen = next((x for x in readings if x.shape[-2:] == size), readings[0])
     for area in ((chosen.shape[1], chosen.shape[2]), size):
         check_pictures(area, len(chosen), source)
     pixels = _values(chosen, source)[:, None]
-    return pixels if pixels.shape[-2:] == size else resized(pixels, size, crop="disabled")
+    return pixels if pixels.shape[-2:] == size else resize(pixels, size, crop="disabled")
 
 
 def _readings(mask: Tensor) -> list[Tensor]:
@@ -101,14 +137,14 @@ def _readings(mask: Tensor) -> list[Tensor]:
     return [mask.squeeze(axis) for axis in (-1, 1) if mask.ndim == 4 and mask.shape[axis] == 1]
 
 
-def plain(value: Any, needs: str, source: str) -> Tensor:
+def check_tensor(value: Any, needs: str, source: str) -> Tensor:
     """A tensor whose numbers can be read, of any shape; nothing of it is looked at. Raises ValueError for everything else."""
-    if not isinstance(value, Tensor) or strangeness(value) or value.numel() == 0:
+    if not isinstance(value, Tensor) or describe_unreadable(value) or value.numel() == 0:
         raise ValueError(f"{source} needs {needs}, got {shape_of(value)}; connect one that holds pixels")
     return value
 
 
-def strangeness(tensor: Tensor) -> list[str]:
+def describe_unreadable(tensor: Tensor) -> list[str]:
     """What keeps the numbers of a tensor from being read, in words."""
     if tensor.is_nested:
         return ["nested"]
@@ -119,7 +155,7 @@ def strangeness(tensor: Tensor) -> list[str]:
 
 def _values(value: Tensor, source: str) -> Tensor:
     """A tensor of any number type as floats in [0, 1]: whole numbers count to 255 where one of them is above 1."""
-    values = finite(value.float(), source)
+    values = check_finite(value.float(), source)
     whole = not value.is_floating_point() and bool((values > 1).any())
     return (values / 255 if whole else values).clamp(0, 1)
 
@@ -134,33 +170,49 @@ def pixels_to_mask(pixels: Tensor) -> Tensor:
     return pixels[:, 0].contiguous()
 
 
+def layers_to_sockets(layers: Layers) -> tuple[Tensor, Tensor, Tensor]:
+    """Layers -> IMAGE of the foreground, IMAGE of the background, MASK."""
+    return pixels_to_image(layers.foreground), pixels_to_image(layers.background), pixels_to_mask(layers.mask)
+
+
 def layers_to_cutout(layers: Layers) -> Tensor:
     """The foreground with the mask as its alpha -> IMAGE, (N, H, W, 4); its colours go on where the alpha is 0."""
-    return pixels_to_image(torch.cat([bled(layers.foreground, layers.mask), layers.mask], dim=1))
+    return pixels_to_image(torch.cat([extend_colours(layers.foreground, layers.mask), layers.mask], dim=1))
 
 
-def to_layers(foreground: Any, background: Any, mask: Any, node: str) -> Layers:
-    """Three sockets -> Layers of the foreground's size.
+def to_layers(foreground: Any, background: Any, mask: Any) -> Layers:
+    """Three sockets -> Layers of the foreground's size."""
+    return Layers(*read_together(foreground=foreground, background=background, mask=mask).values())
 
-    The background is scaled to cover that size and cropped in the middle, the mask is stretched; one picture serves a
-    whole batch of the others.
+
+def read_together(**sockets: Any) -> dict[str, Tensor]:
+    """Pictures and a mask of several sockets as pixels of the first one's size, equally many and on its device; None is left out.
+
+    Other pictures are scaled to cover that size and cropped in the middle, a mask is stretched; one serves a whole batch of
+    the others.
     """
-    front = image_to_pixels(foreground, f"{node}: foreground")
-    size = (front.shape[-2], front.shape[-1])
-    back = image_to_pixels(background, f"{node}: background")
-    check_pictures(size, len(back), f"{node}: background")
-    back = back if back.shape[-2:] == size else resized(back, size, crop="center")
-    joint = mask_to_pixels(mask, size, f"{node}: mask")
-    check_pictures(size, max(len(front), len(back), len(joint)), f"{node}: foreground")
-    back, joint = back.to(front.device), joint.to(front.device)
-    counts = {"foreground": len(front), "background": len(back), "mask": len(joint)}
-    count = max(counts.values())
-    if wrong := {name: n for name, n in counts.items() if n not in (1, count)}:
-        raise ValueError(f"{node}: batches must hold {count} pictures, as the largest does, or one, got {wrong}")
-    return Layers(*(x.expand(count, -1, -1, -1) for x in (front, back, joint)))
+    found: dict[str, Tensor] = {}
+    size, first = (0, 0), ""
+    for name, value in sockets.items():
+        if value is None:
+            continue
+        if name == "mask":
+            found[name] = mask_to_pixels(value, size, name)
+            continue
+        pixels = image_to_pixels(value, name)
+        if not found:
+            size, first = (pixels.shape[-2], pixels.shape[-1]), name
+        check_pictures(size, len(pixels), name)
+        found[name] = pixels if pixels.shape[-2:] == size else resize(pixels, size, crop="center")
+    count = max(map(len, found.values()))
+    check_pictures(size, count, first)
+    if wrong := {name: len(x) for name, x in found.items() if len(x) not in (1, count)}:
+        raise ValueError(f"batches must hold {count} pictures, as the largest does, or one, got {wrong}")
+    device = next(iter(found.values())).device
+    return {name: x.to(device).expand(count, -1, -1, -1) for name, x in found.items()}
 
 
-def resized(pixels: Tensor, size: tuple[int, int], crop: str) -> Tensor:
+def resize(pixels: Tensor, size: tuple[int, int], crop: str) -> Tensor:
     """(N, C, H, W) at height x width, by ComfyUI's own resampling; crop is "center" or "disabled".
 
     A picture of which the crop would leave less than two pixels along a side is stretched: core's rounding leaves none of it.
@@ -171,7 +223,7 @@ def resized(pixels: Tensor, size: tuple[int, int], crop: str) -> Tensor:
     return comfy.utils.common_upscale(pixels, size[1], size[0], "bilinear", crop)
 
 
-def finite(pixels: Tensor, source: str) -> Tensor:
+def check_finite(pixels: Tensor, source: str) -> Tensor:
     if not torch.isfinite(pixels).all():
         raise ValueError(f"{source} holds NaN or infinite values; repair the picture before this node")
     return pixels
@@ -181,6 +233,6 @@ def shape_of(value: Any) -> str:
     """What came, in words: the shape of a tensor, and what is strange about it."""
     if not isinstance(value, Tensor):
         return kind_of(value)
-    strange = strangeness(value)
+    strange = describe_unreadable(value)
     shape = "tensors of several shapes" if value.is_nested else f"{tuple(value.shape)}"
     return shape + (f" ({', '.join(strange)})" if strange else "")

@@ -13,7 +13,7 @@ from .hints import hint
 EMBEDDING = re.compile(r"embedding:\S*")  # core's word for a file of its own, which knows what it means
 
 
-class MindfulTokenizer(sd1_clip.SD1Tokenizer):
+class VocabularyTokenizer(sd1_clip.SD1Tokenizer):
     """SD1Tokenizer with the vocabulary of a checkpoint; `name` is its file's."""
 
     def __init__(self, vocabulary: Vocabulary, name: str, **kwargs: Any) -> None:
@@ -22,7 +22,7 @@ class MindfulTokenizer(sd1_clip.SD1Tokenizer):
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Any:
         weighted = not kwargs.get("disable_weights", False)
-        if unseen := self.vocabulary.unseen(spoken(text) if weighted else text):
+        if unseen := self.vocabulary.unseen(strip_weights(text) if weighted else text):
             hint(
                 f"{self.file_name} was never trained on {self.vocabulary.named(unseen)}: it paints anything there. The words "
                 "it knows are in the help of Load Text2Layer Checkpoint"
@@ -30,7 +30,7 @@ class MindfulTokenizer(sd1_clip.SD1Tokenizer):
         return super().tokenize_with_weights(text, return_word_ids, **kwargs)
 
 
-def spoken(text: str) -> str:
+def strip_weights(text: str) -> str:
     """The words of a prompt, without weights, brackets and embeddings: "a (red:1.2) fox embedding:x" -> "a red fox"."""
     segments = sd1_clip.token_weights(sd1_clip.escape_important(text), 1.0)
     words = "\n".join(sd1_clip.unescape_important(segment) for segment, _ in segments)

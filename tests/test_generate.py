@@ -57,7 +57,7 @@ def small(**values):
 
 
 def stacked(model, prompts, config):
-    return generate(model, prompts, config).layers.stacked()
+    return generate(model, prompts, config).layers.stacked
 
 
 def test_the_same_seed_gives_the_same_picture_and_another_seed_another(model):
@@ -86,7 +86,7 @@ def test_a_picture_does_not_depend_on_its_batch(model, batch_size):
 def test_any_size_comes_out_as_asked_for_with_values_in_range(model, sampler, height, width):
     decoded = generate(model, ["a cat"], small(height=height, width=width, sampler=sampler))
     assert decoded.layers.size == (height, width) and decoded.auxiliary.shape == (1, 3, height, width)
-    values = decoded.layers.stacked()
+    values = decoded.layers.stacked
     assert values.isfinite().all() and values.min() >= 0 and values.max() <= 1
 
 
@@ -111,7 +111,7 @@ def test_ddim_is_the_papers_with_guidance(prediction):
         denoised = (x - sigma * eps) / signal
         x = add_noise(denoised, eps, torch.tensor([max(t - 100, 0)]), alphas)
     torch.testing.assert_close(sample(model, [seeded_generator(3)], cond, uncond, config), x, atol=1e-4, rtol=1e-4)
-    expected = decode_latents(model, x, config).layers.stacked()
+    expected = decode_latents(model, x, config).layers.stacked
     torch.testing.assert_close(stacked(model, ["a cat"], config), expected, atol=1e-4, rtol=1e-4)
 
 

@@ -1,5 +1,10 @@
+import pickle
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from t2l.layers import Layers
 
@@ -27,11 +32,58 @@ def test_the_composite_is_the_papers_formula():
 
 def test_stacking_is_undone_by_from_stacked_and_keeps_the_papers_order():
     image = layers()
-    stacked = image.stacked()
+    stacked = image.stacked
     back = Layers.from_stacked(stacked)
     for name in ("foreground", "background", "mask"):
         assert torch.equal(getattr(back, name), getattr(image, name))
     assert torch.equal(stacked[:, :3], image.foreground) and torch.equal(stacked[:, 6:], image.mask)
+
+
+def test_layers_are_one_tensor_that_is_never_copied_on_the_way():
+    stacked = torch.rand(2, 7, 5, 7)
+    image = Layers.from_stacked(stacked)
+    assert image.stacked is stacked and image[1:].stacked.data_ptr() == stacked[1:].data_ptr()
+    for part in (image, replace(image, mask=1 - image.mask), pickle.loads(pickle.dumps(image))):
+        views = (part.foreground, part.background, part.mask)
+        assert all(x._base is part.stacked for x in views) and torch.equal(torch.cat(views, dim=1), part.stacked)
+
+
+class Mixing(nn.Module):
+    """Layers in, layers out."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(7, 7, 3, padding=1)
+
+    def forward(self, layers):
+        made = Layers.from_stacked(self.conv(layers.stacked))
+        return Layers(made.foreground, layers.background, made.mask)
+
+
+def test_a_compiler_takes_and_returns_layers_in_one_graph():
+    torch.manual_seed(0)
+    network = Mixing()
+    found = torch.compile(network, backend="eager", fullgraph=True)(layers())
+    assert isinstance(found, Layers) and torch.equal(found.stacked, network(layers()).stacked)
+    found.composite().sum().backward()
+    assert network.conv.weight.grad.any()
+
+
+@pytest.mark.parametrize("static_graph", [False, True])
+def test_several_processes_return_layers_with_their_gradients(tmp_path, static_graph):
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        torch.manual_seed(0)
+        alone, network = Mixing(), Mixing()
+        network.load_state_dict(alone.state_dict())
+        wrapped = DistributedDataParallel(network, static_graph=static_graph)
+        for step in (wrapped, alone):
+            found = step(layers())
+            assert isinstance(found, Layers)
+            found.composite().sum().backward()
+        assert torch.equal(network.conv.weight.grad, alone.conv.weight.grad) and alone.conv.weight.grad.any()
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_a_flat_picture_composes_to_itself_with_the_mask_in_the_middle():
@@ -43,7 +95,7 @@ def test_a_flat_picture_composes_to_itself_with_the_mask_in_the_middle():
 
 def test_parts_of_a_batch_put_together_are_the_batch():
     image = layers(n=3)
-    assert torch.equal(Layers.cat([image[:1], image[1:]]).stacked(), image.stacked())
+    assert torch.equal(Layers.cat([image[:1], image[1:]]).stacked, image.stacked)
     assert len(image) == 3 and len(image[1:]) == 2
 
 

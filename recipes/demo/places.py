@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from t2l.compositing.placement import gaussian_blur
+from t2l.compositing.resample import gaussian_blur
 from t2l.config import config_from_dict
 from t2l.io.picture_file import FORMATS
 

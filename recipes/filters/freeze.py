@@ -34,7 +34,7 @@ def main() -> None:
 def examples(draughtsman: Draughtsman) -> Iterator[Example]:
     for number in range(FIRST, FIRST + COUNT):
         layers, sources = draughtsman.composed(number, False)
-        smaller = F.interpolate(layers.stacked(), (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
+        smaller = F.interpolate(layers.stacked, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
         licences = tuple("Apache-2.0" if source.startswith("scene/") else licence_of(source)[0] for source in sources)
         yield Example(f"{number}", Layers.from_stacked(smaller.clamp(0, 1)), "", sources=sources, licences=licences)
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2l.compositing.bleed import push_pull
-from t2l.compositing.placement import gaussian_blur
+from t2l.compositing.resample import gaussian_blur
 from t2l.layers import Layers
 
 MASK_FAULTS = {  # fault -> the paper's reason

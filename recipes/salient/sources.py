@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from t2l.compositing.edges import refined_mask
+from t2l.compositing.edges import refine_mask
 from t2l.model.salient import load_salient
 
 from ..demo.places import Place, PlaceArtist, load_places
@@ -300,7 +300,7 @@ def real(extra: Path, first: Path) -> Iterator[tuple[str, bool, np.ndarray]]:
         colours = np.array(picture)
         x = torch.from_numpy(colours).permute(2, 0, 1)[None] / 255
         sharpened = ((predict(x) - 0.25) / 0.4).clamp(0, 1)
-        mask = ((refined_mask(sharpened, x, 3, 1e-3) - 0.2) / 0.6).clamp(0, 1)[0, 0].numpy()
+        mask = ((refine_mask(sharpened, x, 3, 1e-3) - 0.2) / 0.6).clamp(0, 1)[0, 0].numpy()
         if REAL[name]:
             pieces, _ = ndimage.label(mask > 0.3)
             largest = np.bincount(pieces[pieces > 0]).argmax()

@@ -12,7 +12,7 @@ from torch import Tensor
 UNSEEN, SEEN = 0.05, 0.1  # masks up to UNSEEN have no colour of their own to keep, from SEEN on they keep theirs whole
 
 
-def bled(colours: Tensor, mask: Tensor) -> Tensor:
+def extend_colours(colours: Tensor, mask: Tensor) -> Tensor:
     """Colours (N, 3, H, W) that go on beyond the edge: where the mask (N, 1, H, W) fades out, the visible ones are extended.
 
     From a mask of SEEN on nothing changes, and neither do pictures whose mask shows nothing.

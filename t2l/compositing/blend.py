@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+ColourSpace = Literal["srgb", "linear", "comfyui"]
 BlendMode = Literal[
     "normal",
     "multiply",
@@ -50,6 +51,16 @@ BlendMode = Literal[
 def blend(backdrop: Tensor, source: Tensor, mode: BlendMode) -> Tensor:
     """blend(B, F): the source's colours after its blend mode, (..., 3, H, W) in [0, 1]. "normal" gives the source itself."""
     return source if mode == "normal" else _BLENDS[mode](backdrop, source).clamp(0, 1)
+
+
+def srgb_to_linear(colour: Tensor) -> Tensor:
+    """Encoded sRGB to linear light, both in [0, 1] (IEC 61966-2-1)."""
+    return torch.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(light: Tensor) -> Tensor:
+    """Linear light to encoded sRGB, both in [0, 1] (IEC 61966-2-1)."""
+    return torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055).clamp(0, 1)
 
 
 def _screen(b: Tensor, s: Tensor) -> Tensor:

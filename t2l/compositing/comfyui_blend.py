@@ -8,6 +8,7 @@ but normal show only where something lies below. b is the backdrop, s the source
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import torch
@@ -17,32 +18,8 @@ from .blend import BlendMode
 
 EPSILON = 1e-6  # core's: what is smaller divides nothing
 NAMES: dict[BlendMode, str] = {  # what core calls a mode of ours
-    "normal": "normal",
-    "multiply": "multiply",
-    "screen": "screen",
-    "overlay": "overlay",
-    "darken": "darken",
-    "lighten": "lighten",
+    **{mode: mode.replace(" ", "-") for mode in get_args(BlendMode)},
     "add": "linear-dodge",
-    "soft light": "soft-light",
-    "hard light": "hard-light",
-    "color dodge": "color-dodge",
-    "color burn": "color-burn",
-    "linear burn": "linear-burn",
-    "vivid light": "vivid-light",
-    "linear light": "linear-light",
-    "pin light": "pin-light",
-    "hard mix": "hard-mix",
-    "difference": "difference",
-    "exclusion": "exclusion",
-    "subtract": "subtract",
-    "divide": "divide",
-    "grain extract": "grain-extract",
-    "grain merge": "grain-merge",
-    "hue": "hue",
-    "saturation": "saturation",
-    "color": "color",
-    "luminosity": "luminosity",
     # Core has no name for these three: it shows the nearest that it has.
     "soft light krita": "soft-light",
     "darker color": "normal",

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from .comfyui_blend import blend_over, to_light, to_srgb
+from .resample import paste
 from .stack import Layer, Stack
 
 
@@ -33,15 +34,17 @@ def composite_as_comfyui(stack: Stack) -> tuple[Tensor, Tensor]:
 def _lay(layer: Layer, colour: Tensor, alpha: Tensor) -> None:
     """One layer onto a canvas of linear light, in place."""
     left, top, width, height = placed_bounds(layer)
-    bitmap = _within(_bitmap(layer), height, width).to(colour)
+    bitmap = _bitmap(layer).to(colour)
+    corner = (height - bitmap.shape[-2]) // 2, (width - bitmap.shape[-1]) // 2
+    image, mask = paste(bitmap[:3], bitmap[3:], corner, (height, width))
     x0, y0 = max(left, 0), max(top, 0)
     x1, y1 = min(left + width, alpha.shape[-1]), min(top + height, alpha.shape[-2])
     if x0 >= x1 or y0 >= y1:
         return
-    part = bitmap[:, y0 - top : y1 - top, x0 - left : x1 - left]
+    part = (slice(None), slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
     here = (slice(None), slice(y0, y1), slice(x0, x1))
-    seen = blend_over(colour[here], alpha[here], to_light(part[:3]), part[3:] * layer.opacity, layer.blend_mode)
-    colour[here], alpha[here] = seen
+    weight = mask[part] * layer.opacity
+    colour[here], alpha[here] = blend_over(colour[here], alpha[here], to_light(image[part]), weight, layer.blend_mode)
 
 
 def _bitmap(layer: Layer) -> Tensor:
@@ -60,16 +63,6 @@ def _bitmap(layer: Layer) -> Tensor:
             -math.degrees(layer.rotation), resample=Image.Resampling.BICUBIC, expand=True, fillcolor=(0, 0, 0, 0)
         )
     return torch.from_numpy(np.array(image)).movedim(-1, 0).float() / 255
-
-
-def _within(bitmap: Tensor, height: int, width: int) -> Tensor:
-    """A bitmap in the middle of a box of this size, cut off or with nothing around it."""
-    result = bitmap.new_zeros(4, height, width)
-    top, left = (height - bitmap.shape[-2]) // 2, (width - bitmap.shape[-1]) // 2
-    y0, x0 = max(top, 0), max(left, 0)
-    y1, x1 = min(top + bitmap.shape[-2], height), min(left + bitmap.shape[-1], width)
-    result[:, y0:y1, x0:x1] = bitmap[:, y0 - top : y1 - top, x0 - left : x1 - left]
-    return result
 
 
 def placed_bounds(layer: Layer) -> tuple[int, int, int, int]:

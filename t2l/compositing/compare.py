@@ -24,8 +24,9 @@ def before_and_after(before: Tensor, after: Tensor) -> Tensor:
     seen = [torch.cat([x[:3] * x[3:], x[3:]])[None].float() for x in (before, after)]
     window = changed_window(*seen)
     size = _panel_size(before.shape[-2], before.shape[-1])
-    rows = [[_whole(x, window, size) for x in seen], [_detail(x, window) for x in seen]]
-    return _side_by_side([_side_by_side(panels, -1) for panels in rows], -2)
+    panels = [[_whole(x, window, size) for x in seen], [_detail(x, window) for x in seen]]
+    above, below = (torch.cat([F.pad(left, (0, GAP), value=DARK), right], dim=-1) for left, right in panels)
+    return torch.cat([F.pad(above, (0, 0, 0, GAP), value=DARK), below], dim=-2)
 
 
 def changed_window(before: Tensor, after: Tensor) -> tuple[float, float, float, float]:
@@ -84,11 +85,3 @@ def _on_checkerboard(picture: Tensor) -> Tensor:
     rows, columns = (torch.arange(length, device=picture.device) // SQUARE for length in picture.shape[-2:])
     board = torch.where((rows[:, None] + columns) % 2 == 0, *GREYS)
     return (picture[0, :3] + (1 - picture[0, 3:]) * board).clamp(0, 1)
-
-
-def _side_by_side(panels: list[Tensor], axis: int) -> Tensor:
-    """Panels (3, h, w) beside or below one another with a dark gap between them."""
-    shape = list(panels[0].shape)
-    shape[axis] = GAP
-    gap = panels[0].new_full(shape, DARK)
-    return torch.cat([panels[0], gap, *panels[1:]], dim=axis)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .bleed import bled
-from .placement import gaussian_blur
+from .bleed import extend_colours
+from .resample import cut_window, gaussian_blur
 from .stack import TOP, Layer, Stack
 
 FUSION_RADII = (45, 10, 3, 1, 1, 1)  # pixels; Forte 2021 has windows of 90 and 6 alone, LOG.md 2026-11-24 compares
@@ -55,12 +55,12 @@ def clean_edges(
     config = config or EdgeConfig()
     picture = colours if picture is None else picture
     if config.refine:
-        mask = refined_mask(mask, picture, config.refine)
+        mask = refine_mask(mask, picture, config.refine)
     if config.decontaminate:
-        colours = foreground_colours(picture, mask)
+        colours = free_colours(picture, mask)
     if config.decontaminate or config.grows:
-        colours = bled(colours, mask)
-    return colours, gaussian_blur(shrunk(mask, config.shrink), config.feather)
+        colours = extend_colours(colours, mask)
+    return colours, gaussian_blur(shrink_mask(mask, config.shrink), config.feather)
 
 
 def clean_layer(stack: Stack, config: EdgeConfig, picture: Tensor | None = None, rule: str = TOP) -> Stack:
@@ -72,14 +72,14 @@ def clean_layer(stack: Stack, config: EdgeConfig, picture: Tensor | None = None,
     """
     index = stack.index(rule)
     layer = stack.layers[index] if picture is None else stack.layers[index].drawn
-    own = None if picture is None else _under(layer, picture)[None]
+    own = None if picture is None else cut_window(picture, (layer.y, layer.x), layer.size)[None]
     colours, mask = clean_edges(layer.image[None], layer.mask[None], _in_pixels_of(layer, config), own)
     layers = list(stack.layers)
     layers[index] = replace(layer, image=colours[0], mask=mask[0])
     return replace(stack, layers=tuple(layers))
 
 
-def foreground_colours(picture: Tensor, mask: Tensor, radii: tuple[int, ...] = FUSION_RADII) -> Tensor:
+def free_colours(picture: Tensor, mask: Tensor, radii: tuple[int, ...] = FUSION_RADII) -> Tensor:
     """The foreground of a picture (N, 3, H, W) without the background in its soft edge: (N, 3, H, W).
 
     Blur fusion (Forte 2021, arXiv 2101.05639, Eqs. 4 to 7): with b(x) the mean over a window, F^ = b(F m) / b(m) and
@@ -88,14 +88,14 @@ def foreground_colours(picture: Tensor, mask: Tensor, radii: tuple[int, ...] = F
     """
     foreground = background = picture
     for radius in radii:
-        foreground = _mean_where(foreground, mask, radius, otherwise=picture)
-        background = _mean_where(background, 1 - mask, radius, otherwise=picture)
+        foreground = _average_where(foreground, mask, radius, otherwise=picture)
+        background = _average_where(background, 1 - mask, radius, otherwise=picture)
         seen = torch.lerp(background, foreground, mask)
         foreground = (foreground + mask * (picture - seen)).clamp(0, 1)
     return torch.where(mask == 1, picture, foreground)
 
 
-def refined_mask(mask: Tensor, picture: Tensor, radius: int, eps: float = 1e-4) -> Tensor:
+def refine_mask(mask: Tensor, picture: Tensor, radius: int, eps: float = 1e-4) -> Tensor:
     """A mask (N, 1, H, W) whose edge follows the edges of the picture (N, 3, H, W) within `radius` pixels.
 
     The guided filter (He et al. 2010, "Guided Image Filtering", Eqs. 19 to 21): in every window the mask is fitted as a linear
@@ -104,13 +104,13 @@ def refined_mask(mask: Tensor, picture: Tensor, radius: int, eps: float = 1e-4) 
     """
     mean, covariance = box_mean(picture, radius), _covariance(picture, picture, radius)
     covariance = covariance + eps * torch.eye(3).to(picture).view(1, 3, 3, 1, 1)
-    slope = _solved(covariance, _covariance(picture, mask, radius)[:, :, 0])
+    slope = _solve(covariance, _covariance(picture, mask, radius)[:, :, 0])
     offset = box_mean(mask, radius) - (slope * mean).sum(dim=1, keepdim=True)
     refined = (box_mean(slope, radius) * picture).sum(dim=1, keepdim=True) + box_mean(offset, radius)
-    return _kept_where_flat(refined.clamp(0, 1), mask, 2 * radius)
+    return _keep_where_flat(refined.clamp(0, 1), mask, 2 * radius)
 
 
-def shrunk(mask: Tensor, pixels: float) -> Tensor:
+def shrink_mask(mask: Tensor, pixels: float) -> Tensor:
     """A mask (N, 1, H, W) drawn in by so many pixels all around; below 0 it grows. The border of the picture is no edge.
 
     Parts of a pixel are mixed from the whole ones beside them.
@@ -118,10 +118,10 @@ def shrunk(mask: Tensor, pixels: float) -> Tensor:
     if pixels == 0:
         return mask
     if pixels > 0:
-        return 1 - shrunk(1 - mask, -pixels)
+        return 1 - shrink_mask(1 - mask, -pixels)
     whole = math.floor(-pixels)
-    grown = _dilated(mask, whole)
-    return grown if whole == -pixels else torch.lerp(grown, _dilated(mask, whole + 1), -pixels - whole)
+    grown = _dilate(mask, whole)
+    return grown if whole == -pixels else torch.lerp(grown, _dilate(mask, whole + 1), -pixels - whole)
 
 
 def _in_pixels_of(layer: Layer, config: EdgeConfig) -> EdgeConfig:
@@ -134,14 +134,6 @@ def _in_pixels_of(layer: Layer, config: EdgeConfig) -> EdgeConfig:
     return replace(config, refine=refine, shrink=shrink, feather=feather)
 
 
-def _under(layer: Layer, picture: Tensor) -> Tensor:
-    """What a picture (3, H, W) of the canvas shows in a layer's rectangle; outside the canvas, its nearest edge pixel."""
-    height, width = picture.shape[-2:]
-    rows = torch.arange(layer.size[0], device=picture.device) + layer.y
-    columns = torch.arange(layer.size[1], device=picture.device) + layer.x
-    return picture[:, rows.clamp(0, height - 1)[:, None], columns.clamp(0, width - 1)]
-
-
 def box_mean(x: Tensor, radius: int) -> Tensor:
     """The mean over the pixels within `radius` along both axes, outside the picture left out: (N, C, H, W) -> the same."""
     return _line_mean(_line_mean(x, radius).mT, radius).mT
@@ -151,7 +143,7 @@ def _line_mean(x: Tensor, radius: int) -> Tensor:
     return F.avg_pool2d(x, (1, 2 * radius + 1), stride=1, padding=(0, radius), count_include_pad=False)
 
 
-def _mean_where(colours: Tensor, weight: Tensor, radius: int, otherwise: Tensor) -> Tensor:
+def _average_where(colours: Tensor, weight: Tensor, radius: int, otherwise: Tensor) -> Tensor:
     """The weighted mean of colours in a window; what has no weight in its window comes from `otherwise`."""
     total = box_mean(weight, radius)
     mean = box_mean(colours * weight, radius) / total.clamp(min=1e-6)
@@ -165,7 +157,7 @@ def _covariance(a: Tensor, b: Tensor, radius: int) -> Tensor:
     return mean - box_mean(a, radius)[:, :, None] * box_mean(b, radius)[:, None]
 
 
-def _solved(matrix: Tensor, vector: Tensor) -> Tensor:
+def _solve(matrix: Tensor, vector: Tensor) -> Tensor:
     """x of matrix x = vector at every pixel, by Cramer's rule: symmetric (N, 3, 3, H, W), (N, 3, H, W) -> (N, 3, H, W)."""
     first, second, third = matrix.unbind(dim=1)
     cofactors = [torch.linalg.cross(a, b, dim=1) for a, b in ((second, third), (third, first), (first, second))]
@@ -173,7 +165,7 @@ def _solved(matrix: Tensor, vector: Tensor) -> Tensor:
     return torch.stack([(cofactor * vector).sum(dim=1) for cofactor in cofactors], dim=1) / determinant
 
 
-def _kept_where_flat(changed: Tensor, mask: Tensor, radius: int) -> Tensor:
+def _keep_where_flat(changed: Tensor, mask: Tensor, radius: int) -> Tensor:
     """Changed, but for the pixels around which the mask is all 0 or all 1: there a rounding error would be seen."""
     lowest, highest = 1 - square_max(1 - mask, radius), square_max(mask, radius)
     return torch.where((lowest == 1) | (highest == 0), mask, changed)
@@ -185,7 +177,7 @@ def square_max(mask: Tensor, radius: int) -> Tensor:
     return F.max_pool2d(rows, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
 
 
-def _dilated(mask: Tensor, radius: int) -> Tensor:
+def _dilate(mask: Tensor, radius: int) -> Tensor:
     """The largest value within a disc of so many pixels, outside the picture left out.
 
     The disc is made of rows, from its short ones to the long one in the middle, each grown out of the one before.

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from .bleed import push_pull
 
-Inpainter = Callable[
-    [Tensor, Tensor], Tensor
-]  # pictures (N, 3, H, W), hole (N, 1, H, W), 1 = to be painted -> pictures
+# Pictures (N, 3, H, W), hole (N, 1, H, W), 1 = to be painted -> pictures.
+Inpainter = Callable[[Tensor, Tensor], Tensor]
 
 WORKING_SIDE = 256  # pixels of the longer side at which patches are compared; 512 takes five times as long, no better
 SMALLEST_SIDE = 24  # pixels of the shorter side of the coarsest level
@@ -37,11 +36,11 @@ def fill(picture: Tensor, hole: Tensor) -> Tensor:
     hole: 1 = to be painted; between 0 and 1 what was painted is mixed with what was there. Of a picture that is all hole its
     mean colour is left.
     """
-    painted = [_filled(x, h) for x, h in zip(picture.float().split(1), (hole > 0).float().split(1), strict=True)]
+    painted = [_fill_one(x, h) for x, h in zip(picture.float().split(1), (hole > 0).float().split(1), strict=True)]
     return torch.where(hole > 0, torch.lerp(picture, torch.cat(painted).to(picture), hole.to(picture)), picture)
 
 
-def _filled(picture: Tensor, hole: Tensor) -> Tensor:
+def _fill_one(picture: Tensor, hole: Tensor) -> Tensor:
     """One picture; only the neighbourhood of the hole is looked at."""
     if not bool(hole.any()):
         return picture
@@ -51,8 +50,8 @@ def _filled(picture: Tensor, hole: Tensor) -> Tensor:
     part, part_hole = picture[..., rows, columns], hole[..., rows, columns]
     scale = min(1.0, WORKING_SIDE / max(part.shape[-2:]))
     size = max(1, round(part.shape[-2] * scale)), max(1, round(part.shape[-1] * scale))
-    small, small_hole = _reduced(part, part_hole, size)
-    found = _completed(small, small_hole)
+    small, small_hole = _reduce(part, part_hole, size)
+    found = _complete(small, small_hole)
     result = picture.clone()
     if found is None:
         result[..., rows, columns] = push_pull(part, 1 - part_hole)
@@ -71,7 +70,7 @@ def _neighbourhood(hole: Tensor) -> tuple[slice, slice]:
     return rows, columns
 
 
-def _reduced(picture: Tensor, hole: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _reduce(picture: Tensor, hole: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """A smaller picture: the mean of what is known; a pixel over any of the hole is hole."""
     if size == tuple(picture.shape[-2:]):
         return picture, hole
@@ -80,13 +79,13 @@ def _reduced(picture: Tensor, hole: Tensor, size: tuple[int, int]) -> tuple[Tens
     return total / F.adaptive_avg_pool2d(known, size).clamp(min=1e-6), F.adaptive_max_pool2d(hole, size)
 
 
-def _completed(picture: Tensor, hole: Tensor) -> tuple[Tensor, Tensor] | None:
+def _complete(picture: Tensor, hole: Tensor) -> tuple[Tensor, Tensor] | None:
     """The picture without the hole, and from where its pixels come, (H, W, 2) in rows and columns; None without known patches."""
     generator = torch.Generator().manual_seed(0)
     sizes = [(picture.shape[-2], picture.shape[-1])]
     while min(sizes[-1]) // 2 >= SMALLEST_SIDE:
         sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
-    levels = [_Level(*_reduced(picture, hole, size)) for size in sizes]
+    levels = [_Level(*_reduce(picture, hole, size)) for size in sizes]
     if not len(levels[0].sources):
         return None
     offsets: Tensor | None = None
@@ -160,9 +159,9 @@ class _Level:
             reach //= 2 if reach < 16 else 4
         return search.found, search.distance
 
-    def mean_of(self, found: Tensor, distance: Tensor, sharpen: float = 1.0) -> Tensor:
+    def mean_of(self, found: Tensor, distance: Tensor) -> Tensor:
         """The picture with the hole as the found patches show it, near ones and those at the rim first."""
-        return torch.where(self.hole > 0, self._votes(found, distance, sharpen)[0], self.picture)
+        return torch.where(self.hole > 0, self._votes(found, distance, 1.0)[0], self.picture)
 
     def blended(self, found: Tensor, distance: Tensor) -> Tensor:
         """The last mean, sharper, and brought to the colours that the picture has around the hole."""
@@ -269,11 +268,11 @@ def _paint_with_detail(
         coarse = (place / scale).long()
         source = place + (offsets[coarse[:, 0], coarse[:, 1]] * scale).round().long()
         source = torch.minimum(source.clamp(min=0), size - 1)
-        detail = picture[0, :, source[:, 0], source[:, 1]] - _sampled(small, source, size)
-        target[0, :, place[:, 0], place[:, 1]] = (_sampled(completed, place, size) + detail).clamp(0, 1)
+        detail = picture[0, :, source[:, 0], source[:, 1]] - _sample(small, source, size)
+        target[0, :, place[:, 0], place[:, 1]] = (_sample(completed, place, size) + detail).clamp(0, 1)
 
 
-def _sampled(small: Tensor, places: Tensor, size: Tensor) -> Tensor:
+def _sample(small: Tensor, places: Tensor, size: Tensor) -> Tensor:
     """A small picture at places (P, 2) of one of `size`, between its pixels: (3, P)."""
     grid = ((2 * places + 1) / size - 1).flip(-1).view(1, 1, -1, 2)
     return F.grid_sample(small, grid, mode="bilinear", padding_mode="border", align_corners=False)[0, :, 0]

@@ -11,8 +11,9 @@ import math
 from dataclasses import replace
 from typing import Literal, get_args
 
+from .resample import Method
 from .stack import Stack
-from .upscale import Method, upscaled
+from .upscale import upscale
 
 Fit = Literal["keep aspect", "crop", "stretch"]
 SMALLEST_AREA, LARGEST_AREA = 0.5, 1.3  # of the trained one, between which things are whole
@@ -25,8 +26,10 @@ def paints_well(size: tuple[int, int], trained_size: int) -> bool:
     return SMALLEST_AREA <= area <= LARGEST_AREA and min(size) >= SHORTEST_SIDE * trained_size
 
 
-def fitted(stack: Stack, trained_size: int, multiple: int, fit: Fit, method: Method = "lanczos") -> tuple[Stack, Stack]:
-    """The stack at a size that a model paints well, and the stack that `upscaled` brings it back to the size of.
+def fit_stack(
+    stack: Stack, trained_size: int, multiple: int, fit: Fit, method: Method = "lanczos"
+) -> tuple[Stack, Stack]:
+    """The stack at a size that a model paints well, and the stack that `upscale` brings it back to the size of.
 
     multiple: of pixels a side, those of a latent. fit: "keep aspect" takes as many pixels as the model was trained on in the
     aspect of the canvas, the shorter side at least half of trained_size; "crop" cuts the largest square out of the middle;
@@ -36,13 +39,13 @@ def fitted(stack: Stack, trained_size: int, multiple: int, fit: Fit, method: Met
     if fit not in get_args(Fit):
         raise ValueError(f"fit must be one of {', '.join(get_args(Fit))}, got {fit!r}")
     if fit == "crop":
-        stack = _middle_square(stack)
-    return upscaled(stack, *fitted_size((stack.height, stack.width), trained_size, multiple, fit), method), stack
+        stack = _cut_middle_square(stack)
+    return upscale(stack, *fitted_size((stack.height, stack.width), trained_size, multiple, fit), method), stack
 
 
 def fitted_size(size: tuple[int, int], trained_size: int, multiple: int, fit: Fit) -> tuple[int, int]:
-    """Height and width that `fitted` brings a canvas to; with "crop", of one that is cut."""
-    square = _on_grid(trained_size, multiple)
+    """Height and width that `fit_stack` brings a canvas to; with "crop", of one that is cut."""
+    square = _round_to_grid(trained_size, multiple)
     return near_size(size, trained_size, multiple) if fit == "keep aspect" else (square, square)
 
 
@@ -50,14 +53,14 @@ def near_size(size: tuple[int, int], trained_size: int, multiple: int) -> tuple[
     """Height and width in the aspect of `size` with the area of trained_size^2, both whole multiples."""
     height, width = size
     scale = max(trained_size / math.sqrt(height * width), trained_size / 2 / min(size))
-    return _on_grid(height * scale, multiple), _on_grid(width * scale, multiple)
+    return _round_to_grid(height * scale, multiple), _round_to_grid(width * scale, multiple)
 
 
-def _on_grid(length: float, multiple: int) -> int:
+def _round_to_grid(length: float, multiple: int) -> int:
     return max(1, round(length / multiple)) * multiple
 
 
-def _middle_square(stack: Stack) -> Stack:
+def _cut_middle_square(stack: Stack) -> Stack:
     side = min(stack.height, stack.width)
     left, top = (stack.width - side) // 2, (stack.height - side) // 2
     layers = tuple(replace(layer, x=layer.x - left, y=layer.y - top) for layer in stack.layers)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..layers import Layers
+from .stack import Layer, Stack
 
 LEVELS = 255  # a picture file of 8 bits has as many steps from black to white
 
@@ -39,7 +40,25 @@ def difference_picture(seen: Tensor, picture: Tensor, gain: float = 1.0) -> Tens
     return ((seen - picture).abs() * gain).clamp(max=1)
 
 
-def made_to_agree(layers: Layers, picture: Tensor) -> Layers:
+def correct_stack(stack: Stack, picture: Tensor) -> Stack:
+    """Two layers that make the picture (3, H, W) exactly. Raises ValueError for a stack where others would have to change."""
+    stack = stack.drawn
+    whole = [layer.size == (stack.height, stack.width) and _is_plain(layer) for layer in stack.layers]
+    if whole != [True, True] or not bool((stack.layers[0].mask == 1).all()):
+        raise ValueError(
+            f"correct needs an opaque layer and one over it, both as large as the canvas, visible and of normal "
+            f"blend mode, got {len(stack.layers)} layers; switch it off, or put Split Layers and Join Layers before"
+        )
+    layers = correct_layers(stack.to_layers(), picture[None])
+    return Stack.from_layers(layers, names=[layer.name for layer in stack.layers])
+
+
+def _is_plain(layer: Layer) -> bool:
+    """Whether a layer lies on the canvas as it is."""
+    return (layer.x, layer.y, layer.opacity, layer.blend_mode, layer.visible) == (0, 0, 1, "normal", True)
+
+
+def correct_layers(layers: Layers, picture: Tensor) -> Layers:
     """The layers nearest to these that compose to the picture (N, 3, H, W) exactly; the mask stays.
 
     Per pixel and channel the least squares step along m F + (1 - m) B = C: with r = C - m F - (1 - m) B, F takes

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .placement import ColourSpace, gaussian_blur, linear_to_srgb, srgb_to_linear
+from .blend import ColourSpace, linear_to_srgb, srgb_to_linear
+from .resample import gaussian_blur
 
 HEIGHTS = (0.0, 0.05, 0.12, 0.22, 0.36, 0.55, 0.8)  # ends of the slices, in sizes of the thing above its foot
 FADING = 0.3  # sizes above the foot at which 1/e of the darkening is left
@@ -42,7 +43,10 @@ class Shadow:
                 raise ValueError(f"{name} of the shadow must be from {low} to {high}, got {getattr(self, name)!r}")
 
 
-def shadowed(background: Tensor, mask: Tensor, shadow: Shadow, colour_space: ColourSpace = "srgb") -> Tensor:
+NO_SHADOW = Shadow()
+
+
+def cast_shadow(background: Tensor, mask: Tensor, shadow: Shadow, colour_space: ColourSpace = "srgb") -> Tensor:
     """The background (N, 3, H, W) as dark as the thing with this mask (N, 1, H, W) makes it; 1 of either serves all of the other.
 
     The darkening multiplies colours in srgb, and their light in linear. At strength 0 the background itself comes back.
@@ -65,12 +69,12 @@ def ground_shadow(mask: Tensor, shadow: Shadow) -> Tensor:
     opacity = mask.max().clamp(min=torch.finfo(mask.dtype).tiny)  # a faded thing casts a faint shadow of the same shape
     thing, light = mask[0] / opacity, torch.ones_like(mask[0])
     column = torch.arange(width, device=mask.device)
-    for first, last in things(thing):
+    for first, last in find_things(thing):
         light = light * _light_left(thing * ((column >= first) & (column < last)), shadow)
     return (opacity * (1 - light))[None, None]
 
 
-def things(mask: Tensor) -> list[tuple[int, int]]:
+def find_things(mask: Tensor) -> list[tuple[int, int]]:
     """The columns from and up to which each thing of a mask (H, W) reaches; things beside one another are apart."""
     columns = (mask >= SOLID).any(dim=0).int()
     edges = torch.diff(columns, prepend=columns.new_zeros(1), append=columns.new_zeros(1))

@@ -15,9 +15,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from ..budget import shown
 from ..layers import Layers
 from .blend import BlendMode, blend
-from .placement import Placement, place, resized
+from .placement import Placement, move, resize_cutout
+from .resample import paste
 
 BACKGROUND, FOREGROUND = "background", "foreground"  # the names of the two layers that `Layers` becomes
 TOP = "top"  # the rule of to_layers that takes the top visible layer
@@ -67,7 +69,7 @@ class Layer:
         if self.blend_mode not in get_args(BlendMode):
             known = ", ".join(get_args(BlendMode))
             raise ValueError(
-                f"the blend mode of layer {self.name!r} must be one of {known}, got {self.blend_mode[:80]!r}"
+                f"the blend mode of layer {self.name!r} must be one of {known}, got {shown(self.blend_mode)}"
             )
 
     @property
@@ -90,13 +92,16 @@ class Layer:
         """The same layer on the canvas' pixels; itself where nothing has to be resampled."""
         if self.is_drawn:
             return self
-        height, width = self.shown_size
-        flips = self.flip_horizontal, self.flip_vertical
-        box = Box(self.x, self.y, width, height, math.degrees(self.rotation), *flips)
-        plain = replace(
-            self, shown_height=None, shown_width=None, rotation=0.0, flip_horizontal=False, flip_vertical=False
-        )
-        return transformed(plain, box)
+        image, mask, degrees = self.image[None], self.mask[None], math.degrees(self.rotation)
+        if self.shown_size != self.size:
+            image, mask = resize_cutout(image, mask, self.shown_size)
+        left, top, right, bottom = _bounds(self, degrees)
+        flips: dict[str, Any] = {"flip_horizontal": self.flip_horizontal, "flip_vertical": self.flip_vertical}
+        where = Placement(x=self.x - left, y=self.y - top, rotation=degrees, **flips)
+        image, mask = move(image, mask, where, (bottom - top, right - left))
+        unturned: dict[str, Any] = {"shown_height": None, "shown_width": None, "rotation": 0.0}
+        unturned |= dict.fromkeys(flips, False)
+        return replace(self, image=image[0], mask=mask[0], x=left, y=top, **unturned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +131,8 @@ class Stack:
 
     def flattened(self, callback: Callback | None = None) -> tuple[Tensor, Tensor]:
         """The visible layers merged into one: straight colour (3, H, W) and alpha (1, H, W), both in [0, 1]."""
-        return _merged([layer for layer in self.layers if layer.visible], self, callback)
+        colour = self.layers[0].image.new_zeros(3, self.height, self.width)
+        return colour, _paint_all([layer for layer in self.layers if layer.visible], colour, callback)
 
     def to_layers(self, rule: str = TOP, callback: Callback | None = None) -> Layers:
         """One layer against the composite of all other visible ones: Layers of batch 1 and the canvas' size.
@@ -138,10 +144,12 @@ class Stack:
         """
         chosen = self.index(rule)
         others = [layer for i, layer in enumerate(self.layers) if layer.visible and i != chosen]
-        colour, alpha = _merged(others, self, callback)
-        front, mask = placed(self.layers[chosen], self.height, self.width)
-        front = blended(front, colour, alpha, self.layers[chosen].blend_mode)
-        return Layers(front[None], _over_white(colour, alpha)[None], mask[None])
+        stacked = self.layers[0].image.new_zeros(1, 7, self.height, self.width)  # large ones are not copied
+        background, alpha = stacked[0, 3:6], _paint_all(others, stacked[0, 3:6], callback)
+        front, stacked[0, 6:] = placed(self.layers[chosen], self.height, self.width)
+        stacked[0, :3] = blended(front, background, alpha, self.layers[chosen].blend_mode)
+        _over_white(background, alpha)
+        return Layers.from_stacked(stacked)
 
     @classmethod
     def from_layers(cls, layers: Layers, names: Sequence[str] = (BACKGROUND, FOREGROUND)) -> Stack:
@@ -155,9 +163,9 @@ class Stack:
         if rule != TOP:
             named = [i for i, layer in enumerate(self.layers) if layer.name == rule]
             if not named:
-                names = ", ".join(_quoted(layer.name) for layer in self.layers)
+                names = ", ".join(shown(layer.name) for layer in self.layers)
                 raise ValueError(
-                    f"no layer is called {_quoted(rule)}; there are {names}, or {TOP!r} for the highest visible one"
+                    f"no layer is called {shown(rule)}; there are {names}, or {TOP!r} for the highest visible one"
                 )
             return named[-1]
         visible = [i for i, layer in enumerate(self.layers) if layer.visible]
@@ -166,43 +174,12 @@ class Stack:
         return visible[-1]
 
 
-@dataclass(frozen=True)
-class Box:
-    """Where a layer is drawn. The flips come first, then the size, then the rotation about the middle of the box."""
-
-    x: float  # of the unturned box's left edge on the canvas, pixels
-    y: float  # of its top edge
-    width: float  # pixels, >= 1
-    height: float
-    rotation: float = 0.0  # degrees clockwise
-    flip_horizontal: bool = False
-    flip_vertical: bool = False
-
-
-def transformed(layer: Layer, box: Box) -> Layer:
-    """A layer drawn into a box: on whole pixels again, with its pixels as they are where nothing needs resampling."""
-    size = max(1, round(box.height)), max(1, round(box.width))
-    image, mask = layer.image[None], layer.mask[None]
-    if size != layer.size:
-        image, mask = resized(image, mask, size)
-    left, top, right, bottom = _bounds(box, size)
-    canvas = image.new_zeros(1, 3, bottom - top, right - left)
-    where = Placement(
-        x=box.x - left,
-        y=box.y - top,
-        rotation=box.rotation,
-        flip_horizontal=box.flip_horizontal,
-        flip_vertical=box.flip_vertical,
-    )
-    drawn = place(Layers(image, image, mask), where, canvas)
-    return replace(layer, image=drawn.foreground[0], mask=drawn.mask[0], x=left, y=top)
-
-
-def _bounds(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The whole pixels that a turned box touches: left, top, right, bottom."""
-    cos, sin = abs(math.cos(math.radians(box.rotation))), abs(math.sin(math.radians(box.rotation)))
-    half_width, half_height = (size[1] * cos + size[0] * sin) / 2, (size[1] * sin + size[0] * cos) / 2
-    x, y = box.x + size[1] / 2, box.y + size[0] / 2
+def _bounds(layer: Layer, degrees: float) -> tuple[int, int, int, int]:
+    """The whole pixels that a turned layer touches: left, top, right, bottom."""
+    height, width = layer.shown_size
+    cos, sin = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
+    half_width, half_height = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
+    x, y = layer.x + width / 2, layer.y + height / 2
     small = 1e-6  # a quarter turn is no reason for another pixel
     left, top = math.floor(x - half_width + small), math.floor(y - half_height + small)
     return left, top, math.ceil(x + half_width - small), math.ceil(y + half_height - small)
@@ -214,14 +191,7 @@ def placed(layer: Layer, height: int, width: int) -> tuple[Tensor, Tensor]:
     Outside the layer's rectangle the mask is 0 and the colour that of its nearest edge pixel.
     """
     layer = layer.drawn
-    mask = layer.mask * layer.opacity
-    if (layer.x, layer.y) == (0, 0) and layer.size == (height, width):
-        return layer.image, mask
-    device = mask.device
-    rows, columns = torch.arange(height, device=device) - layer.y, torch.arange(width, device=device) - layer.x
-    inside = ((rows >= 0) & (rows < layer.size[0]))[:, None] & ((columns >= 0) & (columns < layer.size[1]))
-    rows, columns = rows.clamp(0, layer.size[0] - 1)[:, None], columns.clamp(0, layer.size[1] - 1)
-    return layer.image[:, rows, columns], mask[:, rows, columns] * inside
+    return paste(layer.image, layer.mask * layer.opacity, (layer.y, layer.x), (height, width))
 
 
 def cropped(layer: Layer, height: int, width: int) -> Layer | None:
@@ -235,18 +205,12 @@ def cropped(layer: Layer, height: int, width: int) -> Layer | None:
     return replace(layer, image=layer.image[:, rows, columns], mask=layer.mask[:, rows, columns], x=left, y=top)
 
 
-def _quoted(name: str) -> str:
-    """A name in a sentence."""
-    return repr(name if len(name) <= 80 else f"{name[:80]}...")
-
-
-def _merged(layers: Sequence[Layer], canvas: Stack, callback: Callback | None) -> tuple[Tensor, Tensor]:
-    """Layers from the bottom up on an empty canvas: straight colour (3, H, W) and alpha (1, H, W)."""
-    like = canvas.layers[0].image
-    colour, alpha = like.new_zeros(3, canvas.height, canvas.width), like.new_zeros(1, canvas.height, canvas.width)
+def _paint_all(layers: Sequence[Layer], colour: Tensor, callback: Callback | None) -> Tensor:
+    """Layers from the bottom up on an empty canvas, straight colour (3, H, W); returns their alpha, (1, H, W)."""
+    alpha = colour.new_zeros(1, *colour.shape[1:])
     for layer in layers:
         paint(layer, colour, alpha, callback)
-    return colour, alpha
+    return alpha
 
 
 def _over_white(colour: Tensor, alpha: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
 
 def center_crop(layers: Layers, size: Size) -> Layers:
     """The largest piece around the centre that has the shape of `size`, at that size; nothing is squeezed."""
-    return layers if layers.size == size else Layers.from_stacked(center_crop_stacked(layers.stacked(), size))
+    return layers if layers.size == size else Layers.from_stacked(center_crop_stacked(layers.stacked, size))
 
 
 def center_crop_stacked(stacked: Tensor, size: Size) -> Tensor:

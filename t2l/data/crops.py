@@ -83,7 +83,8 @@ def pixels_from_bytes(batch: Tensor, dtype: torch.dtype = torch.float32) -> Tens
     """A batch of CropBatches, (N, 7, H, W) uint8, as floats in [0, 1], there: x / 255, and 1/2 for a flat mask."""
     is_flat = (batch[:, 6:] == FLAT_MASK).flatten(1).all(dim=1).view(-1, 1, 1, 1)
     pixels = batch.to(dtype) / 255
-    return torch.cat([pixels[:, :6], pixels[:, 6:].masked_fill(is_flat, 0.5)], dim=1)
+    pixels[:, 6:].masked_fill_(is_flat, 0.5)
+    return pixels
 
 
 def _piece(pictures: Pictures, config: CropConfig, generator: torch.Generator) -> Tensor:
@@ -111,5 +112,5 @@ def _piece(pictures: Pictures, config: CropConfig, generator: torch.Generator) -
     if uniform() < 0.5:
         piece = piece.flip(-1)
     if uniform() < config.flat:
-        piece = Layers.flat(Layers.from_stacked(piece.float() / 255).composite()).stacked() * 255
+        piece = Layers.flat(Layers.from_stacked(piece.float() / 255).composite()).stacked * 255
     return piece if piece.dtype == torch.uint8 else piece.round().to(torch.uint8)

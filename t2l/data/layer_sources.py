@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..compositing.bleed import bled
+from ..compositing.bleed import extend_colours
 from ..compositing.stack import TOP, Stack
 from ..io.image import to_image, to_pixels
 from ..io.layer_file import open_layer_file
@@ -75,8 +75,8 @@ def read_layers(source: Source, size: int) -> tuple[Layers, tuple[str, ...]]:
         smaller = round(mask.width * factor), round(mask.height * factor)
         foreground = _scale_down(foreground, smaller, mask if is_cut_out else None)
         background, mask = _scale_down(background, smaller), _scale_down(mask, smaller)
-    layers = Layers(to_pixels(foreground), to_pixels(background), to_pixels(mask))
-    return replace(layers, foreground=bled(layers.foreground, layers.mask)) if is_cut_out else layers, notes
+    colours, shows = to_pixels(foreground), to_pixels(mask)
+    return Layers(extend_colours(colours, shows) if is_cut_out else colours, to_pixels(background), shows), notes
 
 
 def _read_pictures(files: dict[str, Path]) -> FoundLayers:

@@ -92,7 +92,7 @@ def share_error(share: float, count: int) -> float:
 
 def check_finite(layers: Layers, source: str) -> None:
     """Raises ValueError when a layer holds NaN or infinity, which no figure could tell from a missing value."""
-    if not layers.stacked().isfinite().all():
+    if not layers.stacked.isfinite().all():
         raise ValueError(f"{source} gave pictures with values that are not finite; its weights are damaged")
 
 

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..layers import Layers
+from .metrics import mask_iou
+
 
 def edge_contrast(mask: Tensor, picture: Tensor) -> Tensor:
     """How much stronger the picture's edges are along the edge of the mask than everywhere, in units of colour: (N,).
@@ -20,6 +23,24 @@ def edge_contrast(mask: Tensor, picture: Tensor) -> Tensor:
     return (along * seen).sum(dim=(1, 2, 3)) / total.where(total > 0, total.new_tensor(math.nan)) - seen.mean(
         dim=(1, 2, 3)
     )
+
+
+def rank_candidates(
+    layers: Sequence[Layers], masks: Sequence[Tensor] | None = None, errors: Sequence[float] | None = None
+) -> tuple[list[int], list[str]]:
+    """Candidates of batch 1 from the best to the worst, and a line with the figures of each in that order.
+
+    masks: second opinions (1, 1, H, W), which a mask should overlap; without them it should end at edges that are seen.
+    errors: how far each is from the picture that it should make.
+    """
+    if masks is None:
+        name, opinions = "edge contrast", [edge_contrast(x.mask, x.composite()).item() for x in layers]
+    else:
+        name, opinions = "mask IOU", [mask_iou(x.mask, mask).item() for x, mask in zip(layers, masks, strict=True)]
+    figures = {name: opinions} if errors is None else {"recompose error": errors, name: opinions}
+    order = best_first(*([] if errors is None else [errors]), [-opinion for opinion in opinions])
+    lines = [f"{i + 1}: " + ", ".join(f"{name} {values[i]:.3f}" for name, values in figures.items()) for i in order]
+    return order, lines
 
 
 def best_first(*costs: Sequence[float]) -> list[int]:

@@ -142,7 +142,7 @@ def _column(layers: Layers | Image.Image, rows: Sequence[str]) -> list[Image.Ima
     height, width = layers.size
     board = checkerboard(height, width, square=max(4, max(height, width) // 24)).to(layers.foreground)
     shown = {
-        "foreground": Layers(layers.foreground, board, layers.mask).composite(),
+        "foreground": torch.lerp(board, layers.foreground, layers.mask),
         "background": layers.background,
         "mask": layers.mask,
         "composite": layers.composite(),

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..compositing.bleed import bled
+from ..compositing.bleed import extend_colours
 from ..compositing.stack import Layer, Stack, placed
 from .image import clean_stem, layer_images, read_image, save_png, to_image
 from .layer_nodes import Account, Depth, LayerFile, MaskAs, Whole
@@ -104,4 +104,4 @@ def save_png_set(stack: Stack, folder: str | Path, stem: str, texts: Mapping[str
 
 def _cutout(image: Tensor, mask: Tensor) -> Image.Image:
     """Colours (3, H, W) and mask (1, H, W) as RGBA."""
-    return to_image(torch.cat([bled(image[None], mask[None])[0], mask]))
+    return to_image(torch.cat([extend_colours(image[None], mask[None])[0], mask]))

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from ..budget import FILE_BYTES, GROUP_DEPTH, LAYERS, check_regular
-from ..compositing.blend import BlendMode
-from ..compositing.placement import linear_to_srgb
+from ..compositing.blend import BlendMode, linear_to_srgb
 from ..compositing.stack import Layer, Stack, pieces
 from .layer_name import decode_names
 from .layer_nodes import Account, Clipped, Group, Knockout, LayerFile, Mask, Node, Special, Whole

@@ -216,7 +216,7 @@ class LayeredAutoencoder(Autoencoder):
         super().__init__(config, Encoder(config, operations), Decoder(config, operations), operations)
 
     def encode(self, layers: Layers) -> Posterior:
-        return self._posterior(layers.stacked())
+        return self._posterior(layers.stacked)
 
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None, clamp: bool = True) -> Decoded:
         foreground, background, mask, auxiliary = self.decoder(self.post_quant_conv(latents))

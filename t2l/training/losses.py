@@ -246,12 +246,16 @@ def _image_terms(
 
 def _mask_terms(layers: Layers, target: Layers, weights: LossWeights) -> _Terms:
     """The terms of L_mask, and the recomposition."""
-    layers, target = (Layers.from_stacked(at_least_float32(x.stacked())) for x in (layers, target))
+    layers, target = (Layers.from_stacked(at_least_float32(x.stacked)) for x in (layers, target))
     colours = target if weights.composition_inputs == "true" else layers
-    composite = Layers(colours.foreground, colours.background, layers.mask).composite
     return {
         "mask_l1": (weights.mask_l1, lambda: l1(layers.mask, target.mask)),
-        "composition": (weights.composition, lambda: composition_loss(composite(), target.composite())),
+        "composition": (
+            weights.composition,
+            lambda: composition_loss(
+                torch.lerp(colours.background, colours.foreground, layers.mask), target.composite()
+            ),
+        ),
         "laplacian": (
             weights.laplacian,
             lambda: laplacian_loss(layers.mask, target.mask, 3, weights.laplacian_reduction),

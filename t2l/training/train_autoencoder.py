@@ -79,12 +79,12 @@ class Reconstruction(nn.Module):
         super().__init__()
         self.autoencoder = autoencoder
 
-    def forward(self, stacked: Tensor, noise: Tensor, extra: Tensor, halved: bool) -> tuple[Posterior, Decoded]:
-        """stacked (N, 7, H, W), noise (N, C, h, w). halved: decode latents of half the height and width.
+    def forward(self, layers: Layers, noise: Tensor, extra: Tensor, halved: bool) -> tuple[Posterior, Decoded]:
+        """noise: (N, C, h, w). halved: decode latents of half the height and width.
 
         extra: std of more noise than the posterior's own, (N, 1, 1, 1), as a share of the latents' root mean square.
         """
-        posterior = self.autoencoder.encode(Layers.from_stacked(stacked))
+        posterior = self.autoencoder.encode(layers)
         mean, std = at_least_float32(posterior.mean), at_least_float32(posterior.std)
         size = mean.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()  # no use in growing away from the noise
         latents = mean + torch.hypot(std, extra * size) * noise
@@ -205,10 +205,10 @@ class AutoencoderTask(Task):
         """The loss of some samples, its parts, what was decoded and what that should have been."""
         with precision_context(self.device, self.config.precision):
             reference = self._encode_reference(target)
-            posterior, decoded = self.update.network(target.stacked(), noise, extra, halved)
+            posterior, decoded = self.update.network(target, noise, extra, halved)
             pixels = target.foreground[0].numel()  # of what was encoded, whatever is decoded of it
             if halved:
-                target = Layers.from_stacked(_halve(target.stacked()))
+                target = Layers.from_stacked(_halve(target.stacked))
             total, parts = autoencoder_loss(
                 decoded, posterior, target, self.config.loss, self.perceptual, reference, pixels
             )

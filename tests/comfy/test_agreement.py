@@ -55,10 +55,10 @@ print(json.dumps({
     "unet": (predicted - expected).abs().max().item(),
     "sigmas": (model.model.model_sampling.sigmas - sigmas).abs().max().item(),
     "latents": (latents - expected_latents).abs().max().item(),
-    "decoded": (decoded.layers.stacked() - expected_decoded.layers.stacked()).abs().max().item(),
+    "decoded": (decoded.layers.stacked - expected_decoded.layers.stacked).abs().max().item(),
     "auxiliary": (decoded.auxiliary - expected_decoded.auxiliary).abs().max().item(),
     "flat": list(flat.shape),
-    "in_tiles": (in_tiles.layers.stacked() - decoded.layers.stacked()).abs().max().item(),
+    "in_tiles": (in_tiles.layers.stacked - decoded.layers.stacked).abs().max().item(),
     "memory": memory,
 }))
 """

@@ -2,8 +2,8 @@
 
 import torch
 
-from t2l.compositing.bleed import bled, push_pull
-from t2l.compositing.placement import gaussian_blur
+from t2l.compositing.bleed import extend_colours, push_pull
+from t2l.compositing.resample import gaussian_blur
 
 
 def random(*shape, seed=0):
@@ -18,7 +18,7 @@ def soft_square(size=(33, 47)):
 
 def test_bleeding_keeps_what_is_seen_and_stays_between_the_colours_there_are():
     picture, mask = random(1, 3, 33, 47) * 0.5 + 0.25, soft_square()
-    extended = bled(picture, mask)
+    extended = extend_colours(picture, mask)
     seen = (mask >= 0.1).expand_as(picture)
     assert torch.equal(extended[seen], picture[seen])
     assert extended.min() >= 0.25 - 1e-5 and extended.max() <= 0.75 + 1e-5

@@ -11,11 +11,11 @@ from t2l.compositing.edges import (
     box_mean,
     clean_edges,
     clean_layer,
-    foreground_colours,
-    refined_mask,
-    shrunk,
+    free_colours,
+    refine_mask,
+    shrink_mask,
 )
-from t2l.compositing.placement import gaussian_blur
+from t2l.compositing.resample import gaussian_blur
 from t2l.compositing.stack import Layer, Stack
 from t2l.layers import Layers
 
@@ -136,7 +136,7 @@ def test_without_decontaminate_a_mask_that_does_not_grow_keeps_every_colour(sett
 
 
 def test_two_runs_are_equal():
-    first, second = (foreground_colours(smooth_colours(), disc()) for _ in range(2))
+    first, second = (free_colours(smooth_colours(), disc()) for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -146,25 +146,25 @@ def test_two_runs_are_equal():
 def test_shrinking_and_growing_move_a_straight_edge_by_so_many_pixels():
     half = (torch.arange(40) < 20).float().expand(1, 1, 10, 40)
     for pixels in (3.0, 0.5, 0.0, -2.0, -2.25):
-        assert shrunk(half, pixels).sum(dim=-1).flatten().tolist() == pytest.approx([20 - pixels] * 10)
+        assert shrink_mask(half, pixels).sum(dim=-1).flatten().tolist() == pytest.approx([20 - pixels] * 10)
 
 
 def test_growing_a_point_gives_a_disc():
     point = torch.zeros(1, 1, 21, 21)
     point[..., 10, 10] = 1
     y, x = torch.meshgrid(torch.arange(21) - 10, torch.arange(21) - 10, indexing="ij")
-    assert torch.equal(shrunk(point, -7)[0, 0], (x**2 + y**2 <= 49).float())
+    assert torch.equal(shrink_mask(point, -7)[0, 0], (x**2 + y**2 <= 49).float())
 
 
 def test_growing_by_more_than_the_picture_fills_it():
     point = torch.zeros(1, 1, 5, 9)
     point[..., 0, 0] = 0.7
-    assert torch.equal(shrunk(point, -200), torch.full_like(point, 0.7))
+    assert torch.equal(shrink_mask(point, -200), torch.full_like(point, 0.7))
 
 
 def test_shrinking_is_growing_of_what_is_around():
     mask = random(1, 1, 30, 20)
-    torch.testing.assert_close(shrunk(mask, 2.5), 1 - shrunk(1 - mask, -2.5))
+    torch.testing.assert_close(shrink_mask(mask, 2.5), 1 - shrink_mask(1 - mask, -2.5))
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -179,7 +179,7 @@ def test_a_refined_mask_follows_the_picture():
     true = disc(radius=25, soft=0)
     picture = Layers(solid((0.9, 0.5, 0.2)), solid((0.1, 0.3, 0.6)), true).composite()
     rough = gaussian_blur(true, 2.0)
-    refined = refined_mask(rough, picture, radius=6)
+    refined = refine_mask(rough, picture, radius=6)
     assert (refined - true).square().mean() < 0.6 * (rough - true).square().mean()
 
 
@@ -187,7 +187,7 @@ def test_a_mask_that_follows_the_picture_already_is_kept():
     """Where m = a I + b holds, the guided filter's fit is m itself, but for eps."""
     picture = smooth_colours()
     mask = picture[:, :1] * 0.4 + picture[:, 1:2] * 0.5 + 0.05
-    torch.testing.assert_close(refined_mask(mask, picture, 5, eps=1e-8), mask, atol=5e-3, rtol=0)
+    torch.testing.assert_close(refine_mask(mask, picture, 5, eps=1e-8), mask, atol=5e-3, rtol=0)
 
 
 def test_a_box_mean_leaves_out_what_lies_outside():

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from t2l.compositing.fit import fitted, near_size, paints_well
+from t2l.compositing.fit import fit_stack, near_size, paints_well
 from t2l.compositing.stack import Layer, Stack
-from t2l.compositing.upscale import upscaled
+from t2l.compositing.upscale import upscale
 from t2l.evaluation.metrics import mask_iou
 
 SIZES = [(576, 768), (768, 576), (100, 80), (1080, 1920), (256, 256), (257, 513)]
@@ -34,22 +34,22 @@ def test_a_document_keeps_its_aspect_and_has_as_many_pixels_as_in_training(size)
 @pytest.mark.parametrize("size", SIZES)
 def test_what_was_fitted_comes_back_at_its_size_and_place(size, fit):
     stack = disc_on_noise(*size)
-    small, before = fitted(stack, 256, 8, fit)
-    back = upscaled(small, before.height, before.width)
+    small, before = fit_stack(stack, 256, 8, fit)
+    back = upscale(small, before.height, before.width)
     assert paints_well((small.height, small.width), 256)
     assert mask_iou(before.to_layers("disc").mask, back.to_layers("disc").mask).item() > 0.98
     assert fit == "crop" or before is stack
 
 
 def test_crop_keeps_the_middle():
-    _, square = fitted(disc_on_noise(60, 100), 64, 8, "crop")
+    _, square = fit_stack(disc_on_noise(60, 100), 64, 8, "crop")
     assert (square.height, square.width) == (60, 60)
     assert [layer.x for layer in square.layers] == [-20, 5, -35]
 
 
 def test_every_layer_keeps_its_name_opacity_and_blend_mode():
     layer = Layer(image=torch.rand(3, 9, 9), mask=torch.ones(1, 9, 9), name="x", opacity=0.5, blend_mode="screen")
-    (small,) = fitted(Stack(900, 700, (layer,)), 256, 8, "keep aspect")[0].layers
+    (small,) = fit_stack(Stack(900, 700, (layer,)), 256, 8, "keep aspect")[0].layers
     assert (small.name, small.opacity, small.blend_mode) == ("x", 0.5, "screen")
 
 
@@ -70,4 +70,4 @@ def test_sizes_at_which_things_are_torn_or_repeated(size):
 
 def test_another_fit_is_refused():
     with pytest.raises(ValueError, match="fit must be one of keep aspect, crop, stretch, got 'cover'"):
-        fitted(disc_on_noise(64, 64), 64, 8, "cover")
+        fit_stack(disc_on_noise(64, 64), 64, 8, "cover")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t2l import cli
-from t2l.compositing.recompose import agreement, difference_picture, made_to_agree
+from t2l.compositing.recompose import agreement, correct_layers, difference_picture
 from t2l.compositing.stack import Stack
 from t2l.io.image import save_png, to_image
 from t2l.io.layer_file import save_layer_file
@@ -23,9 +23,9 @@ def random_picture(like):
 
 def test_corrected_layers_make_the_picture():
     layers = random_layers()
-    corrected = made_to_agree(layers, random_picture(layers))
+    corrected = correct_layers(layers, random_picture(layers))
     assert agreement(corrected.composite(), random_picture(layers)).max < 0.01
-    assert corrected.stacked().min() >= 0 and corrected.stacked().max() <= 1
+    assert corrected.stacked.min() >= 0 and corrected.stacked.max() <= 1
     assert torch.equal(corrected.mask, layers.mask)
 
 
@@ -35,19 +35,19 @@ def test_any_picture_can_be_made_whatever_the_mask(mask, colour):
     layers = random_layers()
     layers = Layers(layers.foreground, layers.background, torch.full_like(layers.mask, mask))
     picture = torch.full_like(layers.foreground, colour)
-    assert agreement(made_to_agree(layers, picture).composite(), picture).max < 0.01
+    assert agreement(correct_layers(layers, picture).composite(), picture).max < 0.01
 
 
 def test_layers_that_agree_already_do_not_change():
     layers = random_layers()
-    same = made_to_agree(layers, layers.composite())
-    torch.testing.assert_close(same.stacked(), layers.stacked(), atol=1e-6, rtol=0)
+    same = correct_layers(layers, layers.composite())
+    torch.testing.assert_close(same.stacked, layers.stacked, atol=1e-6, rtol=0)
 
 
 def test_what_is_not_seen_does_not_change():
     layers = random_layers()
     front = Layers(layers.foreground, layers.background, torch.ones_like(layers.mask))
-    corrected = made_to_agree(front, random_picture(layers))
+    corrected = correct_layers(front, random_picture(layers))
     assert torch.equal(corrected.background, layers.background)
     torch.testing.assert_close(corrected.foreground, random_picture(layers))
 
@@ -55,7 +55,7 @@ def test_what_is_not_seen_does_not_change():
 def test_no_nearer_layers_make_the_picture():
     """Every other point of the line m F + (1 - m) B = C inside [0, 1] is farther from where the layers were."""
     layers = random_layers(size=(30, 30))
-    nearest = made_to_agree(layers, random_picture(layers))
+    nearest = correct_layers(layers, random_picture(layers))
 
     def distance(x):
         return (x.foreground - layers.foreground).square() + (x.background - layers.background).square()
@@ -64,7 +64,7 @@ def test_no_nearer_layers_make_the_picture():
         other = Layers(
             nearest.foreground + step * (1 - nearest.mask), nearest.background - step * nearest.mask, layers.mask
         )
-        inside = ((other.stacked() >= 0) & (other.stacked() <= 1))[:, :6]
+        inside = ((other.stacked >= 0) & (other.stacked <= 1))[:, :6]
         inside = inside[:, :3] & inside[:, 3:]
         assert inside.any() and (distance(other)[inside] >= distance(nearest)[inside] - 1e-5).all()
 
@@ -80,7 +80,7 @@ def test_agreement_counts_in_steps_of_an_eight_bit_file():
 def test_layers_written_with_eight_bits_agree_to_one_step():
     """Rounding F, B and m moves the composite by at most half a step each, and the mask's by |F - B| of one."""
     layers = random_layers(size=(64, 64))
-    file = Layers.from_stacked((layers.stacked() * 255).round() / 255)
+    file = Layers.from_stacked((layers.stacked * 255).round() / 255)
     assert agreement(file.composite(), layers.composite()).max <= 1
 
 

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from t2l.compositing.placement import Placement, compose, place
-from t2l.compositing.shadow import MOST, Shadow, ground_shadow, shadowed, things
-from t2l.layers import Layers
+from t2l.compositing.placement import Placement, compose, move
+from t2l.compositing.shadow import MOST, Shadow, cast_shadow, find_things, ground_shadow
 
 CAST = Shadow(strength=0.8)
 
@@ -23,22 +22,21 @@ def ground(n=1, size=(80, 96)):
 
 def test_without_strength_the_background_itself_comes_back():
     background = ground()
-    assert shadowed(background, ball(), Shadow()) is background
+    assert cast_shadow(background, ball(), Shadow()) is background
 
 
 @pytest.mark.parametrize("colour_space", ["srgb", "linear"])
 def test_a_shadow_never_brightens_and_leaves_what_is_far_away(colour_space):
     background = ground()
-    found = shadowed(background, ball(), CAST, colour_space)
+    found = cast_shadow(background, ball(), CAST, colour_space)
     assert (found <= background).all() and (found >= 0).all()
     assert torch.equal(found[..., :8, :], background[..., :8, :]), "above the thing there is no ground"
 
 
 def test_where_the_mask_is_one_the_picture_does_not_change():
-    layers = Layers(ground(), ground().flip(-1), ball())
-    dark = shadowed(layers.background, layers.mask, CAST)
-    inside = (layers.mask == 1).expand(-1, 3, -1, -1)
-    plain, cast = compose(layers, Placement()), compose(layers, Placement(), dark)
+    layers = ground(), ball(), ground().flip(-1)
+    inside = (ball() == 1).expand(-1, 3, -1, -1)
+    plain, cast = compose(*layers, Placement())[0], compose(*layers, Placement(), CAST)[0]
     assert torch.equal(cast[inside], plain[inside]) and not torch.equal(cast, plain)
 
 
@@ -80,7 +78,7 @@ def test_softer_is_wider_and_harder_narrower():
 def test_things_beside_one_another_stand_on_their_own_ground():
     both = torch.maximum(ball(x=24, y=20, radius=10), ball(x=72, y=50, radius=10))
     loss = ground_shadow(both[0], CAST)[0, 0]
-    assert things(both[0, 0]) == [(14, 34), (62, 82)]
+    assert find_things(both[0, 0]) == [(14, 34), (62, 82)]
     assert loss[30, 24] > 0.5 and loss[60, 72] > 0.5 and loss[60, 24] < 0.05
 
 
@@ -107,9 +105,9 @@ def test_specks_cast_none():
 @pytest.mark.parametrize(("n", "masks"), [(3, 1), (1, 3), (3, 3)])
 def test_a_batch_is_its_items_one_by_one(n, masks):
     mask = torch.cat([ball(radius=8 + i) for i in range(masks)])
-    found = shadowed(ground(n), mask, CAST)
+    found = cast_shadow(ground(n), mask, CAST)
     for i in range(3):
-        one = shadowed(ground(n)[min(i, n - 1)][None], mask[min(i, masks - 1)][None], CAST)
+        one = cast_shadow(ground(n)[min(i, n - 1)][None], mask[min(i, masks - 1)][None], CAST)
         torch.testing.assert_close(found[i : i + 1], one)
 
 
@@ -122,9 +120,8 @@ def test_a_large_picture_has_the_shadow_of_a_small_one():
 
 @pytest.mark.parametrize("opacity", [0.1, 0.7])
 def test_a_faded_thing_casts_the_same_shadow_as_faint(opacity):
-    layers = Layers(ground(), ground(), ball())
-    faint = place(layers, Placement(opacity=opacity)).mask
-    torch.testing.assert_close(ground_shadow(faint[0], CAST), opacity * ground_shadow(layers.mask[0], CAST))
+    faint = move(ground(), ball(), Placement(opacity=opacity), (80, 96))[1]
+    torch.testing.assert_close(ground_shadow(faint[0], CAST), opacity * ground_shadow(ball()[0], CAST))
 
 
 @pytest.mark.parametrize(
@@ -138,6 +135,6 @@ def test_a_shadow_that_cannot_be_is_refused(values, message):
 def test_a_mask_of_stripes_has_no_more_things_than_take_a_moment():
     stripes = torch.zeros(64, 1024)
     stripes[:, ::2] = 1
-    assert len(things(stripes)) == MOST
+    assert len(find_things(stripes)) == MOST
     stripes[:, :100] = 1
-    assert things(stripes)[0] == (0, 101)
+    assert find_things(stripes)[0] == (0, 101)

@@ -3,8 +3,8 @@ import torch
 
 from t2l.compositing.bleed import push_pull
 from t2l.compositing.fill import fill
-from t2l.compositing.placement import gaussian_blur
-from t2l.compositing.split import SplitConfig, hole_of, split
+from t2l.compositing.resample import gaussian_blur
+from t2l.compositing.split import SplitConfig, find_hole, split
 
 
 def composite(size: int = 96) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -35,7 +35,7 @@ def test_the_colours_at_a_soft_edge_are_at_most_half_as_wrong_as_a_plain_copy():
 def test_the_composite_is_the_picture_where_the_mask_is_1_and_outside_of_the_hole():
     _, _, mask, picture = composite()
     layers = split(picture, mask)
-    exact = (mask == 1) | ((mask == 0) & (hole_of(mask) == 0))
+    exact = (mask == 1) | ((mask == 0) & (find_hole(mask) == 0))
     assert exact.float().mean() > 0.5
     assert torch.equal(layers.composite() * exact, picture * exact) and torch.equal(layers.mask, mask)
 
@@ -58,21 +58,21 @@ def test_the_papers_plain_copy_is_the_picture_above_the_threshold_and_goes_on_be
 def test_the_hole_reaches_beyond_the_mask_by_pixels_of_a_picture_of_512():
     mask = torch.zeros(1, 1, 256, 256)
     mask[..., 128, 128] = 1
-    hole = hole_of(mask, SplitConfig(dilation=20))
+    hole = find_hole(mask, SplitConfig(dilation=20))
     assert hole[0, 0, 128].sum() == 21 and hole[0, 0, 128, 118] == 1 and hole[0, 0, 118, 118] == 0
 
 
 def test_the_hole_of_a_large_picture_holds_that_of_a_small_one():
     mask = torch.zeros(1, 1, 1500, 2000)
     mask[..., 700, 1000] = 1
-    hole = hole_of(mask)
+    hole = find_hole(mask)
     assert hole[0, 0, 700, 1000] == 1 and 45 <= hole[0, 0, 700].sum() <= 55
 
 
 def test_an_inpainter_gets_the_picture_and_the_hole():
     _, _, mask, picture = composite()
     background = split(picture, mask, inpaint=lambda x, hole: torch.where(hole > 0, torch.zeros_like(x), x)).background
-    assert torch.equal(background, picture * (1 - hole_of(mask)))
+    assert torch.equal(background, picture * (1 - find_hole(mask)))
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])

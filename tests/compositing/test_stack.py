@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from t2l.compositing.blend import BlendMode, blend
-from t2l.compositing.stack import Box, Layer, Stack, pieces, transformed
+from t2l.compositing.stack import Layer, Stack, pieces
 from t2l.layers import Layers
 
 
@@ -24,7 +24,7 @@ def test_layers_become_a_stack_that_composes_to_the_same_picture_bit_for_bit():
 
 @pytest.mark.parametrize("rule", ["top", "foreground"])
 def test_layers_come_back_from_a_stack_bit_for_bit(rule):
-    assert torch.equal(Stack.from_layers(random_layers()).to_layers(rule).stacked(), random_layers().stacked())
+    assert torch.equal(Stack.from_layers(random_layers()).to_layers(rule).stacked, random_layers().stacked)
 
 
 @pytest.mark.parametrize("blend_mode", ["normal", "multiply", "luminosity"])
@@ -133,7 +133,7 @@ def test_every_blend_mode_stays_within_the_range_also_at_its_ends():
 def test_a_white_cut_out_that_is_scaled_has_no_fringe_of_what_it_hides(size):
     mask = torch.zeros(1, 12, 12)
     mask[:, 3:9, 3:9] = 1
-    layer = transformed(Layer(image=mask.expand(3, -1, -1), mask=mask), Box(0, 0, *size))
+    layer = Layer(image=mask.expand(3, -1, -1), mask=mask, shown_height=size[0], shown_width=size[1]).drawn
     assert layer.size == size and layer.image[:, layer.mask[0] > 0.01].min() > 0.9999
 
 
@@ -158,7 +158,7 @@ def test_a_layer_shown_at_another_size_composites_as_the_drawn_one():
     base = layer(0.3, 0.7, x=1, y=2, shown_height=9, shown_width=4, rotation=0.4, opacity=0.6, blend_mode="multiply")
     stack = Stack(14, 13, (layer(0.8, size=(14, 13)), base))
     assert torch.equal(stack.composite(), stack.drawn.composite())
-    assert torch.equal(stack.to_layers().stacked(), stack.drawn.to_layers().stacked())
+    assert torch.equal(stack.to_layers().stacked, stack.drawn.to_layers().stacked)
     assert all(x.is_drawn for x in stack.drawn.layers)
 
 
@@ -177,9 +177,9 @@ def test_a_picture_stacked_in_pieces_is_the_same(monkeypatch, piece, blend_mode)
         for i in range(3)
     ]
     stack = Stack(7, 9, tuple(layers))
-    whole = stack.composite(), stack.to_layers().stacked()
+    whole = stack.composite(), stack.to_layers().stacked
     monkeypatch.setattr("t2l.compositing.stack.PIECE", piece)
-    torch.testing.assert_close((stack.composite(), stack.to_layers().stacked()), whole)
+    torch.testing.assert_close((stack.composite(), stack.to_layers().stacked), whole)
 
 
 def test_pieces_cover_every_pixel_once(monkeypatch):

@@ -45,14 +45,14 @@ def test_a_picture_goes_to_the_nearest_aspect_and_its_transpose_to_the_transpose
 def test_a_picture_that_fits_is_left_alone_and_a_larger_one_loses_only_its_borders():
     picture = layers(40, 60)
     assert center_crop(picture, (40, 60)) is picture
-    assert torch.equal(center_crop(picture, (40, 40)).stacked(), picture.stacked()[..., 10:50])
-    assert torch.equal(center_crop(picture, (20, 60)).stacked(), picture.stacked()[..., 10:30, :])
+    assert torch.equal(center_crop(picture, (40, 40)).stacked, picture.stacked[..., 10:50])
+    assert torch.equal(center_crop(picture, (20, 60)).stacked, picture.stacked[..., 10:30, :])
 
 
 def test_nothing_is_squeezed():
     """Slopes along both sides stay equal where a picture of another shape is made smaller."""
     y, x = torch.meshgrid(torch.arange(90.0), torch.arange(200.0), indexing="ij")
-    found = center_crop(Layers.from_stacked(((x + y) / 300).expand(1, 7, 90, 200)), (30, 30)).stacked()
+    found = center_crop(Layers.from_stacked(((x + y) / 300).expand(1, 7, 90, 200)), (30, 30)).stacked
     inner = found[..., 2:-2, 2:-2]
     torch.testing.assert_close(inner.diff(dim=-1), torch.full_like(inner.diff(dim=-1), 3 / 300), atol=1e-5, rtol=0)
     torch.testing.assert_close(inner.diff(dim=-2), torch.full_like(inner.diff(dim=-2), 3 / 300), atol=1e-5, rtol=0)
@@ -60,7 +60,7 @@ def test_nothing_is_squeezed():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 3)])
 def test_pictures_of_a_pixel_and_strips_are_filled(size):
-    found = center_crop(layers(*size), (16, 24)).stacked()
+    found = center_crop(layers(*size), (16, 24)).stacked
     assert found.shape == (1, 7, 16, 24) and found.isfinite().all()
 
 

@@ -32,7 +32,7 @@ def first_version(shards, config, seed, step, order):
     """Its rule, written out on floats, for pictures in another order."""
     pieces = []
     for number in range(config.batch_size):
-        stacked = shards[order[number // config.crops_per_example]].layers.stacked()
+        stacked = shards[order[number // config.crops_per_example]].layers.stacked
         generator = sample_generator(seed, step * config.batch_size + number, "crop")
         uniform = lambda generator=generator: float(torch.rand((), generator=generator))  # noqa: E731
         size, largest = config.crop, min(stacked.shape[-2:])
@@ -48,7 +48,7 @@ def first_version(shards, config, seed, step, order):
         if uniform() < 0.5:
             piece = piece.flip(-1)
         if uniform() < config.flat:
-            piece = Layers.flat(Layers.from_stacked(piece).composite()).stacked()
+            piece = Layers.flat(Layers.from_stacked(piece).composite()).stacked
         pieces.append(piece)
     return torch.cat(pieces)
 

@@ -25,7 +25,7 @@ from t2l.layers import Layers
 
 def encode(layers):
     """A posterior that is easy to know: means of 8 x 8 pixels, and their squares as deviation."""
-    mean = F.avg_pool2d(layers.stacked(), 8)
+    mean = F.avg_pool2d(layers.stacked, 8)
     return mean, mean.square()
 
 
@@ -225,7 +225,7 @@ def test_pictures_of_one_bucket_are_read_together_in_the_order_asked_for(shapes,
 def test_without_buckets_a_picture_of_another_shape_is_cropped_to_a_square(shapes, tmp_path):
     cache(shapes, tmp_path / "out")
     found, shards = Latents(tmp_path / "out").read(torch.arange(8))[0], Shards(shapes)
-    wide = shards[3].layers.stacked()[..., 92:108]  # 16 x 200
+    wide = shards[3].layers.stacked[..., 92:108]  # 16 x 200
     assert torch.equal(found[3], encode(Layers.from_stacked(wide))[0][0].half().float())
 
 

@@ -66,7 +66,7 @@ def test_other_sets_another_order_and_other_repeats_are_other_data(folders):
 
 def test_a_cache_of_several_sets_holds_them_all_and_refuses_others(folders, tmp_path):
     def encode(layers):
-        mean = layers.stacked()[..., ::8, ::8]
+        mean = layers.stacked[..., ::8, ::8]
         return mean, mean.square()
 
     (tmp_path / "m.safetensors").write_bytes(b"weights")

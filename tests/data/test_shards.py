@@ -85,7 +85,7 @@ def test_what_is_decoded_is_what_the_layers_are(folder):
     for number in range(3):
         pixels = [np.array(picture).reshape(16, 16, -1) for picture in Shards(folder).pictures(number)]
         stacked = torch.from_numpy(np.concatenate(pixels, axis=2)).permute(2, 0, 1)[None]
-        assert torch.equal(stacked.float() / 255, Shards(folder)[number].layers.stacked())
+        assert torch.equal(stacked.float() / 255, Shards(folder)[number].layers.stacked)
 
 
 def test_any_number_of_shards_is_read_with_no_file_left_open(tmp_path):

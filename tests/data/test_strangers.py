@@ -224,7 +224,7 @@ def test_a_shard_that_is_a_pipe_is_not_waited_for(ending, tmp_path):
 @pytest.fixture
 def cache(tmp_path):
     def encode(layers):
-        mean = layers.stacked()[..., ::8, ::8]
+        mean = layers.stacked[..., ::8, ::8]
         return mean, mean.square()
 
     write_shard(tmp_path / "data", 0, [example(number) for number in range(3)])

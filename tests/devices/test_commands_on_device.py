@@ -180,17 +180,17 @@ def model(unet_run, tmp_path):
 @pytest.mark.parametrize("sampler", ["sde", "dpm", "ddim"])
 def test_a_picture_is_the_same_on_every_device(second, model, sampler):
     config = replace(PICTURE, sampler=sampler, num_steps=3)
-    here = generate(model, ["a cup"], config).layers.stacked()
-    there = generate(model.to(second), ["a cup"], config).layers.stacked()
+    here = generate(model, ["a cup"], config).layers.stacked
+    there = generate(model.to(second), ["a cup"], config).layers.stacked
     assert there.device.type == "cpu"
     torch.testing.assert_close(here, there, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "unet", "text_encoder"])
 def test_a_picture_is_drawn_with_one_network_on_another_device(second, model, part):
-    here = generate(model, ["a cup"], PICTURE).layers.stacked()
+    here = generate(model, ["a cup"], PICTURE).layers.stacked
     getattr(model, part).to(second)
-    torch.testing.assert_close(here, generate(model, ["a cup"], PICTURE).layers.stacked(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(here, generate(model, ["a cup"], PICTURE).layers.stacked, atol=1e-4, rtol=0)
 
 
 PLANTED = {

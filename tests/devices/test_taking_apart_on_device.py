@@ -49,7 +49,7 @@ def test_a_picture_is_taken_apart_where_it_lies(second, given):
     parts = (picture, mask, picture.flip(-1)) if given else (picture, mask)
     here, there = (split(*(x.to(device) for x in parts)) for device in ("cpu", second))
     assert there.mask.device == second
-    torch.testing.assert_close(there.to("cpu").stacked(), here.stacked(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(there.to("cpu").stacked, here.stacked, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["mask", "inpainting"])

@@ -39,7 +39,7 @@ class Damaging:
         return iter([torch.zeros(1)])
 
     def encode(self, layers):
-        return type("Posterior", (), {"mean": layers.stacked()})
+        return type("Posterior", (), {"mean": layers.stacked})
 
     def decode(self, latents, size):
         layers = Layers.from_stacked(latents)

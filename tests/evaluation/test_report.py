@@ -176,7 +176,7 @@ def own_data(tmp_path):
 
     def of_a_shape(i):
         size = [(64, 80), (100, 72)][i % 2]
-        stacked = F.interpolate(example(i).layers.stacked(), size, mode="nearest")
+        stacked = F.interpolate(example(i).layers.stacked, size, mode="nearest")
         return replace(wordless(i), layers=Layers.from_stacked(stacked))
 
     write_shard(tmp_path / "own" / "train", 0, [of_a_shape(i) for i in range(12)])

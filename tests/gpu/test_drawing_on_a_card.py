@@ -41,8 +41,8 @@ def exact():
 @pytest.mark.parametrize("sampler", ["ddim", "sde"])
 def test_a_picture_is_the_cpus(model, exact, sampler, figures):
     config = GenerateConfig(num_steps=10, sampler=sampler)
-    here = generate(model, PROMPTS, config).layers.stacked()
-    there = generate(model.to("cuda", torch.float32), PROMPTS, config).layers.stacked()
+    here = generate(model, PROMPTS, config).layers.stacked
+    there = generate(model.to("cuda", torch.float32), PROMPTS, config).layers.stacked
     figures[f"picture on the card against the CPU's, fp32, {sampler}: mean difference"] = float(
         (here - there).abs().mean()
     )
@@ -52,8 +52,8 @@ def test_a_picture_is_the_cpus(model, exact, sampler, figures):
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def test_half_precision_draws_nearly_the_same(model, dtype):
     config = GenerateConfig(num_steps=10, sampler="ddim")
-    whole = generate(model.to("cuda", torch.float32), PROMPTS, config).layers.stacked()
-    half = generate(model.to("cuda", DTYPES[dtype]), PROMPTS, config).layers.stacked()
+    whole = generate(model.to("cuda", torch.float32), PROMPTS, config).layers.stacked
+    half = generate(model.to("cuda", DTYPES[dtype]), PROMPTS, config).layers.stacked
     assert half.isfinite().all() and (whole - half).abs().mean() < HALF
 
 

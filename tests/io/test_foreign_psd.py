@@ -11,7 +11,7 @@ import pytest
 import torch
 from psd_tools import PSDImage
 
-from t2l.compositing.placement import linear_to_srgb
+from t2l.compositing.blend import linear_to_srgb
 from t2l.io.layer_nodes import LayerFile
 from t2l.io.psd_read import open_psd
 

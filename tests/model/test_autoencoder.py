@@ -95,8 +95,8 @@ def test_folding_batchnorm_keeps_the_pictures():
     model = small()
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        before = model.decode(latents, clamp=False).layers.stacked()
-        after = model.fold_batchnorm().decode(latents, clamp=False).layers.stacked()
+        before = model.decode(latents, clamp=False).layers.stacked
+        after = model.fold_batchnorm().decode(latents, clamp=False).layers.stacked
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
     assert not any("bn" in name for name in model.state_dict())
     model.fold_batchnorm()  # folding twice is folding once
@@ -106,7 +106,7 @@ def test_standardized_latents_have_zero_mean_and_unit_variance_and_give_the_same
     model, target = small().double(), layers(dtype=torch.float64)
 
     def drawn(posterior):
-        return model.decode(posterior.sample(torch.Generator().manual_seed(0)), clamp=False).layers.stacked()
+        return model.decode(posterior.sample(torch.Generator().manual_seed(0)), clamp=False).layers.stacked
 
     with torch.no_grad():
         before = model.encode(target)
@@ -152,7 +152,7 @@ def test_without_the_auxiliary_head_there_is_no_last_layer_and_the_layers_stay()
     latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         decoded = without.decode(latents)
-        torch.testing.assert_close(decoded.layers.stacked(), with_it.decode(latents).layers.stacked())
+        torch.testing.assert_close(decoded.layers.stacked, with_it.decode(latents).layers.stacked)
     assert decoded.auxiliary is None
 
 
@@ -161,7 +161,7 @@ def test_pictures_are_clamped_unless_training_asks_for_the_gradient():
     for head in model.decoder.heads().values():
         head.conv2.weight.data.mul_(10)
     with torch.no_grad():
-        free, clamped = (model.decode(latents, clamp=clamp).layers.stacked() for clamp in (False, True))
+        free, clamped = (model.decode(latents, clamp=clamp).layers.stacked for clamp in (False, True))
     assert free.min() < 0 and free.max() > 1
     torch.testing.assert_close(clamped, free.clamp(0, 1))
 

@@ -67,7 +67,7 @@ def test_the_first_output_is_the_background_with_nothing_in_front(stable_diffusi
 def test_what_starts_at_zero_can_be_learnt(stable_diffusion):
     ours, target = autoencoder_from_sd(stable_diffusion.path, joint()).train(), layers()
     decoded = ours.decode(ours.encode(target).mean, clamp=False)
-    (decoded.layers.stacked() - target.stacked()).abs().mean().backward()
+    (decoded.layers.stacked - target.stacked).abs().mean().backward()
     assert (ours.encoder.first.weight.grad.abs().amax(dim=(0, 2, 3)) > 0).all()
     assert all((head.conv2.weight.grad.abs().amax(dim=(0, 2, 3)) > 0).all() for head in ours.decoder.heads().values())
 

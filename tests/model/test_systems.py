@@ -47,7 +47,7 @@ def test_separate_latents_are_those_of_foreground_background_and_grey_mask_side_
     torch.testing.assert_close(separate.encode(target).mean, expected)
     decoded = separate.decode(expected, clamp=False)
     alone = [on_composite(separate).decode(part, clamp=False).auxiliary for part in expected.chunk(3, dim=1)]
-    torch.testing.assert_close(decoded.layers.stacked(), torch.cat([*alone[:2], alone[2].mean(1, keepdim=True)], dim=1))
+    torch.testing.assert_close(decoded.layers.stacked, torch.cat([*alone[:2], alone[2].mean(1, keepdim=True)], dim=1))
     assert decoded.auxiliary is None
 
 
@@ -76,13 +76,13 @@ def test_any_size_comes_back(layout, size):
 def test_standardized_latents_have_unit_variance_over_all_layers_and_give_the_same_pictures(layout):
     model, target = small(layout).double(), layers(dtype=torch.float64)
     before = model.encode(target).mean
-    pictures = model.decode(before, clamp=False).layers.stacked()
+    pictures = model.decode(before, clamp=False).layers.stacked
     after = (
         model.standardize_latents(before.mean(dim=(0, 2, 3)), before.std(dim=(0, 2, 3), correction=0))
         .encode(target)
         .mean
     )
-    torch.testing.assert_close(model.decode(after, clamp=False).layers.stacked(), pictures)
+    torch.testing.assert_close(model.decode(after, clamp=False).layers.stacked, pictures)
     scaled = torch.cat((after * model.config.latent_scale).split(4, dim=1))
     torch.testing.assert_close(scaled.mean(dim=(0, 2, 3)), torch.zeros(4, dtype=torch.float64))
     torch.testing.assert_close(scaled.std(dim=(0, 2, 3), correction=0), torch.ones(4, dtype=torch.float64))
@@ -120,7 +120,7 @@ def test_a_whole_model_of_every_layout_is_saved_loaded_and_draws(layout, tmp_pat
     loaded = Text2Layer.load(tmp_path / "x.safetensors")
     config = GenerateConfig(height=64, width=72, num_steps=1)
     drawn = [generate(m, ["a cat"], config).layers for m in (model, loaded)]
-    torch.testing.assert_close(drawn[0].stacked(), drawn[1].stacked())
+    torch.testing.assert_close(drawn[0].stacked, drawn[1].stacked)
     assert drawn[0].size == (64, 72) and loaded.info["system"] == "SD-AE-UNet"
 
 

@@ -75,7 +75,7 @@ def outputs(model):
     eps = model.unet(x, torch.tensor([1, 900]), encoder_hidden_states=conditioning).sample
     posterior = model.autoencoder.encode(Layers.from_stacked(pixels))
     decoded = model.autoencoder.decode(x)
-    return [conditioning, eps, posterior.mean, posterior.logvar, decoded.layers.stacked(), decoded.auxiliary]
+    return [conditioning, eps, posterior.mean, posterior.logvar, decoded.layers.stacked, decoded.auxiliary]
 
 
 def test_a_saved_model_comes_back_with_the_same_outputs(model, file):
@@ -134,7 +134,7 @@ def test_the_flat_input_is_the_layered_one_for_a_flat_picture():
     flat = torch.nn.functional.conv2d(
         2 * image - 1, conv["encoder.conv_in.weight"], conv["encoder.conv_in.bias"], padding=1
     )
-    torch.testing.assert_close(flat, encoder.encoder.conv_in_layers(2 * Layers.flat(image).stacked() - 1))
+    torch.testing.assert_close(flat, encoder.encoder.conv_in_layers(2 * Layers.flat(image).stacked - 1))
 
 
 @pytest.mark.parametrize("values", [{"norm": "none"}, {"patch": 2}])
@@ -150,7 +150,7 @@ def test_an_autoencoder_alone_comes_back(values, fold, tmp_path):
     save_autoencoder(saved, tmp_path / "x.safetensors", {"steps": "5"}, fold=fold)
     loaded = load_autoencoder(tmp_path / "x.safetensors")
     latents = torch.randn(1, 4, 4, 4)
-    found, expected = (a.decode(latents).layers.stacked() for a in (loaded, saved))
+    found, expected = (a.decode(latents).layers.stacked for a in (loaded, saved))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert loaded.config == saved.config and read_metadata(tmp_path / "x.safetensors")["steps"] == "5"
     assert isinstance(loaded.decoder.head_mask.bn, torch.nn.Identity) == fold
@@ -159,7 +159,7 @@ def test_an_autoencoder_alone_comes_back(values, fold, tmp_path):
 @torch.no_grad()
 def test_the_autoencoder_of_a_whole_checkpoint_can_be_loaded_alone(model, file):
     latents = torch.randn(1, 4, 4, 4)
-    found, expected = (a.decode(latents).layers.stacked() for a in (load_autoencoder(file), model.autoencoder))
+    found, expected = (a.decode(latents).layers.stacked for a in (load_autoencoder(file), model.autoencoder))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 

@@ -76,8 +76,8 @@ def test_noise_on_latents_is_a_share_of_their_size_and_adds_to_the_posteriors_ow
     network = autoencoder_room.Reconstruction(trainer.model)
     noise, extra = trainer._noise(layers, 3)
     with torch.no_grad():
-        posterior, _ = network(layers.stacked(), noise, extra, False)
-        network(layers.stacked(), noise, torch.zeros_like(extra), False)
+        posterior, _ = network(layers, noise, extra, False)
+        network(layers, noise, torch.zeros_like(extra), False)
     added = extra.flatten() * posterior.mean.square().mean(dim=(1, 2, 3)).sqrt()
     std = (posterior.std.square() + added.square().view(-1, 1, 1, 1)).sqrt()
     torch.testing.assert_close(decoded[0], posterior.mean + std * noise)

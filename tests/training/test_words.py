@@ -49,7 +49,7 @@ def test_new_words_get_rows_are_named_and_change_no_picture_before_training(unet
     assert set(after.text_encoder.config.token_ids) == set(Tokenizer().ids_in(NEW))
     draw = GenerateConfig(height=64, width=64, num_steps=2)
     ours, theirs = (generate(model, [*NEW, "something else"], draw).layers for model in (before, after))
-    assert torch.equal(ours.stacked(), theirs.stacked())
+    assert torch.equal(ours.stacked, theirs.stacked)
 
 
 def test_a_list_of_new_words_is_cut_and_counted(unet_config, start):

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...compositing.split import SplitConfig, hole_of, split
+from ...compositing.split import SplitConfig, find_hole, split
 from ...config import check_ranges
 from ...io.image import to_pixels
 from ...io.picture_file import BROKEN, Unreadable, decode_colours
@@ -339,7 +339,7 @@ class FindSubject(PerBatch):
         sample = replace(sample, mask=mask)
         if mask.max() <= self.config.threshold:
             return sample.dropped("mask", f"has no subject: its mask is {mask.max():.2f} at most")
-        if bool(hole_of(mask, self.config).all()):
+        if bool(find_hole(mask, self.config).all()):
             return sample.dropped("mask", "is all subject: nothing is left of a background")
         return sample
 
@@ -354,7 +354,7 @@ class SplitLayers(PerBatch):
     def compute(self, batch: Sequence[Sample]) -> list[Item]:
         pictures, masks = self.joined(map(_picture, batch)), self.joined(map(_mask, batch))
         layers = split(pictures, masks, inpaint=self.models.inpaint, config=self.config).to("cpu", torch.float32)
-        _check_answer("inpainting", layers.stacked(), (len(batch), 7, *pictures.shape[2:]))
+        _check_answer("inpainting", layers.stacked, (len(batch), 7, *pictures.shape[2:]))
         return [replace(sample, layers=layers[row : row + 1]) for row, sample in enumerate(batch)]
 
 

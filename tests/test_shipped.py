@@ -137,12 +137,10 @@ def test_the_command_writes_every_picture_and_stays_under_two_gigabytes(tmp_path
 
 
 def listed(path):
-    """The lists of words in a page: what follows `- 126 things: `, without the full stop."""
+    """The lists of words in a page: what follows `- 126 things: `, on any number of lines, without the full stop."""
     text = (REPOSITORY / path).read_text(encoding="utf-8")
-    return [
-        line.strip("。.")
-        for line in re.findall(r"^- (?:\d+ [^ ,.]+|Colours|颜色)[:：] ?(.+)$", text, flags=re.MULTILINE)
-    ]
+    items = re.findall(r"^- (?:\d+ [^ ,.]+|Colours|颜色)[:：] ?(.+(?:\n  .+)*)$", text, flags=re.MULTILINE)
+    return [" ".join(item.split()).strip("。.") for item in items]
 
 
 @pytest.mark.parametrize("path", ["models/README.md", *(f"web/docs/T2L_LoadCheckpoint/{x}.md" for x in ("en", "zh"))])

@@ -2,9 +2,10 @@
 
     python benchmarks/fill.py PHOTOGRAPHS CUTOUTS [--pictures N] [--sheet FILE.jpg]
 
-PHOTOGRAPHS: a folder of pictures; CUTOUTS: a folder of pictures with transparency. For each way to fill: L1 inside the hole
-in 1/255, LPIPS over its share of the picture, processor seconds on one thread; 512 x 512. The sheet shows the truth, the hole
-and each way, side by side. Then how far the foreground's colours are off at its soft edge, freed and as a plain copy.
+PHOTOGRAPHS: a folder of pictures; CUTOUTS: a folder of pictures with transparency. For each way to fill: L1 inside the
+hole in 1/255, LPIPS over its share of the picture, processor seconds on one thread; 512 x 512. The sheet shows the
+truth, the hole and each way, side by side. Then how far the foreground's colours are off at its soft edge, freed and as
+a plain copy.
 """
 
 from __future__ import annotations

@@ -196,7 +196,8 @@ BLUEPRINTS = [
     ),
     Blueprint(
         "Clean and Upscale Layers",
-        "Frees the edges of a layer document of the old background's colours and enlarges every layer without a fringe.",
+        "Frees the edges of a layer document of the old background's colours and enlarges every layer without a "
+        "fringe.",
         ["upscale psd", "defringe", "layer", "alpha", "matte", "sticker"],
         [
             [clean()],

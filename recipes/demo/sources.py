@@ -76,7 +76,8 @@ def _download(package: Package, downloads: Path) -> None:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         hint = "run `apt-get update` first, " if package.client == "apt" else ""
         raise RuntimeError(
-            f"`{' '.join(command)}` did not bring {package.file} ({last}); {hint}or put the file into {downloads} yourself"
+            f"`{' '.join(command)}` did not bring {package.file} ({last}); {hint}or put the file into {downloads} "
+            "yourself"
         )
 
 

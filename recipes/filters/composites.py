@@ -1,7 +1,8 @@
-"""Composites with known foreground, background and mask, and the faults planted into them: what the shipped filters learn from.
+"""Composites with known foreground, background and mask, and the faults planted into them: what the shipped filters
+learn from.
 
-Cut-outs and places are those of the demo's packages (MIT, CC0, CC-BY, public domain). A sample's are all held out or none is, by the
-same rule by which `t2l train-filter` keeps a part for testing.
+Cut-outs and places are those of the demo's packages (MIT, CC0, CC-BY, public domain). A sample's are all held out or
+none is, by the same rule by which `t2l train-filter` keeps a part for testing.
 """
 
 from __future__ import annotations
@@ -170,7 +171,9 @@ Sample = tuple[Layers, str, tuple[str, ...]]  # layers, the fault or "good", sou
 
 
 class Draughtsman:
-    """Draws the samples of one part of a set; every one is a pure function of (part, number), its neighbours share composites."""
+    """Draws the samples of one part of a set; every one is a pure function of (part, number), its neighbours share
+    composites.
+    """
 
     def __init__(self, material: Material, part: str) -> None:
         self.material, self.part = material, part

@@ -1,4 +1,5 @@
-"""Write the composites that tests/model/test_shipped_filters.py plants its faults into: held-out sources only, their truth, their licences.
+"""Write the composites that tests/model/test_shipped_filters.py plants its faults into: held-out sources only, their
+truth, their licences.
 
 python -m recipes.filters.freeze --downloads demo-data/downloads --out tests/model/held_out_composites
 """

@@ -7,8 +7,8 @@
     OUT/figures.json        the figures of models/README.md
     models/KIND-filter.safetensors
 
---photos: an unpacked tuxpaint-stamps-default, plasma-workspace-wallpapers and mate-backgrounds (Debian; GPL-2, so never trained on).
-The same command goes on after the last finished shard.
+--photos: an unpacked tuxpaint-stamps-default, plasma-workspace-wallpapers and mate-backgrounds (Debian; GPL-2, so never
+trained on). The same command goes on after the last finished shard.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ from .composites import KINDS, Draughtsman, Material, demo_material, photo_mater
 SHARD = 400  # samples
 PLANTED = 0.3  # share of faulty samples in the set that the filters clean
 DRAWS = 200  # of such a set
-TRAINED_ON = "planted faults in composites of Fluent Emoji, Sweet Home 3D and Open Clip Art before pmndrs panoramas, Lomiri photographs and drawn scenes"
+TRAINED_ON = (
+    "planted faults in composites of Fluent Emoji, Sweet Home 3D and Open Clip Art "
+    "before pmndrs panoramas, Lomiri photographs and drawn scenes"
+)
 Job = tuple[str, int]  # part and number of a shard in it
 
 
@@ -139,7 +142,8 @@ def judged(kind: str, folder: Path) -> dict[str, object]:
 
 
 def clean(out: Path, suffix: str, part: str) -> dict[str, float]:
-    """The paper's filter result in miniature: a set of which PLANTED have a bad mask or a bad fill, through both filters.
+    """The paper's filter result in miniature: a set of which PLANTED have a bad mask or a bad fill, through both
+    filters.
 
     Drawn DRAWS times from the samples of a part; means, and standard deviations from draw to draw.
     """

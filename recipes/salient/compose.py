@@ -1,4 +1,5 @@
-"""Pictures with a known mask: cut-outs over backgrounds, made to look taken in one place as far as that goes without a renderer.
+"""Pictures with a known mask: cut-outs over backgrounds, made to look taken in one place as far as that goes without a
+renderer.
 
 A picture is (H, W, 3) and a mask (H, W), floats in [0, 1]; a cut-out is premultiplied, (H, W, 4).
 """

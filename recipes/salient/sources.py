@@ -1,7 +1,8 @@
 """What the salient-object network learns from: cut-outs and pictures without a subject, decoded once into a folder.
 
-Only what may go into shipped weights: MIT, CC0, public domain and CC-BY. `ledger.csv` beside the recipe has one row per source.
-Two thirds of a file's life as a sample is reading it, so everything is kept as raw pixels in one file that is mapped into memory.
+Only what may go into shipped weights: MIT, CC0, public domain and CC-BY. `ledger.csv` beside the recipe has one row per
+source. Two thirds of a file's life as a sample is reading it, so everything is kept as raw pixels in one file that is
+mapped into memory.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from .rcc import read_rcc
 
 CUTOUT, PLATE, PHOTO = 320, 400, 1200  # pixels of the longer side
 CLIPART = (
-    "animals buildings containers education electronics food office people plants recreation science tools transportation"
+    "animals buildings containers education electronics food office people plants recreation science tools "
+    "transportation"
 ).split()
 UNPACKED = {
     "fluent": "lobehub-fluent-emoji-3d/package/assets",
@@ -43,7 +45,8 @@ UNPACKED = {
 PEOPLE_OF_OTHER_SKIN = re.compile(r"1f3f[b-f]")
 FLAG = re.compile(r"^1f1[ef]|e00")
 HELD_OUT_PLACES = {"lobby", "harbor", "savanna", "brick wall", "stream"}
-REAL = {  # photographs of gcompris-qt-data whose mask by the first run is right, seen by eye; True: its largest piece only
+# photographs of gcompris-qt-data whose mask by the first run is right, seen by eye; True: its largest piece only
+REAL = {
     "fishes_fish1": False, "fishes_fish2": False, "fishes_fish23": False, "fishes_fish25": False,
     "fishes_fish27": False, "fishes_fish28": False, "fishes_fish4": True, 
     "others_buffetset": False, "others_pan": True, "others_pencil": False, "others_volleyball": False,
@@ -57,7 +60,9 @@ TEXTURES = re.compile(
     r"tex_(buildings|material|nature|misc|streets|trak)/(?!.*(door|books|sign|yellow|pipe)).*\.(jpg|png)$"
 )
 PERMISSIVE = {"public domain", "CC0-1.0", "MIT", *(f"CC-BY-{version}" for version in ("1.0", "2.0", "3.0", "4.0"))}
-PHOTOS = {  # photographs without one clear subject; held out where True. They are CC-BY-4.0 (the first four), CC0 or in the public domain
+# photographs without one clear subject; held out where True. They are CC-BY-4.0 (the first four), CC0 or in the public
+# domain
+PHOTOS = {
     "photo/aitzgorri_by_Aitzol_Berasategi.jpg": False,
     "photo/picosdeeuropa_by_Aitzol_Berasategi.jpg": False,
     "photo/sunset_by_Aitzol_Berasategi.jpg": False,
@@ -227,7 +232,9 @@ def ufoai_rights(extra: Path) -> dict[str, Right]:
 
 
 def write_ledger(path: Path, downloads: Path, extra: Path, used: set[str]) -> None:
-    """A CSV with one row per package, licence and author, and how many files are theirs; files of one to three are named."""
+    """A CSV with one row per package, licence and author, and how many files are theirs; files of one to three are
+    named.
+    """
     by_package = {package.name: package.version for package in packages()}
     folders = {"fluent": "@lobehub/fluent-emoji-3d", "hdri": "@pmndrs/assets", "furniture": "sweethome3d-furniture"}
     folders |= {"clipart": "openclipart-png", "photo": "lomiri-wallpapers-16.04"}
@@ -290,7 +297,9 @@ def scenery(extra: Path) -> Iterator[tuple[str, bool, np.ndarray]]:
 
 
 def real(extra: Path, first: Path) -> Iterator[tuple[str, bool, np.ndarray]]:
-    """Photographs with a subject, (H, W, 4): colours and the mask that a first network found, where it looked right on a sheet."""
+    """Photographs with a subject, (H, W, 4): colours and the mask that a first network found, where it looked right on
+    a sheet.
+    """
     predict = load_salient(first)
     for name, picture in gcompris(extra):
         if name not in REAL:

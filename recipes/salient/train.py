@@ -1,7 +1,7 @@
 """Train SalientNet on composites whose mask is known, and write it as salient.safetensors into the run's folder.
 
-One core and bfloat16 autocast. The encoder starts from ImageNet, its BatchNorm is folded and its first blocks stay as they are.
-What is written is the running average of the weights. `--initial` goes on from an earlier run's weights.
+One core and bfloat16 autocast. The encoder starts from ImageNet, its BatchNorm is folded and its first blocks stay as
+they are. What is written is the running average of the weights. `--initial` goes on from an earlier run's weights.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class TrainConfig:
 def salient_loss(logits: list[Tensor], mask: Tensor) -> Tensor:
     """Cross-entropy and soft IoU, both with more weight near edges (Wei et al. 2020, arXiv 1911.11445, Eqs. 8 to 11).
 
-    logits: finest first, (N, 1, h, w); mask: (N, 1, H, W). The coarser levels count 0.3 each and see the mask at their own size.
+    logits: finest first, (N, 1, h, w); mask: (N, 1, H, W). The coarser levels count 0.3 each and see the mask at their
+    own size.
     """
     total = mask.new_zeros(())
     for level, x in enumerate(logits):
@@ -165,7 +166,8 @@ def train(config: TrainConfig, composer: Composer, run: Path, initial: Path | No
         if (step + 1) % 20 == 0:
             spent = time.time() - begun
             print(
-                f"{step + 1} loss {np.mean(losses[-20:]):.4f} {spent / (step + 1):.2f} s/step data {waited / spent:.0%}",
+                f"{step + 1} loss {np.mean(losses[-20:]):.4f} {spent / (step + 1):.2f} s/step data "
+                f"{waited / spent:.0%}",
                 flush=True,
             )
         if (step + 1) % 100 == 0:

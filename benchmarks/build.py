@@ -194,7 +194,9 @@ def resident(pid: int) -> dict[str, int]:
 
 
 def rembg(work: Path, program: str, file: Path, pictures: Path, size: int, rounds: int) -> None:
-    """Pictures a second of both commands on the same files, in turn; a run on two pictures, one a worker, is taken off."""
+    """Pictures a second of both commands on the same files, in turn; a run on two pictures, one a worker, is taken
+    off.
+    """
     paths = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in (".jpg", ".png"))
     few, source = captioned(work / "photograph", paths[:WORKERS]), captioned(work / "photographs", paths)
     extra = json.dumps({"model_path": str(file)})

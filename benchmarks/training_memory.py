@@ -244,7 +244,9 @@ def flops_of(config: Config, size: int = 512) -> int:
 
 
 def measured(config: Config, size: int = 512) -> int:
-    """Bytes that the step takes here, moments and EMA included: on the GPU, or what this process grows by on the CPU."""
+    """Bytes that the step takes here, moments and EMA included: on the GPU, or what this process grows by on the
+    CPU.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run(
         make_step(narrow(one_sample(config)), torch.device("cpu"), 64), 1
@@ -318,7 +320,9 @@ def ema_bytes(step: Any) -> int:
 
 @contextmanager
 def like_a_card() -> Iterator[None]:
-    """CUDA's autocast computes norms in float32, the CPU's does not; the rest of what matters here is the same in both."""
+    """CUDA's autocast computes norms in float32, the CPU's does not; the rest of what matters here is the same in
+    both.
+    """
     group_norm, layer_norm = F.group_norm, F.layer_norm
 
     def in_float32(norm: Any) -> Any:

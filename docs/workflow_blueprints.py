@@ -1,4 +1,6 @@
-"""Subgraph blueprints: a few of our nodes as one, in the node library. The format is that of ComfyUI's own blueprints."""
+"""Subgraph blueprints: a few of our nodes as one, in the node library. The format is that of ComfyUI's own
+blueprints.
+"""
 
 from __future__ import annotations
 

@@ -122,7 +122,8 @@ def test_the_autoencoder_alone_opens_from_the_whole_file(model):
 def test_the_command_writes_every_picture_and_stays_under_two_gigabytes(tmp_path):
     script = (
         "import sys; from t2l.cli import main; code = main(sys.argv[1:]); "
-        "print(code, open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"  # ru_maxrss counts the parent too
+        # ru_maxrss counts the parent too
+        "print(code, open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
     )
     command = [sys.executable, "-c", script, "generate", PROMPT, "--out", str(tmp_path / "out"), "--size", "137x101"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

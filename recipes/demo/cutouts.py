@@ -123,7 +123,9 @@ def random_pose(rng: np.random.Generator, cutout: Tensor, grounded: bool) -> Pos
 
 
 def place_cutout(cutout: Tensor, pose: Pose, size: int) -> tuple[Tensor, Tensor]:
-    """Put a cut-out into a frame: foreground (3, size, size), straight, extended to the whole frame, and mask (1, ...)."""
+    """Put a cut-out into a frame: foreground (3, size, size), straight, extended to the whole frame, and mask (1,
+    ...).
+    """
     height, width = cutout.shape[1:]
     scale = pose.extent / max(height, width)
     line = (torch.arange(2 * size) + 0.5) / (2 * size)  # twice the size, halved below

@@ -67,7 +67,9 @@ class Material:
 
 
 def photo_material(stamps: Path, wallpapers: Path) -> Material:
-    """Photographed cut-outs (Debian's tuxpaint-stamps-default, GPL-2) before wallpapers. To test on, never to train on."""
+    """Photographed cut-outs (Debian's tuxpaint-stamps-default, GPL-2) before wallpapers. To test on, never to train
+    on.
+    """
     cutouts = {str(file.relative_to(stamps)): file for file in stamps.rglob("*.png") if _is_photo(file, stamps)}
     places = {str(file.relative_to(wallpapers)): file for name in WALLPAPERS for file in wallpapers.rglob(name)}
     photo = cache(lambda source: decode_photo(places[source].read_bytes()))
@@ -133,7 +135,9 @@ def _parts(sources: tuple[str, ...], held_out: bool | None) -> tuple[str, ...]:
 def compose(
     material: Material, held_out: bool | None, rng: np.random.Generator, small: bool = False
 ) -> tuple[Layers, tuple[str, ...]]:
-    """One picture and its sources: an object somewhere before a place, at times with another thing in the background."""
+    """One picture and its sources: an object somewhere before a place, at times with another thing in the
+    background.
+    """
     while True:
         cutout, place = choose(material, held_out, rng)
         extent = float(rng.uniform(0.02, 0.09) if small else rng.uniform(0.3, 0.95))

@@ -217,7 +217,9 @@ def debian_rights(package: str, version: str, copyright_file: Path) -> dict[str,
 
 
 def gcompris_rights(extra: Path) -> dict[str, Right]:
-    """Of the photographs, by their names here. They are JPEGs and PNGs in the copyright file and WebP in the package."""
+    """Of the photographs, by their names here. They are JPEGs and PNGs in the copyright file and WebP in the
+    package.
+    """
     file = extra / "gcompris-qt-data/usr/share/doc/gcompris-qt-data/copyright"
     found = debian_rights("gcompris-qt-data", "3.1-2", file)
     images = {
@@ -266,7 +268,9 @@ def write_ledger(path: Path, downloads: Path, extra: Path, used: set[str]) -> No
 
 
 def gcompris(extra: Path) -> Iterator[tuple[str, Image.Image]]:
-    """The permissive photographs of GCompris' game of categories, as name and picture. They were JPEGs when licensed."""
+    """The permissive photographs of GCompris' game of categories, as name and picture. They were JPEGs when
+    licensed.
+    """
     rights = gcompris_rights(extra)
     for path, data in read_rcc(extra / "gcompris-qt-data/usr/share/gcompris-qt/rcc/categorization.rcc"):
         name = path.rsplit(".", 1)[0].split("images/")[-1].replace("/", "_")

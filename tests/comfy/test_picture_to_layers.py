@@ -1,4 +1,6 @@
-"""Picture to Layers in a real ComfyUI server over HTTP: with the network that ships, and with better parts on its wires."""
+"""Picture to Layers in a real ComfyUI server over HTTP: with the network that ships, and with better parts on its
+wires.
+"""
 
 import numpy as np
 import pytest

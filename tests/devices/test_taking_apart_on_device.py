@@ -28,7 +28,9 @@ def test_a_mask_is_found_where_the_network_lies_and_comes_back_to_the_picture(se
 
 
 def test_a_picture_is_taken_apart_where_it_lies(second):
-    """With a background that is given: `fill` changes shapes in place inside of torch, which the second device cannot follow."""
+    """With a background that is given: `fill` changes shapes in place inside of torch, which the second device cannot
+    follow.
+    """
     picture, mask = picture_and_mask()
     behind = picture.flip(-1)
     here, there = (split(*(x.to(device) for x in (picture, mask, behind))) for device in ("cpu", second))

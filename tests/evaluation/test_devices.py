@@ -1,4 +1,6 @@
-"""Judges and figures on another device than the data: on fake CUDA tensors, which know their device and hold no numbers."""
+"""Judges and figures on another device than the data: on fake CUDA tensors, which know their device and hold no
+numbers.
+"""
 
 import pytest
 import torch

@@ -93,11 +93,8 @@ class Filter:
 
     def __call__(self, pictures: Tensor, masks: Tensor) -> Tensor:
         """Scores in [0, 1], (N,), on the CPU. pictures: (N, 3, H, W), masks: (N, 1, H, W), any size."""
-        device = next(self.network.parameters()).device
         chunks = zip(pictures.split(BATCH), masks.split(BATCH), strict=True)
-        return torch.cat([self.judge(self.features(p.to(device), m.to(device))) for p, m in chunks]) * self._shows(
-            masks
-        )
+        return torch.cat([self.judge(self.features(p, m)) for p, m in chunks]) * self._shows(masks)
 
     def judge(self, features: Tensor) -> Tensor:
         """Scores of features, (N, D) -> (N,)."""
@@ -105,7 +102,8 @@ class Filter:
 
     def features(self, pictures: Tensor, masks: Tensor) -> Tensor:
         """What the neuron sees, (N, D) on the CPU."""
-        return filter_features(self.network, self.config, pictures, masks)
+        device = next(self.network.parameters()).device
+        return filter_features(self.network, self.config, pictures.to(device), masks.to(device))
 
     def _shows(self, masks: Tensor) -> Tensor:
         """0 for the masks of a mask filter that show nothing, else 1."""

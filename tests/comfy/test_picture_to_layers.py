@@ -2,11 +2,15 @@
 wires.
 """
 
+import asyncio
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from t2l.model.salient import FILE
+from tests.comfy.test_live import watch
 
 
 def node(kind, **inputs):
@@ -33,9 +37,9 @@ def ball(server):
     }
 
 
-def apart(mask=True, **wires):
+def apart(mask=("shows", 0), **wires):
     """The node and previews of all it gives."""
-    inputs = {"image": ["ball", 0], **({"mask": ["shows", 0]} if mask else {}), **wires}
+    inputs = {"image": ["ball", 0], **({"mask": list(mask)} if mask else {}), **wires}
     return {
         "apart": node("T2L_PictureToLayers", **inputs),
         "foreground": seen("apart", 0),
@@ -97,3 +101,96 @@ def test_batches_of_two_sizes_are_refused_by_name(server, ball):
     two = {"two": node("RepeatImageBatch", image=["ball", 0], amount=2)}
     result = server.run(ball | three | two | apart(image=["three", 0], background=["two", 0]))
     assert "Picture to Layers: batches must hold 3 pictures, as the largest does, or one, got" in result.error
+
+
+# --- Lists, as core's Rebatch Images and data set nodes give them
+# ------------------------------------------------------
+
+SIZES = [(40, 60), (64, 32), (33, 47)]  # height and width
+GREYS = [0, 0.5, 1]
+
+
+def values(recipes):
+    """A list on sockets of every type: 0 is IMAGE, 1 is MASK."""
+    return node("ForeignList", recipe=json.dumps(recipes))
+
+
+def noise(*shape, seed=1):
+    return {"tensor": shape, "kind": "noise", "fill": seed}
+
+
+def three():
+    """Three pictures of different sizes in a list, through a node of core's."""
+    pictures = values([noise(1, *size, 3, seed=i) for i, size in enumerate(SIZES)])
+    return {"pictures": pictures, "list": node("RebatchImages", images=["pictures", 0], batch_size=1)}
+
+
+def sizes_of(pictures):
+    return [picture.shape[:2] for picture in pictures]
+
+
+def is_flat(picture, grey):
+    return np.abs(picture[..., :3] - 255.0 * grey).max() <= 1
+
+
+def test_each_of_a_list_is_taken_apart_with_its_own_mask_and_background(server):
+    graph = three() | {
+        "masks": values([{"tensor": [1, 20, 20], "fill": grey} for grey in GREYS]),
+        "flat": values([{"tensor": [1, 50, 50 + 10 * i, 3], "fill": grey} for i, grey in enumerate(GREYS)]),
+    }
+    shown = server.run(graph | apart(image=["list", 0], mask=["masks", 1], background=["flat", 0])).pictures
+    for name in ("foreground", "background", "mask", "composite"):
+        assert sizes_of(shown[name]) == SIZES, name
+    for name in ("background", "mask"):
+        assert all(is_flat(x, grey) for x, grey in zip(shown[name], GREYS, strict=True)), name
+
+
+@pytest.mark.skipif(not FILE.is_file(), reason="the network is not there")
+def test_a_list_gives_what_its_pictures_give_alone(server):
+    graph = three()
+    together = server.run(graph | apart(mask=False, image=["list", 0])).pictures
+    for i, size in enumerate(SIZES):
+        graph["pictures"] = values([noise(1, *size, 3, seed=i)])
+        alone = server.run(graph | apart(mask=False, image=["list", 0])).pictures
+        for name in ("foreground", "background", "mask", "composite"):
+            assert np.array_equal(together[name][i], alone[name][0]), (i, name)
+
+
+def test_a_batch_of_masks_is_dealt_out_to_a_list_of_batches(server):
+    """Two pictures of one size and one of another, beside three masks: the first two go to the first two."""
+    pictures = values([noise(2, *SIZES[0], 3), noise(1, *SIZES[1], 3, seed=2)])
+    masks = {f"m{i}": node("SolidMask", value=grey, width=16, height=16) for i, grey in enumerate(GREYS)}
+    masks |= {f"i{i}": node("MaskToImage", mask=[f"m{i}", 0]) for i in range(3)}
+    masks["two"] = node("ImageBatch", image1=["i0", 0], image2=["i1", 0])
+    masks["all"] = node("ImageBatch", image1=["two", 0], image2=["i2", 0])
+    masks["batch"] = node("ImageToMask", image=["all", 0], channel="red")
+    one = {"flat": node("EmptyImage", width=9, height=9, batch_size=1, color=0x808080)}
+    wires = {"image": ["pictures", 0], "mask": ["batch", 0], "background": ["flat", 0]}
+    shown = server.run({"pictures": pictures} | masks | one | apart(**wires)).pictures
+    assert sizes_of(shown["mask"]) == [SIZES[0], SIZES[0], SIZES[1]]
+    assert all(is_flat(x, grey) for x, grey in zip(shown["mask"], GREYS, strict=True))
+    assert all(is_flat(x, 0.5) for x in shown["background"]), "one background serves them all"
+
+
+def test_lists_of_two_lengths_are_refused_by_name(server):
+    two = {"masks": values([noise(1, 16, 16), noise(1, 16, 16, seed=2)])}
+    error = server.run(three() | two | apart(image=["list", 0], mask=["masks", 1])).error
+    assert "Picture to Layers: lists must hold 3 entries, as the longest does, or one, got {'mask': 2}" in error
+
+
+# --- Cancel
+# ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["batch", "list"])
+def test_cancel_ends_after_the_picture_in_work_and_the_next_prompt_runs(server, ball, kind):
+    many = {"batch": noise(40, 256, 256, 3), "list": [noise(1, 256, 256, 3, seed=i) for i in range(40)]}[kind]
+    graph = ball | {"many": values([many] if kind == "batch" else many)} | apart(image=["many", 0])
+
+    async def cancel(session):
+        await session.post(f"{server.url}/interrupt")
+
+    said, _ = asyncio.run(watch(server.url, graph, cancel))
+    assert said[-1]["type"] == "execution_interrupted" and said[-1]["data"]["node_type"] == "T2L_PictureToLayers"
+    assert sum(event["type"] == "progress" for event in said) < 10
+    assert server.run(ball | apart()).error is None

@@ -45,6 +45,7 @@ NAMES = {
     "video matting": ("a", "fgr/a.png", "bgr/a.png", "pha/a.png"),
     "folders in a folder": ("cats/a", "cats/fg/a.png", "cats/bg/a.png", "cats/masks/a.png"),
     "a folder in folders": ("cats/a", "fg/cats/a.png", "bg/cats/a.png", "alpha/cats/a.png"),
+    "kohya's repeats": ("10_dogs/a", "10_dogs/a_fg.png", "10_dogs/a_bg.png", "10_dogs/a_mask.png"),
     "twice": ("a", "fg/a_fg.png", "bg/a_bg.png", "mask/a_mask.png"),
     "mask beside": ("a", "foreground/a.png", "background/a.png", "foreground/a_mask.png"),
     "a name like a part": ("mask-girl", "foreground/mask-girl.png", "background/mask-girl.png", "mask/mask-girl.png"),

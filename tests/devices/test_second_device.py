@@ -77,6 +77,28 @@ def test_factories_views_and_writing_through_views(second):
     assert torch.tensor([1, 2], device=second).device == torch.full((2,), 1.0, device=second).device == second
 
 
+SHAPES_CHANGED = {
+    "squeeze_": lambda x: x.squeeze_(1),
+    "unsqueeze_": lambda x: x.unsqueeze_(0).add_(1),
+    "transpose_": lambda x: x.transpose_(0, 2),
+    "quantile": lambda x: x.quantile(0.75, dim=-1),
+    "several quantiles": lambda x: x.flatten().quantile(x.new_tensor([0.1, 0.9])),
+}
+
+
+@pytest.mark.parametrize("change", SHAPES_CHANGED)
+def test_a_shape_that_changes_in_place_is_followed(second, change):
+    """And the gradient after it is the CPU's."""
+    here = torch.rand(2, 1, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    there = here.detach().to(second).requires_grad_()
+    results = [SHAPES_CHANGED[change](x * 2) for x in (here, there)]
+    assert results[0].shape == results[1].shape and results[0].stride() == results[1].stride()
+    assert results[1].device == second and torch.equal(results[0], results[1].cpu())
+    for result in results:
+        result.square().sum().backward()
+    assert torch.equal(here.grad, there.grad.cpu())
+
+
 def test_saved_tensors_come_back_where_they_are_mapped_to(second):
     file = io.BytesIO()
     torch.save({"weights": network().to(second).state_dict(), "step": 3}, file)

@@ -42,6 +42,18 @@ def test_every_kind_of_source_gives_the_same_samples(write, tmp_path):
     assert len(samples(tmp_path / "out")) == 6
 
 
+def test_folders_named_as_kohya_names_them_are_read_and_their_repeats_are_not(tmp_path):
+    """10_dogs is ten times each dog for kohya; here --data A:10 of training says so."""
+    for folder, ending, numbers in (("10_dogs", ".txt", (0, 1)), ("5_my cats", ".caption", (2, 3))):
+        (tmp_path / "a" / folder).mkdir(parents=True)
+        for n in numbers:
+            draw(n).save(tmp_path / "a" / folder / f"img{n}.png")
+            (tmp_path / "a" / folder / f"img{n}{ending}").write_text(f"{folder}, {n}")
+    built(tmp_path / "a", tmp_path / "out")
+    captions = sorted(sample.caption for sample in samples(tmp_path / "out"))
+    assert captions == ["10_dogs, 0", "10_dogs, 1", "5_my cats, 2", "5_my cats, 3"]
+
+
 def test_a_sample_is_the_picture_its_mask_and_what_the_inpainter_painted(tmp_path):
     built(write_folder(tmp_path / "a"), tmp_path / "out")
     sample = samples(tmp_path / "out")[1]

@@ -1,4 +1,6 @@
-"""The entry point of the ComfyUI node pack. ComfyUI is imported inside the function: other programs import this file too."""
+"""The entry point of the ComfyUI node pack. ComfyUI is imported inside the function: other programs import this file
+too.
+"""
 
 WEB_DIRECTORY = "./web"  # help pages, and what Load Layers adds to the frontend
 

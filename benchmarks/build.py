@@ -1,13 +1,15 @@
 """`t2l build` measured: kills and resumption, one worker beside two, memory, and the rembg command line beside it.
 
-    python benchmarks/build.py kills WORK       2,000 pictures, killed at five random moments and resumed: the same bytes?
+    python benchmarks/build.py kills WORK       2,000 pictures, killed at five random moments and resumed: the same
+                                                bytes?
     python benchmarks/build.py scale WORK       one worker and two, in turn, three times
     python benchmarks/build.py memory WORK      the largest process at 200 and at 2,000 pictures
-    python benchmarks/build.py rembg WORK --rembg rembg --network isnet.onnx --pictures FOLDER    both on the same files, in turn
+    python benchmarks/build.py rembg WORK --rembg rembg --network isnet.onnx --pictures FOLDER    both on the same
+                                                                                                  files, in turn
 
-WORK: a folder for pictures and results. The first three draw their pictures, a bright disc on a dark scene, and have models that
-cost next to nothing, so that decoding, splitting, encoding and the bookkeeping are what is measured; --real takes `t2l build` with its
-own defaults instead.
+WORK: a folder for pictures and results. The first three draw their pictures, a bright disc on a dark scene, and have
+models that cost next to nothing, so that decoding, splitting, encoding and the bookkeeping are what is measured; --real
+takes `t2l build` with its own defaults instead.
 """
 
 from __future__ import annotations
@@ -155,7 +157,8 @@ def scale(work: Path, count: int, real: bool, rounds: int) -> None:
             whole, spent = run(command(source, work / "out", workers, real, *options))
             rates.append(count / (whole - begin))
             print(
-                f"round {turn + 1}, {workers} workers: {rates[-1]:.2f} pictures/s ({whole:.0f} s, {spent:.0f} s of processor; start {begin:.0f} s)"
+                f"round {turn + 1}, {workers} workers: {rates[-1]:.2f} pictures/s ({whole:.0f} s, {spent:.0f} s of "
+                f"processor; start {begin:.0f} s)"
             )
         ratios.append(rates[1] / rates[0])
     print(f"two workers / one: {', '.join(f'{ratio:.2f}' for ratio in ratios)}; median {statistics.median(ratios):.2f}")
@@ -191,7 +194,9 @@ def resident(pid: int) -> dict[str, int]:
 
 
 def rembg(work: Path, program: str, file: Path, pictures: Path, size: int, rounds: int) -> None:
-    """Pictures a second of both commands on the same files, in turn; a run on two pictures, one a worker, is taken off."""
+    """Pictures a second of both commands on the same files, in turn; a run on two pictures, one a worker, is taken
+    off.
+    """
     paths = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in (".jpg", ".png"))
     few, source = captioned(work / "photograph", paths[:WORKERS]), captioned(work / "photographs", paths)
     extra = json.dumps({"model_path": str(file)})

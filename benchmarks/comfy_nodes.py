@@ -1,11 +1,12 @@
-"""The nodes against ComfyUI's own, in one process, at Stable Diffusion 1.x geometry with random weights, on the CPU or on a card.
+"""The nodes against ComfyUI's own, in one process, at Stable Diffusion 1.x geometry with random weights, on the CPU or
+on a card.
 
     python benchmarks/comfy_nodes.py [decode] [encode] [sample] [tiled] [load] [cuda]
 
-COMFYUI_PATH names the checkout, else the one `make test` unpacks. Ratios of medians, ours / theirs; `tiled` compares the peak
-memory of two processes that decode 2048 x 2048, where a tile of a shape that was decoded before takes that one's result: the
-network runs once per shape instead of a hundred times, and holds as much memory; `load` times the import of the pack in a
-fresh process that has ComfyUI's.
+COMFYUI_PATH names the checkout, else the one `make test` unpacks. Ratios of medians, ours / theirs; `tiled` compares
+the peak memory of two processes that decode 2048 x 2048, where a tile of a shape that was decoded before takes that
+one's result: the network runs once per shape instead of a hundred times, and holds as much memory; `load` times the
+import of the pack in a fresh process that has ComfyUI's.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ def compare(name: str, first: Callable[[], object], second: Callable[[], object]
     if CUDA:
         mine, stock = (peak_memory(run) for run in (first, second))
         print(
-            f"{name}, peak memory: ours {mine / 2**20:.0f} MiB, theirs {stock / 2**20:.0f} MiB, ratio {mine / stock:.3f}"
+            f"{name}, peak memory: ours {mine / 2**20:.0f} MiB, theirs {stock / 2**20:.0f} MiB, ratio "
+            f"{mine / stock:.3f}"
         )
     print(f"{name}: ours {a:.2f} s, theirs {b:.2f} s, ratio {a / b:.3f}", flush=True)
 

@@ -1,10 +1,11 @@
 """What feeds a card: python benchmarks/feeding.py [pictures] [formats] [cache] [unet] [memory] [--before FOLDER].
 
-pictures   pieces for the autoencoder that one reading process makes in a second of its processor's time, of pictures of 1024, 512 and
-           256 pixels, and how many processes a card of 125 pieces a second needs. --before: another checkout, measured in turn
-           with this one by the same script
+pictures   pieces for the autoencoder that one reading process makes in a second of its processor's time, of pictures of
+           1024, 512 and 256 pixels, and how many processes a card of 125 pieces a second needs. --before: another
+           checkout, measured in turn with this one by the same script
 formats    what decoding a picture of 1024 pixels takes in other formats than the shards' own
-cache      the share of the time that cache-latents waits for data, with a network of fixed time in the place of the autoencoder
+cache      the share of the time that cache-latents waits for data, with a network of fixed time in the place of the
+           autoencoder
 unet       the same of the UNet's batches, drawn in between and ahead of their use
 memory     what a data set of 57 million pictures takes in a process, on files that are links to one file
 """
@@ -281,8 +282,8 @@ def memory(pictures: int = PICTURES) -> None:
             made = link(Path(folder) / name, pictures)
             count, opened, most, seconds, each = in_a_process(f"--{name}", str(made), str(reads))
             print(
-                f"{name} of {count:,} pictures: {opened:.0f} MB and {seconds:.1f} s to open, {most:.0f} MB after {reads:,} "
-                f"reads anywhere, {1000 * each:.2f} ms each"
+                f"{name} of {count:,} pictures: {opened:.0f} MB and {seconds:.1f} s to open, {most:.0f} MB after "
+                f"{reads:,} reads anywhere, {1000 * each:.2f} ms each"
             )
 
 

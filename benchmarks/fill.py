@@ -2,9 +2,10 @@
 
     python benchmarks/fill.py PHOTOGRAPHS CUTOUTS [--pictures N] [--sheet FILE.jpg]
 
-PHOTOGRAPHS: a folder of pictures; CUTOUTS: a folder of pictures with transparency. For each way to fill: L1 inside the hole
-in 1/255, LPIPS over its share of the picture, processor seconds on one thread; 512 x 512. The sheet shows the truth, the hole
-and each way, side by side. Then how far the foreground's colours are off at its soft edge, freed and as a plain copy.
+PHOTOGRAPHS: a folder of pictures; CUTOUTS: a folder of pictures with transparency. For each way to fill: L1 inside the
+hole in 1/255, LPIPS over its share of the picture, processor seconds on one thread; 512 x 512. The sheet shows the
+truth, the hole and each way, side by side. Then how far the foreground's colours are off at its soft edge, freed and as
+a plain copy.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from t2l.model.perceptual import Perceptual
 from torch import Tensor
 
 from t2l.compositing.bleed import push_pull
@@ -26,6 +26,7 @@ from t2l.compositing.fill import Inpainter, fill
 from t2l.compositing.split import SplitConfig, find_hole, split
 from t2l.io.image import save_png, to_image, to_pixels
 from t2l.model.inpainting import inpainter
+from t2l.model.perceptual import Perceptual
 
 SIDE, SHARE = 512, 0.6  # pixels of a picture, and of it the side of the thing
 

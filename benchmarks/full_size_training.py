@@ -1,8 +1,9 @@
 """Training at Stable Diffusion 1.x size for two steps on this machine: python benchmarks/full_size_training.py FOLDER
 
-A Stable Diffusion file of random weights is the start, as a downloaded one would be; then the commands of docs/training.md with
-the paper's own configs, LPIPS and discriminator on, batches of 2, gradient checkpointing. Prints time and peak memory of each.
-FOLDER takes 20 GB, the UNet 22 GB of memory; the folder may be deleted afterwards; its checkpoint.safetensors opens in ComfyUI:
+A Stable Diffusion file of random weights is the start, as a downloaded one would be; then the commands of
+docs/training.md with the paper's own configs, LPIPS and discriminator on, batches of 2, gradient checkpointing. Prints
+time and peak memory of each. FOLDER takes 20 GB, the UNet 22 GB of memory; the folder may be deleted afterwards; its
+checkpoint.safetensors opens in ComfyUI:
 
     T2L_FULL_SIZE=FOLDER/checkpoint.safetensors pytest tests/comfy/test_plugging.py -k full_size
 """

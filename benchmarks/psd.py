@@ -2,8 +2,8 @@
 
     python benchmarks/psd.py
 
-Both write the same two layers, mask and merged picture, RLE, to a folder in memory where there is one. Medians of several
-rounds, one after the other; the ratio is ours / psd-tools.
+Both write the same two layers, mask and merged picture, RLE, to a folder in memory where there is one. Medians of
+several rounds, one after the other; the ratio is ours / psd-tools.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What the limits on strangers' files cost in normal use: layer files opened by us and by psd-tools and Pillow alone, and the
-memory that opening and stacking them takes.
+"""What the limits on strangers' files cost in normal use: layer files opened by us and by psd-tools and Pillow alone,
+and the memory that opening and stacking them takes.
 
     python benchmarks/strangers.py
 

@@ -1,4 +1,5 @@
-"""What training costs, counted and not guessed: python benchmarks/training_cost.py prints the table of docs/training.md.
+"""What training costs, counted and not guessed: python benchmarks/training_cost.py prints the table of
+docs/training.md.
 
 A row is a config, the pixels it is trained at and the number of cards. FLOPs and memory are those of one whole step,
 counted on fake tensors by training_memory.py, which says what is in them. Hours are

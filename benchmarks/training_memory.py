@@ -2,13 +2,13 @@
 
     python benchmarks/training_memory.py CONFIG.json... [name=value ...] [--processes N] [--size PIXELS] [--measure]
 
-A step runs forward and backward on torch's fake tensors, which have shapes and no values, and every storage that is made
-and freed is counted as it would be on a card: weights, gradients, the activations that the backward pass needs, under
-autocast's own rules (bf16 convolutions and products, float32 norms), LPIPS, discriminator, adaptive weights, checkpointing
-and parts of a batch. Moments and EMA are added, they lie still. What is not in it: the workspaces of cuDNN, what the
-allocator cannot use of its blocks, and CUDA's own context (about 0.5 GiB); so leave 2 GiB of a card free.
---measure does the same step for real, on the GPU if there is one, and prints both.
---processes: over how many cards the batch is spread. --size: pixels of the pictures behind the latents (UNet; default 512).
+A step runs forward and backward on torch's fake tensors, which have shapes and no values, and every storage that is
+made and freed is counted as it would be on a card: weights, gradients, the activations that the backward pass needs,
+under autocast's own rules (bf16 convolutions and products, float32 norms), LPIPS, discriminator, adaptive weights,
+checkpointing and parts of a batch. Moments and EMA are added, they lie still. What is not in it: the workspaces of
+cuDNN, what the allocator cannot use of its blocks, and CUDA's own context (about 0.5 GiB); so leave 2 GiB of a card
+free. --measure does the same step for real, on the GPU if there is one, and prints both. --processes: over how many
+cards the batch is spread. --size: pixels of the pictures behind the latents (UNet; default 512).
 """
 
 from __future__ import annotations
@@ -226,9 +226,11 @@ def counted(config: Config, processes: int = 1, size: int = 512) -> Memory:
 
 
 def flops_of(config: Config, size: int = 512) -> int:
-    """Floating-point operations of one sample in a training step, two per multiply-add: convolutions, products, attention.
+    """Floating-point operations of one sample in a training step, two per multiply-add: convolutions, products,
+    attention.
 
-    All that the step runs: LPIPS, the discriminator as generator and as learner, adaptive weights, checkpointing's second time.
+    All that the step runs: LPIPS, the discriminator as generator and as learner, adaptive weights, checkpointing's
+    second time.
     """
     aten = torch.ops.aten  # what fake tensors take on the CPU, which torch's counter does not know
     attention = {
@@ -244,7 +246,9 @@ def flops_of(config: Config, size: int = 512) -> int:
 
 
 def measured(config: Config, size: int = 512) -> int:
-    """Bytes that the step takes here, moments and EMA included: on the GPU, or what this process grows by on the CPU."""
+    """Bytes that the step takes here, moments and EMA included: on the GPU, or what this process grows by on the
+    CPU.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run(
         make_step(narrow(one_sample(config)), torch.device("cpu"), 64), 1
@@ -318,7 +322,9 @@ def ema_bytes(step: Any) -> int:
 
 @contextmanager
 def like_a_card() -> Iterator[None]:
-    """CUDA's autocast computes norms in float32, the CPU's does not; the rest of what matters here is the same in both."""
+    """CUDA's autocast computes norms in float32, the CPU's does not; the rest of what matters here is the same in
+    both.
+    """
     group_norm, layer_norm = F.group_norm, F.layer_norm
 
     def in_float32(norm: Any) -> Any:
@@ -357,7 +363,8 @@ def main() -> None:
         print(measured(load(paths[0], changes), args.size))
         return
     print(
-        "| config | weights | gradients | moments | EMA | activations and work | peak, GiB |\n|---|---|---|---|---|---|---|"
+        "| config | weights | gradients | moments | EMA | activations and work | peak, GiB |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for path in paths:
         memory = counted(load(path, changes), args.processes, args.size)

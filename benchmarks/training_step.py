@@ -1,9 +1,10 @@
 """What a training loop adds to a bare step: python benchmarks/training_step.py [STEPS].
 
-The bare step is forward, loss, backward and AdamW on one batch in memory, the same networks and precision. For the UNet a third
-step does what diffusers' text-to-image example does, without its encoding of pictures: accelerate, noise and t drawn anew,
-the scheduler's add_noise, clipping, its EMA. All are timed in turn in one process, and the ratio of the medians is printed: 1.00
-is a loop that costs nothing. Our UNet step draws its batch from the latent cache; our autoencoder step gets its pictures in memory.
+The bare step is forward, loss, backward and AdamW on one batch in memory, the same networks and precision. For the UNet
+a third step does what diffusers' text-to-image example does, without its encoding of pictures: accelerate, noise and t
+drawn anew, the scheduler's add_noise, clipping, its EMA. All are timed in turn in one process, and the ratio of the
+medians is printed: 1.00 is a loop that costs nothing. Our UNet step draws its batch from the latent cache; our
+autoencoder step gets its pictures in memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Draws docs/images/clean-edges.jpg and prints how true the colours of soft edges are: python docs/draw_edges.py DATA.
 
-DATA is a folder of `python -m recipes.demo`: its test pictures have known foregrounds. Each is laid over nine solid colours and over its
-own place, cut out again with its own mask, and compared with the foreground where the mask is between 0.05 and 0.95.
+DATA is a folder of `python -m recipes.demo`: its test pictures have known foregrounds. Each is laid over nine solid
+colours and over its own place, cut out again with its own mask, and compared with the foreground where the mask is
+between 0.05 and 0.95.
 """
 
 from __future__ import annotations

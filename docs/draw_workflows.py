@@ -3,8 +3,9 @@
 
     python docs/draw_workflows.py http://127.0.0.1:8188 [NAME ...]
 
-A running ComfyUI with the pack says which widgets a node has and in which order, and runs every workflow for its picture,
-workflows/*.jpg; a browser takes docs/images/comfyui.jpg. Run it after a change of a node, of the checkpoint or below.
+A running ComfyUI with the pack says which widgets a node has and in which order, and runs every workflow for its
+picture, workflows/*.jpg; a browser takes docs/images/comfyui.jpg. Run it after a change of a node, of the checkpoint or
+below.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""One table of what `t2l evaluate` and the training runs say about several systems: python docs/systems_table.py runs/system-*"""
+"""One table of what `t2l evaluate` and the training runs say about several systems: python docs/systems_table.py
+runs/system-*
+"""
 
 from __future__ import annotations
 

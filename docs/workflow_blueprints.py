@@ -1,4 +1,6 @@
-"""Subgraph blueprints: a few of our nodes as one, in the node library. The format is that of ComfyUI's own blueprints."""
+"""Subgraph blueprints: a few of our nodes as one, in the node library. The format is that of ComfyUI's own
+blueprints.
+"""
 
 from __future__ import annotations
 
@@ -196,7 +198,8 @@ BLUEPRINTS = [
     ),
     Blueprint(
         "Clean and Upscale Layers",
-        "Frees the edges of a layer document of the old background's colours and enlarges every layer without a fringe.",
+        "Frees the edges of a layer document of the old background's colours and enlarges every layer without a "
+        "fringe.",
         ["upscale psd", "defringe", "layer", "alpha", "matte", "sticker"],
         [
             [clean()],

@@ -22,7 +22,8 @@ TUCKED = 12  # so far a wire's curve may go under a node's edge
 
 BLUE, PURPLE, GREEN, YELLOW = "#7db4e0", "#cf95d6", "#a3d3a3", "#e3c46e"
 
-# Width and height that a node needs with Vue nodes, the larger; KSampler's and Load Layers' with the picture they come to show.
+# Width and height that a node needs with Vue nodes, the larger; KSampler's and Load Layers' with the picture they come
+# to show.
 SIZES = {
     "T2L_LoadCheckpoint": (230, 150),
     "T2L_LoadAutoencoder": (230, 110),
@@ -218,7 +219,9 @@ def straight(start: Point, end: Point, steps: int = 60) -> list[Point]:
 
 
 def curve(start: Point, end: Point, steps: int = 60) -> list[Point]:
-    """Points of the curve that LiteGraph draws from an output to an input: level at both, a quarter of the distance long."""
+    """Points of the curve that LiteGraph draws from an output to an input: level at both, a quarter of the distance
+    long.
+    """
     reach = math.dist(start, end) / 4
     corners = (start, (start[0] + reach, start[1]), (end[0] - reach, end[1]), end)
     points = []

@@ -123,9 +123,9 @@ BUTTERFLY = "a butterfly in a meadow"
 WORKFLOWS = [
     Workflow(
         "text-to-layers",
-        "## Text to layers\nWrite a thing and a place, press **Run**. The small checkpoint paints 256 x 256 and knows some 120 "
-        "things and 30 places: the help page of *Load Text2Layer Checkpoint* lists its words.\n\n"
-        "**Mask:** white = the foreground shows.",
+        "## Text to layers\nWrite a thing and a place, press **Run**. The small checkpoint paints 256 x 256 and knows "
+        "some 120 things and 30 places: the help page of *Load Text2Layer Checkpoint* lists its words.\n\n**Mask:** "
+        "white = the foreground shows.",
         [
             start(words("prompt", STRAWBERRY)),
             painted(),
@@ -143,8 +143,8 @@ WORKFLOWS = [
     ),
     Workflow(
         "swap-the-background",
-        "## Swap the background\nThe thing of one prompt before the place of another. Change only the second prompt: the thing "
-        "stays exactly as it is.",
+        "## Swap the background\nThe thing of one prompt before the place of another. Change only the second prompt: "
+        "the thing stays exactly as it is.",
         [
             Group(
                 "1  A thing, and another place",
@@ -180,8 +180,8 @@ WORKFLOWS = [
     ),
     Workflow(
         "move-and-scale-the-foreground",
-        "## Move and scale the foreground\n*x* and *y* are pixels to the right and down; *scale* and *rotation* turn about the "
-        "thing's middle; *shadow* sets it on the ground.",
+        "## Move and scale the foreground\n*x* and *y* are pixels to the right and down; *scale* and *rotation* turn "
+        "about the thing's middle; *shadow* sets it on the ground.",
         [
             start(words("prompt", STRAWBERRY)),
             painted(),
@@ -210,8 +210,8 @@ WORKFLOWS = [
     ),
     Workflow(
         "move-the-thing-and-see-what-is-behind",
-        "## Move the thing, see what is behind\nThe background was painted whole, also where the thing hides it. *x* moves the "
-        "thing out of the way: no hole, nothing to fill in.",
+        "## Move the thing, see what is behind\nThe background was painted whole, also where the thing hides it. *x* "
+        "moves the thing out of the way: no hole, nothing to fill in.",
         [
             start(words("prompt", "a penguin in the snow")),
             painted(),
@@ -229,8 +229,9 @@ WORKFLOWS = [
     ),
     Workflow(
         "your-own-pictures",
-        "## Your own pictures\nA cut-out and a photograph, through the autoencoder and back. Take your own file in *Load Layers*; or two "
-        "*Load Image* in its place, and *Invert Mask* behind the mask of the cut-out: *Load Image* means it the other way round.",
+        "## Your own pictures\nA cut-out and a photograph, through the autoencoder and back. Take your own file in "
+        "*Load Layers*; or two *Load Image* in its place, and *Invert Mask* behind the mask of the cut-out: *Load "
+        "Image* means it the other way round.",
         [
             Group(
                 "1  Two pictures in one file",
@@ -258,8 +259,8 @@ WORKFLOWS = [
     ),
     Workflow(
         "my-photograph-with-a-generated-thing-on-it",
-        "## My photograph, with a generated thing on it\nThe photograph keeps every pixel; only the thing is painted. Take your own into "
-        "*Load Layers*, or *Load Image* in its place, at any size.",
+        "## My photograph, with a generated thing on it\nThe photograph keeps every pixel; only the thing is painted. "
+        "Take your own into *Load Layers*, or *Load Image* in its place, at any size.",
         [
             Group(
                 "1  Say what to paint",
@@ -295,10 +296,10 @@ WORKFLOWS = [
     ),
     Workflow(
         "inpainting-and-what-the-small-model-cannot",
-        "## Inpainting, and what the small model cannot\nOnly what is white in the mask is painted anew: here the thing, in its old place. "
-        "A latent cell is 8 x 8 pixels of *both* layers and the mask, so the edge moves a little.\n\n"
-        "It **cannot** mend a detail, follow a long description or match your photograph's light: it knows things and places. "
-        "*Composite Layers* keeps a photograph untouched.",
+        "## Inpainting, and what the small model cannot\nOnly what is white in the mask is painted anew: here the "
+        "thing, in its old place. A latent cell is 8 x 8 pixels of *both* layers and the mask, so the edge moves a "
+        "little.\n\nIt **cannot** mend a detail, follow a long description or match your photograph's light: it knows "
+        "things and places. *Composite Layers* keeps a photograph untouched.",
         [
             Group(
                 "1  Layers, and what to paint anew",
@@ -334,8 +335,8 @@ WORKFLOWS = [
     ),
     Workflow(
         "layered-img2img",
-        "## Layered img2img\n*Encode Layers* takes foreground, background and mask into one latent; *KSampler* with *denoise* below 1 "
-        "repaints all three with new words. Lower keeps more.",
+        "## Layered img2img\n*Encode Layers* takes foreground, background and mask into one latent; *KSampler* with "
+        "*denoise* below 1 repaints all three with new words. Lower keeps more.",
         [
             Group(
                 "1  Layers, and new words",
@@ -364,7 +365,8 @@ WORKFLOWS = [
     ),
     Workflow(
         "batch-of-four",
-        "## A batch of four\n*batch_size* of the empty latent: every output holds four pictures, *layers* gives four documents.",
+        "## A batch of four\n*batch_size* of the empty latent: every output holds four pictures, *layers* gives four "
+        "documents.",
         [
             start(words("prompt", BUTTERFLY), batch=4),
             painted(),
@@ -381,8 +383,8 @@ WORKFLOWS = [
     ),
     Workflow(
         "sticker-sheet",
-        "## Sticker sheet\nFour things, each saved as a PNG with transparency. *Clean Edges* takes the old background's colours out of the "
-        "edge: no grey rim on any page.",
+        "## Sticker sheet\nFour things, each saved as a PNG with transparency. *Clean Edges* takes the old "
+        "background's colours out of the edge: no grey rim on any page.",
         [
             start(words("prompt", BUTTERFLY), batch=4),
             painted(),
@@ -412,8 +414,8 @@ WORKFLOWS = [
     ),
     Workflow(
         "best-of-n",
-        "## Best of four\nFour pictures; *Best of Layers* keeps the one whose layers fit together best. It knows what fits, not what is "
-        "beautiful: raise *keep*.",
+        "## Best of four\nFour pictures; *Best of Layers* keeps the one whose layers fit together best. It knows what "
+        "fits, not what is beautiful: raise *keep*.",
         [
             start(words("prompt", STRAWBERRY), batch=4),
             painted(),
@@ -442,8 +444,8 @@ WORKFLOWS = [
     ),
     Workflow(
         "save-and-reload-a-psd",
-        "## Save and reload a PSD\n*Load Layers* reads the file that *Save Layers* has just written. To take in what you changed in your editor, "
-        "remove the wire between them and choose the file.",
+        "## Save and reload a PSD\n*Load Layers* reads the file that *Save Layers* has just written. To take in what "
+        "you changed in your editor, remove the wire between them and choose the file.",
         [
             start(words("prompt", STRAWBERRY)),
             painted(),
@@ -461,8 +463,9 @@ WORKFLOWS = [
     ),
     Workflow(
         "photoshop-round-trip",
-        "## Photoshop round trip\nA PSD of any size goes in, is fitted to the model, repainted with new words, and comes out at its old size. "
-        "Choose your own file: the highest visible layer is the foreground. Lower *denoise* keeps more.",
+        "## Photoshop round trip\nA PSD of any size goes in, is fitted to the model, repainted with new words, and "
+        "comes out at its old size. Choose your own file: the highest visible layer is the foreground. Lower *denoise* "
+        "keeps more.",
         [
             Group(
                 "1  A file, and new words",

@@ -30,8 +30,9 @@ def empty_prompt() -> Node:
 PHOTOGRAPHS = [
     Workflow(
         "picture-to-layers",
-        "## A photograph becomes layers\n*Picture to Layers* finds the subject, frees its edge of the old background and paints in "
-        "what it hid: no prompt, no download. Put *Load Image* in the place of *Load Layers* for a photograph of yours.",
+        "## A photograph becomes layers\n*Picture to Layers* finds the subject, frees its edge of the old background "
+        "and paints in what it hid: no prompt, no download. Put *Load Image* in the place of *Load Layers* for a "
+        "photograph of yours.",
         [
             Group("1  A photograph", BLUE, [[read("file", PHOTOGRAPH)]]),
             Group("2  Take it apart", PURPLE, [[apart(), split("split", "apart", 3)]]),
@@ -42,9 +43,10 @@ PHOTOGRAPHS = [
     ),
     Workflow(
         "picture-to-layers-with-core-models",
-        "## The same with ComfyUI's own models\nNeeds ComfyUI 0.27 and two files: a background removal model such as *birefnet.safetensors* in "
-        "models/background_removal, and Stable Diffusion 2 inpainting, *512-inpainting-ema.safetensors*, in models/checkpoints. "
-        "The first finds the subject, hair and all; the second paints the background, with an empty prompt as in the paper.",
+        "## The same with ComfyUI's own models\nNeeds ComfyUI 0.27 and two files: a background removal model such as "
+        "*birefnet.safetensors* in models/background_removal, and Stable Diffusion 2 inpainting, "
+        "*512-inpainting-ema.safetensors*, in models/checkpoints. The first finds the subject, hair and all; the "
+        "second paints the background, with an empty prompt as in the paper.",
         [
             Group(
                 "1  A photograph, its subject",

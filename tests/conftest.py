@@ -1,4 +1,6 @@
-"""A small Stable Diffusion: the three networks with random weights, and the single file with ldm's names that holds them."""
+"""A small Stable Diffusion: the three networks with random weights, and the single file with ldm's names that holds
+them.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -97,7 +97,9 @@ def test_without_an_auxiliary_head_there_is_no_auxiliary_picture():
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 @torch.no_grad()
 def test_ddim_is_the_papers_with_guidance(prediction):
-    """Song et al. 2021, Eq. 12 with sigma = 0: x_s = sqrt(a_s) x_0 + sqrt(1 - a_s) eps, written with our own formulas."""
+    """Song et al. 2021, Eq. 12 with sigma = 0: x_s = sqrt(a_s) x_0 + sqrt(1 - a_s) eps, written with our own
+    formulas.
+    """
     model, config = tiny(prediction), small(num_steps=10, sampler="ddim", guidance_scale=7.5, seed=3)
     uncond, cond = encode_prompts(model, ["", "a cat"]).chunk(2)
     alphas = scaled_linear_schedule(model.diffusion)

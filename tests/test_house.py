@@ -1,7 +1,8 @@
-"""The rooms of t2l and the arrows between them: CONTRIBUTING.md in executable form."""
+"""The rooms of t2l and the arrows between them, lines and links: CONTRIBUTING.md in executable form."""
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,8 @@ ROOMS = {
     "cli",
 }
 
-# From a room, or one file of it, to what it may import besides itself, layers, config and budget. Nothing else is allowed.
+# From a room, or one file of it, to what it may import besides itself, layers, config and budget. Nothing else is
+# allowed.
 ARROWS = {
     "layers": set(),
     "budget": set(),
@@ -220,3 +222,49 @@ def test_a_misspelt_public_name_is_answered_with_those_that_exist():
 
     with pytest.raises(AttributeError, match="t2l has no Layer; it has .*Layers"):
         t2l.Layer  # noqa: B018
+
+
+WRITTEN = ["*", "tests/**/*", "docs/**/*", "recipes/**/*", "benchmarks/**/*", "models/*", "workflows/*", "web/**/*"]
+SOURCES = sorted(file for where in WRITTEN for file in ROOT.glob(f"{where}.py"))
+DOCUMENTS = sorted(file for where in WRITTEN for file in ROOT.glob(f"{where}.md"))
+
+
+def name_of(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def prose(file: Path) -> list[tuple[int, str]]:
+    """The lines of a document with their numbers, without code blocks and tables."""
+    lines = re.sub(r"(?ms)^```.*?^```", lambda code: "\n" * code[0].count("\n"), file.read_text("utf-8")).split("\n")
+    return [(i, line) for i, line in enumerate(lines, 1) if not re.match(r"    [^ ]|\|", line)]
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=name_of)
+def test_no_line_of_a_source_has_more_than_120_characters(file):
+    long = [i for i, line in enumerate(file.read_text("utf-8").splitlines(), 1) if len(line) > 120]
+    assert not long, f"{name_of(file)} has longer lines: {long}"
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=name_of)
+def test_no_line_of_a_document_has_more_than_120_characters(file):
+    long = [i for i, line in prose(file) if len(line) > 120 and " " in line.strip(" -")]  # one long link may stay
+    assert not long, f"{name_of(file)} has longer lines: {long}"
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a document."""
+    found: list[str] = []
+    for _, line in prose(document):
+        if heading := re.match(r"#+ +(.*)", line):
+            slug = re.sub(r"[^\w -]", "", heading[1].lower()).replace(" ", "-")
+            found.append(f"{slug}-{found.count(slug)}" if slug in found else slug)
+    return set(found)
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=name_of)
+def test_links_lead_to_files_and_headings_that_exist(file):
+    for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", file.read_text("utf-8")):
+        path, _, anchor = target.partition("#")
+        there = (file.parent / path).resolve() if path else file
+        assert there.exists(), f"{name_of(file)} links to {target}, which is not there"
+        assert not anchor or anchor in anchors(there), f"{name_of(file)} links to {target}: no such heading"

@@ -1,6 +1,7 @@
 """Help pages and translations against the nodes they describe; nodes/ is read as text, ComfyUI is not needed.
 
-The frontend asks for docs/<node>/<language>.md, and for a language without one falls back to docs/<node>.md, the English page.
+The frontend asks for docs/<node>/<language>.md, and for a language without one falls back to docs/<node>.md, the
+English page.
 """
 
 import ast

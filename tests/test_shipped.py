@@ -22,7 +22,7 @@ from t2l.model.vocabulary import Vocabulary
 
 PROMPT = "a red teapot on a wooden table"
 REPOSITORY = Path(__file__).parent.parent
-DEMO_DATA = REPOSITORY / "t2l" / "data" / "demo"
+DEMO_DATA = REPOSITORY / "recipes" / "demo"
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,8 @@ def test_the_autoencoder_alone_opens_from_the_whole_file(model):
 def test_the_command_writes_every_picture_and_stays_under_two_gigabytes(tmp_path):
     script = (
         "import sys; from t2l.cli import main; code = main(sys.argv[1:]); "
-        "print(code, open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"  # ru_maxrss counts the parent too
+        # ru_maxrss counts the parent too
+        "print(code, open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
     )
     command = [sys.executable, "-c", script, "generate", PROMPT, "--out", str(tmp_path / "out"), "--size", "137x101"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -137,12 +138,10 @@ def test_the_command_writes_every_picture_and_stays_under_two_gigabytes(tmp_path
 
 
 def listed(path):
-    """The lists of words in a page: what follows `- 126 things: `, without the full stop."""
+    """The lists of words in a page: what follows `- 126 things: `, on any number of lines, without the full stop."""
     text = (REPOSITORY / path).read_text(encoding="utf-8")
-    return [
-        line.strip("。.")
-        for line in re.findall(r"^- (?:\d+ [^ ,.]+|Colours|颜色)[:：] ?(.+)$", text, flags=re.MULTILINE)
-    ]
+    items = re.findall(r"^- (?:\d+ [^ ,.]+|Colours|颜色)[:：] ?(.+(?:\n  .+)*)$", text, flags=re.MULTILINE)
+    return [" ".join(item.split()).strip("。.") for item in items]
 
 
 @pytest.mark.parametrize("path", ["models/README.md", *(f"web/docs/T2L_LoadCheckpoint{x}.md" for x in ("", "/zh"))])

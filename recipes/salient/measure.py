@@ -1,8 +1,8 @@
 """Mask IOU of salient-object networks on composites whose mask is known, none of whose sources was trained on.
 
     plain   one whole held-out cut-out, 35 to 80 % of the side, over held-out photographs, panoramas and scenes
-    stamps  the same with photographs of things (Debian's tuxpaint-stamps-default, GPL-2, for testing only) over photographs
-            of plasma-workspace-wallpapers and mate-backgrounds
+    stamps  the same with photographs of things (Debian's tuxpaint-stamps-default, GPL-2, for testing only) over
+            photographs of plasma-workspace-wallpapers and mate-backgrounds
     hard    as in training: several, cut, tiny, huge, hidden by their colour
     empty   the backgrounds alone: the share of the picture that is masked
 

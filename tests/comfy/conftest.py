@@ -28,8 +28,9 @@ NO_CORE_AUDIO = ("torchaudio", "nodes_audio")  # two core files that need what t
 
 @dataclass
 class Result:
-    """What became of a prompt: refused before it ran (error and node_errors), failed (error), or what its nodes show, by
-    node id. Which of the two it is differs between versions of ComfyUI; the sentence does not."""
+    """What became of a prompt: refused before it ran (error and node_errors), failed (error), or what its nodes show,
+    by node id. Which of the two it is differs between versions of ComfyUI; the sentence does not.
+    """
 
     error: str | None
     node_errors: dict
@@ -53,7 +54,8 @@ class Server:
 
     def run(self, graph: dict, timeout: float = 300) -> Result:
         """Queue a prompt in API format and wait for its end."""
-        # Without a client the history of a prompt lacks what its nodes show from the cache, where another test ran the same.
+        # Without a client the history of a prompt lacks what its nodes show from the cache, where another test ran the
+        # same.
         body = {"prompt": graph, "client_id": "tests"}
         request = urllib.request.Request(
             f"{self.url}/prompt", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -106,7 +108,9 @@ def comfyui() -> Path:
 
 @pytest.fixture(scope="session")
 def base(comfyui, tmp_path_factory) -> Path:
-    """A ComfyUI base folder with our nodes, one that makes layer documents as others do, and the picture that ComfyUI ships."""
+    """A ComfyUI base folder with our nodes, one that makes layer documents as others do, and the picture that ComfyUI
+    ships.
+    """
     folder = tmp_path_factory.mktemp("comfy")
     for name in ("custom_nodes", "input"):
         (folder / name).mkdir()

@@ -6,8 +6,9 @@ import torch
 
 
 class ForeignDocument:
-    """JSON -> a LAYERS document; in an item `color` [r, g, b] or [r, g, b, a] of 0 to 1 and `size` [h, w] stand for the image,
-    `frames` for how many of it, a number for a mask, `masks` for how many of those."""
+    """JSON -> a LAYERS document; in an item `color` [r, g, b] or [r, g, b, a] of 0 to 1 and `size` [h, w] stand for the
+    image, `frames` for how many of it, a number for a mask, `masks` for how many of those.
+    """
 
     RETURN_TYPES = ("LAYERS",)
     FUNCTION = "make"
@@ -46,7 +47,9 @@ class DescribeDocument:
 
 
 class ForeignTensor:
-    """JSON -> an IMAGE and a MASK of any `shape` and `dtype`, filled with `value`; `kind` meta, sparse or list is a stranger one."""
+    """JSON -> an IMAGE and a MASK of any `shape` and `dtype`, filled with `value`; `kind` meta, sparse or list is a
+    stranger one.
+    """
 
     RETURN_TYPES = ("IMAGE", "MASK")
     FUNCTION = "make"

@@ -17,14 +17,19 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-READY = "window.app && window.app.graph && window.app.extensionManager && Object.keys(LiteGraph.registered_node_types).length > 100"
+READY = (
+    "window.app && window.app.graph && window.app.extensionManager "
+    "&& Object.keys(LiteGraph.registered_node_types).length > 100"
+)
 RED_WIRES = """() => [...app.graph.links.values()].filter(link => {
     const from = app.graph.getNodeById(link.origin_id), to = app.graph.getNodeById(link.target_id);
-    return !from || !to || !LiteGraph.isValidConnection(from.outputs[link.origin_slot].type, to.inputs[link.target_slot].type);
+    return !from || !to ||
+        !LiteGraph.isValidConnection(from.outputs[link.origin_slot].type, to.inputs[link.target_slot].type);
 }).map(link => link.id)"""
 PROMPT_ALONE = """() => {
     app.graph.clear();
-    for (const type of ["T2L_LoadCheckpoint", "CLIPTextEncode", "PreviewAny"]) app.graph.add(LiteGraph.createNode(type));
+    for (const type of ["T2L_LoadCheckpoint", "CLIPTextEncode", "PreviewAny"])
+        app.graph.add(LiteGraph.createNode(type));
     const [load, prompt, seen] = app.graph._nodes;
     load.connect(1, prompt, prompt.findInputSlot("clip"));
     prompt.connect(0, seen, 0);
@@ -38,9 +43,12 @@ GROWN = """() => app.graph._nodes.filter(node => {
     return width > node.size[0] + 40 || height > node.size[1];  // long titles are cut, not wrapped
 }).map(node => node.type)"""
 VUE_BOXES = """() => {
-    const boxes = [...document.querySelectorAll("[data-node-id]")].map(node => [node.dataset.nodeId, node.getBoundingClientRect()]);
-    const touch = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
-    return boxes.flatMap(([one, a], i) => boxes.slice(i + 1).filter(([, b]) => touch(a, b)).map(([two]) => `${one} ${two}`));
+    const boxes = [...document.querySelectorAll("[data-node-id]")]
+        .map(node => [node.dataset.nodeId, node.getBoundingClientRect()]);
+    const touch = (a, b) =>
+        a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+    return boxes.flatMap(([one, a], i) =>
+        boxes.slice(i + 1).filter(([, b]) => touch(a, b)).map(([two]) => `${one} ${two}`));
 }"""
 WIRED = """() => {
     const [blueprint] = app.graph._nodes, source = LiteGraph.createNode("T2L_LoadLayers");
@@ -333,8 +341,9 @@ def test_the_template_browser_offers_every_workflow(page):
 
 
 def test_the_console_holds_no_error_of_ours(page):
-    """The frontend asks its own registry about every node shown, and for a help page in its language before it takes the
-    English one; what a machine without a network or a page makes of that is not ours."""
+    """The frontend asks its own registry about every node shown, and for a help page in its language before it takes
+    the English one; what a machine without a network or a page makes of that is not ours.
+    """
     asked = ("https://api.comfy.org", "/en.md")
     errors = [text for kind, text in page.said if kind == "error" and not any(part in text for part in asked)]
     assert [text for text in errors if "text2layer" in text.lower() or "T2L" in text] == []

@@ -1,4 +1,6 @@
-"""HTML in the names of files and layers, in prompts and in what a node says of them: shown as it is written, and never run."""
+"""HTML in the names of files and layers, in prompts and in what a node says of them: shown as it is written, and never
+run.
+"""
 
 import json
 import re
@@ -14,7 +16,8 @@ FAILING = """([type, values]) => {
     const node = LiteGraph.createNode(type), seen = LiteGraph.createNode("PreviewAny");
     app.graph.add(node);
     app.graph.add(seen);
-    for (const widget of node.widgets) if (widget.name in values) { widget.value = values[widget.name]; widget.callback?.(widget.value); }
+    for (const widget of node.widgets)
+        if (widget.name in values) { widget.value = values[widget.name]; widget.callback?.(widget.value); }
     node.connect(0, seen, 0);
 }"""
 DETAILS = re.compile("View details|Show report|See errors|Details", re.IGNORECASE)
@@ -106,7 +109,8 @@ def test_layers_named_in_html_are_shown_as_they_are_named_while_they_are_saved(p
 def test_words_of_a_prompt_that_are_html_are_hinted_at_as_text(page, server):  # noqa: F811
     page.evaluate(EMPTY)
     page.evaluate("""text => {
-        for (const type of ["T2L_LoadCheckpoint", "CLIPTextEncode", "PreviewAny"]) app.graph.add(LiteGraph.createNode(type));
+        for (const type of ["T2L_LoadCheckpoint", "CLIPTextEncode", "PreviewAny"])
+            app.graph.add(LiteGraph.createNode(type));
         const [load, prompt, seen] = app.graph._nodes;
         load.connect(1, prompt, prompt.findInputSlot("clip"));
         prompt.connect(0, seen, 0);

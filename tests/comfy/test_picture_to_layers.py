@@ -1,4 +1,6 @@
-"""Picture to Layers in a real ComfyUI server over HTTP: with the network that ships, and with better parts on its wires."""
+"""Picture to Layers in a real ComfyUI server over HTTP: with the network that ships, and with better parts on its
+wires.
+"""
 
 import asyncio
 import json
@@ -101,7 +103,8 @@ def test_batches_of_two_sizes_are_refused_by_name(server, ball):
     assert "Picture to Layers: batches must hold 3 pictures, as the largest does, or one, got" in result.error
 
 
-# --- Lists, as core's Rebatch Images and data set nodes give them ------------------------------------------------------
+# --- Lists, as core's Rebatch Images and data set nodes give them
+# ------------------------------------------------------
 
 SIZES = [(40, 60), (64, 32), (33, 47)]  # height and width
 GREYS = [0, 0.5, 1]
@@ -175,7 +178,8 @@ def test_lists_of_two_lengths_are_refused_by_name(server):
     assert "Picture to Layers: lists must hold 3 entries, as the longest does, or one, got {'mask': 2}" in error
 
 
-# --- Cancel ------------------------------------------------------------------------------------------------------------
+# --- Cancel
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["batch", "list"])

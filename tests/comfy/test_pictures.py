@@ -1,4 +1,6 @@
-"""Cut-outs, pictures stacked into documents, shadows and views of before and after, in a real ComfyUI server over HTTP."""
+"""Cut-outs, pictures stacked into documents, shadows and views of before and after, in a real ComfyUI server over
+HTTP.
+"""
 
 import re
 

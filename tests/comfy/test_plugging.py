@@ -98,7 +98,9 @@ def test_a_model_merged_with_itself_is_itself(server, plain):
 
 
 def repainted(mask_left: float):
-    """Layers into a latent; a noise mask, `mask_left` on its left half and 1 on its right, says what is painted anew."""
+    """Layers into a latent; a noise mask, `mask_left` on its left half and 1 on its right, says what is painted
+    anew.
+    """
     graph = text_to_layers(seed=11)
     layers = {"foreground": ["first", 0], "background": ["first", 1], "mask": ["first", 2]}
     graph |= {
@@ -135,7 +137,9 @@ def test_unknown_keys_and_batch_index_of_a_latent_do_no_harm(server):
 
 
 def test_masks_of_core_and_ours_meet_and_nothing_is_inverted(server):
-    """A PNG with transparency -> Load Image -> Invert Mask -> layers -> Invert Mask -> Join Image with Alpha -> the same PNG."""
+    """A PNG with transparency -> Load Image -> Invert Mask -> layers -> Invert Mask -> Join Image with Alpha -> the
+    same PNG.
+    """
     rgba = np.zeros((64, 64, 4), np.uint8)
     rgba[:, :, 0], rgba[:, :32, 3], rgba[:, 32:, 3] = 200, 255, 51
     Image.fromarray(rgba).save(server.folder / "input" / "half.png")
@@ -168,7 +172,8 @@ def test_an_image_with_an_alpha_channel_is_taken(server):
 
 @pytest.fixture(scope="module")
 def full_size(server):
-    """An autoencoder and a whole checkpoint of Stable Diffusion 1.x geometry in ComfyUI's own folders; gives the log's length.
+    """An autoencoder and a whole checkpoint of Stable Diffusion 1.x geometry in ComfyUI's own folders; gives the log's
+    length.
 
     Of random weights, or the checkpoint T2L_FULL_SIZE names, as benchmarks/full_size_training.py trains one.
     """

@@ -188,7 +188,9 @@ def test_a_batch_alone_stays_a_batch(server):
 
 
 def square(width=97, height=97, **changes):
-    """A white square, x 8 to 39 and y 32 to 63 (whole cells), encoded; what `changes` makes of the latent under the name `changed`."""
+    """A white square, x 8 to 39 and y 32 to 63 (whole cells), encoded; what `changes` makes of the latent under the
+    name `changed`.
+    """
     return {
         "load": node("T2L_LoadAutoencoder", autoencoder=DEMO),
         "black": node("SolidMask", value=0.0, width=width, height=height),
@@ -230,7 +232,9 @@ def enlarge_to(source, width, height):
 
 
 def is_at(shown, edges, scale=1.0):
-    """Whether the square lies between these columns and rows: its middle to a pixel, its edges as soft as they are painted."""
+    """Whether the square lies between these columns and rows: its middle to a pixel, its edges as soft as they are
+    painted.
+    """
     found = []
     for axis in (0, 1):
         profile = shown[..., 0].mean(axis=axis)

@@ -1,4 +1,6 @@
-"""Sizes and words that a checkpoint was not trained on: said in the log and on the node; and documents fitted to its size."""
+"""Sizes and words that a checkpoint was not trained on: said in the log and on the node; and documents fitted to its
+size.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,6 @@
-"""What nodes of strangers put on a wire: refused in one sentence before anything is allocated. Most of it tests/fuzz found."""
+"""What nodes of strangers put on a wire: refused in one sentence before anything is allocated. Most of it tests/fuzz
+found.
+"""
 
 import json
 import time
@@ -78,12 +80,24 @@ SAMPLES = "Decode Layers: latent needs samples of shape (N, 8, h, w), as text2la
         ({"samples": "strings"}, f"{SAMPLES} a str"),
         ({"samples": None}, f"{SAMPLES} nothing"),
         ("strings", f"{SAMPLES} a str"),
-        ({"samples": {"tensor": [1, 8, 4, 4], "fill": "nan"}}, "Decode Layers: latent holds NaN, infinite or huge values"),
-        ({"samples": {"tensor": [1, 8, 4, 4], "fill": 1e30}}, "Decode Layers: latent holds NaN, infinite or huge values"),
-        ({"samples": {"tensor": [1, 8, 2048, 2048], "kind": "expanded"}}, f"Decode Layers: latent {MOST}, got 16384 x 16384"),
-        ({"samples": {"tensor": [4096, 8, 64, 64], "kind": "expanded"}}, f"Decode Layers: latent {TOGETHER}, got 4096 pictures of 512 x 512"),
+        (
+            {"samples": {"tensor": [1, 8, 4, 4], "fill": "nan"}},
+            "Decode Layers: latent holds NaN, infinite or huge values",
+        ),
+        (
+            {"samples": {"tensor": [1, 8, 4, 4], "fill": 1e30}},
+            "Decode Layers: latent holds NaN, infinite or huge values",
+        ),
+        (
+            {"samples": {"tensor": [1, 8, 2048, 2048], "kind": "expanded"}},
+            f"Decode Layers: latent {MOST}, got 16384 x 16384",
+        ),
+        (
+            {"samples": {"tensor": [4096, 8, 64, 64], "kind": "expanded"}},
+            f"Decode Layers: latent {TOGETHER}, got 4096 pictures of 512 x 512",
+        ),
     ],
-)  # fmt: skip
+)
 def test_latents_of_other_kinds_are_refused(server, latent, sentence):
     assert sentence in said(server, decoding(latent))
 
@@ -102,31 +116,96 @@ def test_what_else_lies_in_a_latent_is_not_our_business(server, key, strange):
 @pytest.mark.parametrize(
     ("kind", "wires", "widgets", "sentence"),
     [
-        ("T2L_JoinLayers", {"foreground": ("IMAGE", LARGE), "background": ("IMAGE", PICTURE), "mask": ("MASK", MASK)}, {},
-         f"Join Layers: foreground {MOST}, got 16384 x 16384"),
-        ("T2L_JoinLayers", {"foreground": ("IMAGE", {"tensor": [1, 512, 512, 3]}), "background": ("IMAGE", PICTURE), "mask": ("MASK", {"tensor": [4000, 1, 2], "kind": "expanded"})}, {},
-         f"Join Layers: mask {TOGETHER}, got 4000 pictures of 512 x 512"),
-        ("T2L_JoinLayers", {"foreground": ("IMAGE", {"tensor": [10**6, 1, 2, 3], "kind": "expanded"}), "background": ("IMAGE", PICTURE), "mask": ("MASK", MASK)}, {},
-         "Join Layers: foreground takes at most 4096 pictures, got 1000000"),
-        ("T2L_JoinLayers", {"foreground": ("IMAGE", {**PICTURE, "kind": "nested"}), "background": ("IMAGE", PICTURE), "mask": ("MASK", MASK)}, {},
-         "Join Layers: foreground needs an IMAGE of shape (N, H, W, 3), got tensors of several shapes (nested)"),
-        ("T2L_CompositeLayers", {"foreground": ("IMAGE", PICTURE), "background": ("IMAGE", LARGE), "mask": ("MASK", MASK)}, COMPOSITE,
-         f"Composite Layers: background {MOST}, got 16384 x 16384"),
-        ("T2L_CompositeLayers", {"foreground": ("IMAGE", {"tensor": [300, 1, 1, 3]}), "background": ("IMAGE", {"tensor": [1, 1024, 1024, 3], "kind": "expanded"}), "mask": ("MASK", MASK)},
-         COMPOSITE, f"Composite Layers: background {TOGETHER}, got 300 pictures of 1024 x 1024"),
-        ("T2L_UpscaleLayers", document(RASTER), UPSCALE | {"width": 16384, "height": 16384},
-         f"Upscale Layers: factor, width and height: layers {MOST}, its canvas has 16384 x 16384"),
-        ("T2L_UpscaleLayers", document(RASTER | {"w": 9000, "h": 9000}, canvas=[24, 16]), UPSCALE | {"factor": 16.0},
-         f"Upscale Layers: factor, width and height: layers {MOST}, 'a' has 144000 x 144000"),
-        ("T2L_FitLayers", document(RASTER, canvas=[16384, 1]), FIT, f"Fit Layers: layers {MOST}, its canvas has 2097152 x 128"),
-        ("T2L_ImagesToLayers", {"image": ("IMAGE", PICTURE)}, IMAGES | {"width": 16384, "height": 16384},
-         f"Images to Layers: width and height: {MOST}, its canvas has 16384 x 16384"),
-        ("T2L_ImagesToLayers", {"image": ("IMAGE", LARGE)}, IMAGES | {"width": 0, "height": 0},
-         f"Images to Layers: image {MOST}, got 16384 x 16384"),
-        ("T2L_EncodeLayers", {"foreground": ("IMAGE", LARGE), "background": ("IMAGE", PICTURE), "mask": ("MASK", MASK)}, {"autoencoder": ["load", 0]},
-         f"Encode Layers: foreground {MOST}, got 16384 x 16384"),
+        (
+            "T2L_JoinLayers",
+            {"foreground": ("IMAGE", LARGE), "background": ("IMAGE", PICTURE), "mask": ("MASK", MASK)},
+            {},
+            f"Join Layers: foreground {MOST}, got 16384 x 16384",
+        ),
+        (
+            "T2L_JoinLayers",
+            {
+                "foreground": ("IMAGE", {"tensor": [1, 512, 512, 3]}),
+                "background": ("IMAGE", PICTURE),
+                "mask": ("MASK", {"tensor": [4000, 1, 2], "kind": "expanded"}),
+            },
+            {},
+            f"Join Layers: mask {TOGETHER}, got 4000 pictures of 512 x 512",
+        ),
+        (
+            "T2L_JoinLayers",
+            {
+                "foreground": ("IMAGE", {"tensor": [10**6, 1, 2, 3], "kind": "expanded"}),
+                "background": ("IMAGE", PICTURE),
+                "mask": ("MASK", MASK),
+            },
+            {},
+            "Join Layers: foreground takes at most 4096 pictures, got 1000000",
+        ),
+        (
+            "T2L_JoinLayers",
+            {
+                "foreground": ("IMAGE", {**PICTURE, "kind": "nested"}),
+                "background": ("IMAGE", PICTURE),
+                "mask": ("MASK", MASK),
+            },
+            {},
+            "Join Layers: foreground needs an IMAGE of shape (N, H, W, 3), got tensors of several shapes (nested)",
+        ),
+        (
+            "T2L_CompositeLayers",
+            {"foreground": ("IMAGE", PICTURE), "background": ("IMAGE", LARGE), "mask": ("MASK", MASK)},
+            COMPOSITE,
+            f"Composite Layers: background {MOST}, got 16384 x 16384",
+        ),
+        (
+            "T2L_CompositeLayers",
+            {
+                "foreground": ("IMAGE", {"tensor": [300, 1, 1, 3]}),
+                "background": ("IMAGE", {"tensor": [1, 1024, 1024, 3], "kind": "expanded"}),
+                "mask": ("MASK", MASK),
+            },
+            COMPOSITE,
+            f"Composite Layers: background {TOGETHER}, got 300 pictures of 1024 x 1024",
+        ),
+        (
+            "T2L_UpscaleLayers",
+            document(RASTER),
+            UPSCALE | {"width": 16384, "height": 16384},
+            f"Upscale Layers: factor, width and height: layers {MOST}, its canvas has 16384 x 16384",
+        ),
+        (
+            "T2L_UpscaleLayers",
+            document(RASTER | {"w": 9000, "h": 9000}, canvas=[24, 16]),
+            UPSCALE | {"factor": 16.0},
+            f"Upscale Layers: factor, width and height: layers {MOST}, 'a' has 144000 x 144000",
+        ),
+        (
+            "T2L_FitLayers",
+            document(RASTER, canvas=[16384, 1]),
+            FIT,
+            f"Fit Layers: layers {MOST}, its canvas has 2097152 x 128",
+        ),
+        (
+            "T2L_ImagesToLayers",
+            {"image": ("IMAGE", PICTURE)},
+            IMAGES | {"width": 16384, "height": 16384},
+            f"Images to Layers: width and height: {MOST}, its canvas has 16384 x 16384",
+        ),
+        (
+            "T2L_ImagesToLayers",
+            {"image": ("IMAGE", LARGE)},
+            IMAGES | {"width": 0, "height": 0},
+            f"Images to Layers: image {MOST}, got 16384 x 16384",
+        ),
+        (
+            "T2L_EncodeLayers",
+            {"foreground": ("IMAGE", LARGE), "background": ("IMAGE", PICTURE), "mask": ("MASK", MASK)},
+            {"autoencoder": ["load", 0]},
+            f"Encode Layers: foreground {MOST}, got 16384 x 16384",
+        ),
     ],
-)  # fmt: skip
+)
 def test_sizes_that_take_gigabytes_are_refused_before(server, kind, wires, widgets, sentence):
     assert sentence in said(server, one(kind, wires, **widgets))
 
@@ -134,16 +213,25 @@ def test_sizes_that_take_gigabytes_are_refused_before(server, kind, wires, widge
 @pytest.mark.parametrize(
     ("items", "sentence"),
     [
-        ([RASTER | {"w": 9000, "h": 9000}] * 9, "Split Layers: layers takes at most 200,000,000 pixels in all layers, got 729,000,000 in 9 layers"),
-        ([RASTER | {"image": {"tensor": [40, 4000, 4000, 3], "kind": "expanded"}}], "pixels in all layers, got 1,920,000,000 numbers"),
-        ([RASTER | {"name": {"text": "n", "times": 500_000}}], "Split Layers: layers: the name of layer 1 has 500,000 characters"),
+        (
+            [RASTER | {"w": 9000, "h": 9000}] * 9,
+            "Split Layers: layers takes at most 200,000,000 pixels in all layers, got 729,000,000 in 9 layers",
+        ),
+        (
+            [RASTER | {"image": {"tensor": [40, 4000, 4000, 3], "kind": "expanded"}}],
+            "pixels in all layers, got 1,920,000,000 numbers",
+        ),
+        (
+            [RASTER | {"name": {"text": "n", "times": 500_000}}],
+            "Split Layers: layers: the name of layer 1 has 500,000 characters",
+        ),
         ([RASTER | {"type": {"tensor": [2]}}], "layer 'a' must be of type raster, got a Tensor"),
         ([RASTER | {"image": {"tensor": [1, 4, 4, 3], "kind": "sparse"}}], "layer 'a': image needs an IMAGE"),
         ([RASTER | {"image": {"tensor": [1, 0, 4, 3]}}], "layer 'a': image needs an IMAGE"),
         ([RASTER | {"mask": {"tensor": [1, 4], "kind": "meta"}}], "layer 'a': mask needs a MASK"),
         ([RASTER | {"blend_mode": "m" * 5000}], "the blend mode of layer 'a' must be one of normal"),
     ],
-)  # fmt: skip
+)
 def test_documents_that_cannot_be_are_refused(server, items, sentence):
     assert sentence in said(server, one("T2L_SplitLayers", document(*items)))
 
@@ -198,14 +286,28 @@ def test_sockets_of_ours_take_nothing_else(server, strange):
 @pytest.mark.parametrize(
     ("kind", "wires", "widgets"),
     [
-        ("T2L_CleanEdges", {"layers": ("LAYERS", [{"version": 1, "layers": [RASTER | {"image": BIG}]}] * 60)},
-         {"refine": 64, "decontaminate": True, "shrink": 9.5, "feather": 9.0}),
-        ("T2L_CompositeLayers", {"foreground": ("IMAGE", [BIG]), "background": ("IMAGE", [{"tensor": [150, 1024, 1024, 3], "kind": "expanded"}]), "mask": ("MASK", [MASK])},
-         COMPOSITE | {"feather": 200.0, "colour_space": "linear", "shadow": 1.0}),
-        ("T2L_DecodeLayersTiled", {"latent": ("LATENT", [{"samples": {"tensor": [8, 8, 128, 128]}}])}, {"autoencoder": ["load", 0], "tile_size": 256, "overlap": 32}),
+        (
+            "T2L_CleanEdges",
+            {"layers": ("LAYERS", [{"version": 1, "layers": [RASTER | {"image": BIG}]}] * 60)},
+            {"refine": 64, "decontaminate": True, "shrink": 9.5, "feather": 9.0},
+        ),
+        (
+            "T2L_CompositeLayers",
+            {
+                "foreground": ("IMAGE", [BIG]),
+                "background": ("IMAGE", [{"tensor": [150, 1024, 1024, 3], "kind": "expanded"}]),
+                "mask": ("MASK", [MASK]),
+            },
+            COMPOSITE | {"feather": 200.0, "colour_space": "linear", "shadow": 1.0},
+        ),
+        (
+            "T2L_DecodeLayersTiled",
+            {"latent": ("LATENT", [{"samples": {"tensor": [8, 8, 128, 128]}}])},
+            {"autoencoder": ["load", 0], "tile_size": 256, "overlap": 32},
+        ),
     ],
     ids=["documents", "pictures", "tiles"],
-)  # fmt: skip
+)
 def test_cancel_ends_long_work_in_seconds(server, kind, wires, widgets):
     graph = one(kind, wires, "ForeignList", **widgets)
     body = json.dumps({"prompt": graph}).encode()

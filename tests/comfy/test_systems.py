@@ -62,5 +62,6 @@ def test_layers_that_are_latents_of_their_own_are_sampled_and_decoded(server, ze
 def test_a_checkpoint_without_layers_is_refused_and_told_where_it_opens(server):
     result = server.run(sampled(save(server, "composite", 4, DiffusionConfig())))
     assert result.error is not None and result.error.startswith(
-        "Load Text2Layer Checkpoint: checkpoint: composite.safetensors paints whole pictures, it has no layers; open it with"
+        "Load Text2Layer Checkpoint: checkpoint: composite.safetensors paints whole pictures, it has no layers; open "
+        "it with"
     )

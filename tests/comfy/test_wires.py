@@ -55,16 +55,43 @@ def test_values_in_their_range_are_taken(server):
 @pytest.mark.parametrize(
     ("kind", "inputs", "wire", "value", "sentence"),
     [
-        ("T2L_UpscaleLayers", {"factor": 2.0, "width": 0, "height": 0, "method": "area"}, ("factor", "FLOAT"), "0.0",
-         "Upscale Layers: factor must be a number from 0.05 to 16, got 0.0"),
-        ("T2L_UpscaleLayers", {"factor": 2.0, "width": 0, "height": 0, "method": "area"}, ("width", "INT"), "2.5",
-         "Upscale Layers: width must be a whole number from 0 to 16384, got 2.5"),
-        ("T2L_BestLayers", {"keep": 1}, ("keep", "INT"), "0", "Best of Layers: keep must be a whole number from 1 to 4096, got 0"),
-        ("T2L_CleanEdges", {"refine": 0, "decontaminate": True, "shrink": 0.0, "feather": 0.0}, ("refine", "INT"), "-1",
-         "Clean Edges: refine must be a whole number from 0 to 64, got -1"),
-        ("T2L_SplitLayers", {}, ("layer", "STRING"), "[]", "Split Layers: layer must be a text of at most 100,000 characters"),
+        (
+            "T2L_UpscaleLayers",
+            {"factor": 2.0, "width": 0, "height": 0, "method": "area"},
+            ("factor", "FLOAT"),
+            "0.0",
+            "Upscale Layers: factor must be a number from 0.05 to 16, got 0.0",
+        ),
+        (
+            "T2L_UpscaleLayers",
+            {"factor": 2.0, "width": 0, "height": 0, "method": "area"},
+            ("width", "INT"),
+            "2.5",
+            "Upscale Layers: width must be a whole number from 0 to 16384, got 2.5",
+        ),
+        (
+            "T2L_BestLayers",
+            {"keep": 1},
+            ("keep", "INT"),
+            "0",
+            "Best of Layers: keep must be a whole number from 1 to 4096, got 0",
+        ),
+        (
+            "T2L_CleanEdges",
+            {"refine": 0, "decontaminate": True, "shrink": 0.0, "feather": 0.0},
+            ("refine", "INT"),
+            "-1",
+            "Clean Edges: refine must be a whole number from 0 to 64, got -1",
+        ),
+        (
+            "T2L_SplitLayers",
+            {},
+            ("layer", "STRING"),
+            "[]",
+            "Split Layers: layer must be a text of at most 100,000 characters",
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_node_looks_at_its_numbers_and_texts(server, kind, inputs, wire, value, sentence):
     graph = made({"color": GREY}) | {"value": node("ForeignValue", value=value)}
     wires = {wire[0]: ["value", SOCKET[wire[1]]]}

@@ -33,7 +33,9 @@ def test_a_workflow_runs_to_its_end(server, name):
 
 
 def test_comfyui_paints_what_the_library_paints(server):
-    """KSampler's dpmpp_2m on sgm_uniform and diffusers' DPM-Solver++ on trailing steps: the same noise, nearly the same times."""
+    """KSampler's dpmpp_2m on sgm_uniform and diffusers' DPM-Solver++ on trailing steps: the same noise, nearly the same
+    times.
+    """
     graph = TWINS["text-to-layers"]
     composite = next(number for number, node in graph.items() if node["inputs"].get("images", [0, 0])[1] == 3)
     sampler = next(node for node in graph.values() if node["class_type"] == "KSampler")

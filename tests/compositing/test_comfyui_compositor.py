@@ -1,4 +1,5 @@
-"""ComfyUI core's compositor, to the letter. tests/comfyui_compositor.json holds core's own figures (0.31's compositor_blend.py).
+"""ComfyUI core's compositor, to the letter. tests/comfyui_compositor.json holds core's own figures (0.31's
+compositor_blend.py).
 
 tests/comfy/test_documents.py compares with core's node itself, where the server has it.
 """

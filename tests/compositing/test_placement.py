@@ -214,7 +214,9 @@ ANYWHERE = [
 @pytest.mark.parametrize("feather", [0.0, 1.0, 3.0, 12.0])
 @pytest.mark.parametrize("hidden", [0.0, 0.5, "noise"])
 def test_a_feathered_cut_out_shows_nothing_that_was_hidden(where, feather, hidden):
-    """Black came with a cut-out's transparent pixels: feathered on white paper, its rim was dark (238, then 209 of 255)."""
+    """Black came with a cut-out's transparent pixels: feathered on white paper, its rim was dark (238, then 209 of
+    255).
+    """
     under = pictures(size=(64, 64)) if hidden == "noise" else torch.full((1, 3, 64, 64), hidden)
     red = compose(yellow_disc(under), Placement(**where, feather=feather))[:, 0]
     assert (red.min() * 255).round() == 255

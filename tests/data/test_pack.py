@@ -249,7 +249,10 @@ BROKEN = {
     "animated": ({"foreground": animated()}, "a: a.foreground.png is animated or has several pages; save the one"),
     "truncated": ({"foreground": cut(NOISE)}, "a: a.foreground.png cannot be read: "),
     "empty": ({"background": b""}, "a: a.background.png is no picture that can be read"),
-    "PostScript": ({"background": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"}, "is no picture that can be read"),
+    "PostScript": (
+        {"background": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"},
+        "is no picture that can be read",
+    ),
     "float": ({"mask": as_bytes(picture(0.5, mode="F"), "tiff")}, "has neither 8 nor 16 bits a channel"),
     "profile": ({"foreground": as_bytes(picture(), icc_profile=b"junk")}, "has a colour profile that cannot be used"),
     "one pixel": ({"size": (1, 1)}, "a: has 1 x 1 pixels; training takes 64 along a side, or more"),
@@ -260,7 +263,7 @@ BROKEN = {
     "holes": ({"background": picture((1, 2, 3, 9), mode="RGBA")}, "a: has holes in a.background.png; a background has"),
     "no caption": ({"caption": None}, "a: has no caption: there is no a.txt and no a.json"),
     "empty caption": ({"caption": " \n"}, "a: has an empty caption in a.txt"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -370,7 +373,10 @@ def test_a_folder_without_anything_usable_is_one_sentence(tmp_path):
 def test_a_metadata_jsonl_gives_the_captions(tmp_path):
     write_set(tmp_path / "in" / "deep", "a", caption="another")
     write_set(tmp_path / "in", "b")
-    rows = [{"file_name": "deep/a.foreground.png", "text": "a cup", "thing": "cup"}, {"file_name": "deep/a.mask.png", "text": "a cup"}]  # fmt: skip
+    rows = [
+        {"file_name": "deep/a.foreground.png", "text": "a cup", "thing": "cup"},
+        {"file_name": "deep/a.mask.png", "text": "a cup"},
+    ]
     (tmp_path / "in" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shards = packed(tmp_path / "in", tmp_path, captions=tmp_path / "in" / "metadata.jsonl")
     assert [shards.metadata(i)["caption"] for i in range(len(shards))] == ["a cup"]
@@ -450,7 +456,10 @@ def test_pictures_kept_back_are_drawn_from_the_seed_and_not_trained_on(seven, tm
     for seed in (0, 0, 1):
         out = tmp_path / f"{seed}-{len(kept)}"
         pack(PackConfig(validation=3, seed=seed, processes=1), seven, out, None, str)
-        names = {split: {Shards(out / split).metadata(i)["sources"][0] for i in range(len(Shards(out / split)))} for split in ("train", "validation")}  # fmt: skip
+        names = {
+            split: {Shards(out / split).metadata(i)["sources"][0] for i in range(len(Shards(out / split)))}
+            for split in ("train", "validation")
+        }
         assert not names["train"] & names["validation"] and len(names["train"] | names["validation"]) == 7
         kept.append(names["validation"])
     assert kept[0] == kept[1] != kept[2]

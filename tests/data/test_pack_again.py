@@ -119,7 +119,11 @@ def test_new_pictures_go_into_new_shards_and_the_others_keep_key_split_and_bytes
     assert found.train == 7 and found.validation == 2
     now = names(tmp_path / "out")
     assert splits["train"].items() <= now["train"].items() and splits["validation"] == now["validation"]
-    assert {key: name for key, name in now["train"].items() if key >= "00000006"} == {"00000006": "p0", "00000007": "p1", "00000008": "p9"}  # fmt: skip
+    assert {key: name for key, name in now["train"].items() if key >= "00000006"} == {
+        "00000006": "p0",
+        "00000007": "p1",
+        "00000008": "p9",
+    }
 
 
 def test_more_are_kept_back_of_the_new_ones_alone(tmp_path):
@@ -138,7 +142,9 @@ def test_more_are_kept_back_of_the_new_ones_alone(tmp_path):
 
 
 @pytest.mark.parametrize("broken_off", [False, True])
-def test_a_folder_that_grows_in_steps_ends_with_the_same_bytes_however_often_it_is_packed(broken_off, tmp_path, monkeypatch):  # fmt: skip
+def test_a_folder_that_grows_in_steps_ends_with_the_same_bytes_however_often_it_is_packed(
+    broken_off, tmp_path, monkeypatch
+):
     write_many(tmp_path / "in", range(4))
     for out in ("one", "two"):
         pack(THREE, tmp_path / "in", tmp_path / out, None, str)

@@ -79,8 +79,20 @@ def test_stats_write_a_page_and_numbers_beside_the_shards(folder, tmp_path, caps
 def test_several_data_sets_are_trained_on_and_others_refused(folder, tmp_path, capsys):
     for name in ("a", "b"):
         t2l(capsys, "pack", folder, "--out", tmp_path / name, "processes=1")
-    model = {"base_channels": 32, "channel_multipliers": [1, 1], "num_res_blocks": 1, "norm": "none", "head_channels": 8}  # fmt: skip
-    config = {"model": model, "data": {"batch_size": 2, "crop": 16}, "steps": 1, "workers": 0, "loss": {"adversarial": 0, "lpips": 0}}  # fmt: skip
+    model = {
+        "base_channels": 32,
+        "channel_multipliers": [1, 1],
+        "num_res_blocks": 1,
+        "norm": "none",
+        "head_channels": 8,
+    }
+    config = {
+        "model": model,
+        "data": {"batch_size": 2, "crop": 16},
+        "steps": 1,
+        "workers": 0,
+        "loss": {"adversarial": 0, "lpips": 0},
+    }
     (tmp_path / "c.json").write_text(json.dumps(config))
     a, b = tmp_path / "a" / "train", tmp_path / "b" / "train"
     held_out = ("--validation", a, "--validation", b)

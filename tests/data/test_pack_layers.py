@@ -1,4 +1,6 @@
-"""What is read out of the files of a layered picture: masks of every kind, named layers, and what looks wrong in them."""
+"""What is read out of the files of a layered picture: masks of every kind, named layers, and what looks wrong in
+them.
+"""
 
 import io
 from dataclasses import replace
@@ -55,7 +57,9 @@ def test_a_mask_scaled_up_keeps_its_place(tmp_path):
 
 def test_a_mask_of_another_shape_is_a_reason(tmp_path):
     write_set(tmp_path / "in", mask=picture(255, (64, 72), "L"))
-    assert "has layers of different sizes: foreground 72 x 64, background 72 x 64, mask 64 x 72" in reason(tmp_path / "in", tmp_path)  # fmt: skip
+    assert "has layers of different sizes: foreground 72 x 64, background 72 x 64, mask 64 x 72" in reason(
+        tmp_path / "in", tmp_path
+    )
 
 
 def test_a_part_that_exif_turns_fits_those_that_lie_as_they_are_seen(tmp_path):
@@ -140,15 +144,21 @@ def read_named(folder, rule=""):
 @pytest.mark.parametrize("names", [("background", "foreground"), ("BG", "Fg "), ("Background", "fg")])
 def test_layers_named_foreground_and_background_are_taken_and_others_left_out(names, ending, tmp_path):
     below, above = layer(names[0], SKY), layer(names[1], CUP, (20, 20, 50, 50))
-    write_stack(tmp_path, below, layer("sign", SIGN, (0, 0, 9, 9)), above, layer("draft", SIGN, visible=False), ending=ending)  # fmt: skip
+    write_stack(
+        tmp_path, below, layer("sign", SIGN, (0, 0, 9, 9)), above, layer("draft", SIGN, visible=False), ending=ending
+    )
     found, notes = read_named(tmp_path)
-    assert found.mask.sum() == 900 and found.foreground[0, :, 30, 30].tolist() == pytest.approx([x / 255 for x in CUP], abs=0.01)  # fmt: skip
+    assert found.mask.sum() == 900 and found.foreground[0, :, 30, 30].tolist() == pytest.approx(
+        [x / 255 for x in CUP], abs=0.01
+    )
     assert found.background[0, :, 2, 2].tolist() == pytest.approx([x / 255 for x in SKY], abs=0.01)
     assert notes == ("left out 'sign', named neither foreground nor background",)
 
 
 def test_where_only_the_foreground_is_named_all_else_that_is_seen_lies_behind_it(tmp_path):
-    write_stack(tmp_path, layer("sky", SKY), layer("sign", SIGN, (0, 0, 9, 9)), layer("foreground", CUP, (20, 20, 50, 50)))  # fmt: skip
+    write_stack(
+        tmp_path, layer("sky", SKY), layer("sign", SIGN, (0, 0, 9, 9)), layer("foreground", CUP, (20, 20, 50, 50))
+    )
     found, notes = read_named(tmp_path)
     assert found.background[0, :, 2, 2].tolist() == pytest.approx([1, 1, 0], abs=0.01) and not notes
 
@@ -261,11 +271,26 @@ def test_an_edge_far_off_in_a_large_picture_is_looked_at():
 def test_faults_are_counted_in_one_line_and_named_in_the_notes(tmp_path):
     for key in "ab":
         write_set(tmp_path / "in", key, mask=disc((72, 64)).point(lambda x: x > 127))
-    write_set(tmp_path / "in", "c", foreground=with_alpha((200, 80, 40), disc((72, 64))), mask=disc((72, 64)).point(lambda x: 255 - x))  # fmt: skip
+    write_set(
+        tmp_path / "in",
+        "c",
+        foreground=with_alpha((200, 80, 40), disc((72, 64))),
+        mask=disc((72, 64)).point(lambda x: 255 - x),
+    )
     write_set(tmp_path / "in", "d", caption="cup " * 80)
-    found = pack(ONE, tmp_path / "in", tmp_path / "out", None, str, count_tokens=lambda texts: [len(text.split()) + 2 for text in texts])  # fmt: skip
+    found = pack(
+        ONE,
+        tmp_path / "in",
+        tmp_path / "out",
+        None,
+        str,
+        count_tokens=lambda texts: [len(text.split()) + 2 for text in texts],
+    )
     assert found.train == 4
-    assert found.faults == "2 with a mask that never exceeds 1/255, 1 with a mask that looks inverted, 1 with more than 77 tokens of caption"  # fmt: skip
+    assert found.faults == (
+        "2 with a mask that never exceeds 1/255, 1 with a mask that looks inverted, "
+        "1 with more than 77 tokens of caption"
+    )
     notes = (tmp_path / "out" / "notes.txt").read_text().splitlines()
     assert [line[:3] for line in notes] == ["a: ", "b: ", "c: ", "d: "] and notes[0] == f"a: {DARK_MASK}"
     assert len(Shards(tmp_path / "out" / "train")) == 4

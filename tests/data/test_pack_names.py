@@ -1,4 +1,6 @@
-"""What people call the files of a layered picture, and where they write its caption: every way finds the same picture."""
+"""What people call the files of a layered picture, and where they write its caption: every way finds the same
+picture.
+"""
 
 import json
 import unicodedata
@@ -71,7 +73,9 @@ def test_a_name_that_a_mac_wrote_decomposed_belongs_to_the_composed_one(tmp_path
 def test_a_thousand_pictures_in_folders_of_parts_keep_apart(tmp_path):
     for number in range(20):
         for folder in ("x", "x/y"):
-            write_files(tmp_path, [f"{folder}/{part}/{number}.png" for part in ("fg", "bg", "mask")], f"{folder}/{number}.txt")  # fmt: skip
+            write_files(
+                tmp_path, [f"{folder}/{part}/{number}.png" for part in ("fg", "bg", "mask")], f"{folder}/{number}.txt"
+            )
     sources, skipped = find_sources(tmp_path)
     assert len(sources) == 40 and not skipped and {len(source.files) for source in sources} == {3}
 
@@ -156,7 +160,17 @@ FILES = {
     "the key": ("metadata.jsonl", json.dumps({"file_name": "a.png", "text": "a cup"})),
     "parts": ("metadata.jsonl", json.dumps({"background_file_name": "a_bg.png", "text": "a cup"})),
     "a list": ("metadata.jsonl", json.dumps(LINE | {"text": ["", "a cup", "a mug"]})),
-    "llava": ("captions.json", json.dumps([{"image": "a_fg.png", "conversations": [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "a cup"}]}])),
+    "llava": (
+        "captions.json",
+        json.dumps(
+            [
+                {
+                    "image": "a_fg.png",
+                    "conversations": [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "a cup"}],
+                }
+            ]
+        ),
+    ),
     "windows": ("metadata.jsonl", json.dumps(LINE | {"file_name": ".\\a_fg.png"})),
     "encoded": ("metadata.jsonl", json.dumps(LINE | {"file_name": "%61_fg.png"})),
     "other case": ("metadata.jsonl", json.dumps(LINE | {"file_name": "A_FG.PNG"})),
@@ -170,7 +184,7 @@ FILES = {
     "kohya": ("meta_cap.json", json.dumps({"a_fg": {"caption": "a cup", "tags": "cup"}})),
     "kohya's tags": ("meta.json", json.dumps({"/home/me/train/a_fg.png": {"tags": "a cup"}})),
     "plain": ("captions.json", json.dumps({"a": "a cup"})),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -200,13 +214,24 @@ def test_what_stands_beside_a_picture_goes_before_a_file_for_many(tmp_path):
 BAD_ROWS = {
     "no JSON": ("metadata.jsonl", "{", "line 2 of metadata.jsonl is not JSON"),
     "no name": ("metadata.jsonl", '{"text": "x"}', 'line 2 of metadata.jsonl needs "file_name" and "text"'),
-    "no caption": ("metadata.jsonl", '{"file_name": "b.png"}', 'b: has no caption: line 2 of metadata.jsonl needs "file_'),
-    "two captions": ("metadata.jsonl", '{"file_name": "b.png", "text": "x"}\n{"file_name": "b_bg.png", "text": "y"}',
-                     "b: has two captions: line 3 of metadata.jsonl gives b another caption than a line before it"),
+    "no caption": (
+        "metadata.jsonl",
+        '{"file_name": "b.png"}',
+        'b: has no caption: line 2 of metadata.jsonl needs "file_',
+    ),
+    "two captions": (
+        "metadata.jsonl",
+        '{"file_name": "b.png", "text": "x"}\n{"file_name": "b_bg.png", "text": "y"}',
+        "b: has two captions: line 3 of metadata.jsonl gives b another caption than a line before it",
+    ),
     "empty caption": ("metadata.csv", "b.png,  ", "b: has no caption: line 3 of metadata.csv needs"),
-    "a number": ("metadata.jsonl", '{"file_name": "b.png", "text": 3}', "b: has no caption: line 2 of metadata.jsonl needs"),
+    "a number": (
+        "metadata.jsonl",
+        '{"file_name": "b.png", "text": 3}',
+        "b: has no caption: line 2 of metadata.jsonl needs",
+    ),
     "too long": ("metadata.csv", "b.png," + "x" * 200_000, "line 3 of metadata.csv cannot be read: field larger than"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BAD_ROWS)

@@ -45,7 +45,13 @@ def test_an_epoch_of_crops_holds_every_picture_as_often_as_its_set_comes(folders
     config = CropConfig(batch_size=9, crop=16, crops_per_example=1, rescale=0, flat=0)
     batch = CropBatches(shards, config, seed=0)[0]
     masks = [shards[i].layers.mask for i in range(5)]
-    found = [sum(torch.equal(piece[6:].float() / 255, m[0]) or torch.equal(piece[6:].flip(-1).float() / 255, m[0]) for piece in batch) for m in masks]  # fmt: skip
+    found = [
+        sum(
+            torch.equal(piece[6:].float() / 255, m[0]) or torch.equal(piece[6:].flip(-1).float() / 255, m[0])
+            for piece in batch
+        )
+        for m in masks
+    ]
     assert found == [1, 1, 1, 3, 3]
 
 

@@ -116,11 +116,19 @@ def test_captions_are_counted_in_words_and_tokens_and_those_too_long_named(tmp_p
 
 
 def test_scores_sources_and_licences_are_counted(tmp_path):
-    more = {"scores": {"mask": 0.93, "odd": float("nan")}, "sources": ("cats/1.png", "https://example.org/2.jpg"), "licences": ("CC0",)}  # fmt: skip
+    more = {
+        "scores": {"mask": 0.93, "odd": float("nan")},
+        "sources": ("cats/1.png", "https://example.org/2.jpg"),
+        "licences": ("CC0",),
+    }
     found = statistics(write(tmp_path, [square()] * 3, **more))
     assert found["scores"]["mask"]["counts"][18] == 3 and "odd" not in found["scores"]
     assert found["sources"] == {"cats": 3, "example.org": 3} and found["licences"] == {"CC0": 3}
-    assert [origin_of(x) for x in ("a.png", "http://[x/y", "s3://b/k")] == ["files in no folder", "an address that is none", "b"]  # fmt: skip
+    assert [origin_of(x) for x in ("a.png", "http://[x/y", "s3://b/k")] == [
+        "files in no folder",
+        "an address that is none",
+        "b",
+    ]
 
 
 def test_the_splits_of_a_data_set_are_counted_together(tmp_path):

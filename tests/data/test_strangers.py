@@ -1,4 +1,6 @@
-"""Data folders, shards and caches from strangers: skipped or refused in a sentence that names the file, and never a crash."""
+"""Data folders, shards and caches from strangers: skipped or refused in a sentence that names the file, and never a
+crash.
+"""
 
 import json
 import os

@@ -1,8 +1,9 @@
 """A second device on a machine without one: its tensors hold real numbers and say that they lie on `second:0`.
 
-What mixes devices fails as it fails on CUDA, in CUDA's words, so a whole command runs here as on a card, and stops at the first
-tensor that was left on the CPU. Allowed across devices is what CUDA allows: copies, indices on the CPU, and a number on the CPU
-(a tensor without dimensions) in an elementwise operation. Refused besides: numpy of it, and a generator of the CPU.
+What mixes devices fails as it fails on CUDA, in CUDA's words, so a whole command runs here as on a card, and stops at
+the first tensor that was left on the CPU. Allowed across devices is what CUDA allows: copies, indices on the CPU, and a
+number on the CPU (a tensor without dimensions) in an elementwise operation. Refused besides: numpy of it, and a
+generator of the CPU.
 
 Below lies torch's way to write a backend in Python: `Second` computes on the tensor of the CPU that it holds. Autocast
 lowers products and convolutions alone.
@@ -30,8 +31,8 @@ INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, 
 TAKES_A_NUMBER = {aten.fill_.Tensor, aten.fill.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.Tensor}
 HALF_UNDER_AUTOCAST = ("conv2d", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm")
 FACTORIES = (
-    "empty.memory_format empty_strided arange arange.start arange.start_step linspace eye eye.m randperm full scalar_tensor "
-    "randperm.generator"
+    "empty.memory_format empty_strided arange arange.start arange.start_step linspace eye eye.m randperm full "
+    "scalar_tensor randperm.generator"
 ).split()
 
 
@@ -244,8 +245,8 @@ def register() -> tuple[torch.library.Library, ...]:
 def second_device() -> Iterator[torch.device]:
     """The device is there inside, and nobody sees it afterwards.
 
-    Backward passes stay in one thread: torch counts the devices it starts threads for once, at the first backward pass of a
-    process, and there was none then.
+    Backward passes stay in one thread: torch counts the devices it starts threads for once, at the first backward pass
+    of a process, and there was none then.
     """
     register()
     swaps, load = torch.__future__.get_swap_module_params_on_conversion(), torch.load

@@ -1,4 +1,6 @@
-"""Whole commands on the second device: they end, and their results are those of the CPU. A tensor left behind stops them."""
+"""Whole commands on the second device: they end, and their results are those of the CPU. A tensor left behind stops
+them.
+"""
 
 import json
 from dataclasses import replace

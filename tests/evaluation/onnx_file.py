@@ -25,7 +25,9 @@ def network(nodes, shape, output="y", tensors=()):
 
 
 def two_inputs(nodes, size, numbers):
-    """A model of inputs `image` (1, 3, *size) and `mask` (1, 1, *size) and an output `y`. numbers: constants by name, one float each."""
+    """A model of inputs `image` (1, 3, *size) and `mask` (1, 1, *size) and an output `y`. numbers: constants by name,
+    one float each.
+    """
     graph = b"".join(_bytes(1, x) for x in nodes) + _text(2, "g")
     graph += b"".join(_bytes(5, _float(name, value)) for name, value in numbers.items())
     graph += b"".join(_bytes(11, _value(name, (1, n, *size))) for name, n in (("image", 3), ("mask", 1)))

@@ -1,4 +1,6 @@
-"""Judges and metrics on another device than the data: on fake CUDA tensors, which know their device and hold no numbers."""
+"""Judges and metrics on another device than the data: on fake CUDA tensors, which know their device and hold no
+numbers.
+"""
 
 import pytest
 import torch

@@ -25,7 +25,9 @@ def spiced(network):
 
 
 def test_features_are_those_of_torchvisions_blocks_with_tensorflows_pools(monkeypatch):
-    """The reference: torchvision's network, whose average pools leave padding out, the last one giving way to a maximum."""
+    """The reference: torchvision's network, whose average pools leave padding out, the last one giving way to a
+    maximum.
+    """
     inception = pytest.importorskip("torchvision").models.inception
     reference = spiced(inception.Inception3(num_classes=1008, aux_logits=False, init_weights=False))
     last = [False]

@@ -1,7 +1,9 @@
-"""A node pack of its own for the fuzzed server: whatever other people's nodes may put on a wire, and an eye on the process.
+"""A node pack of its own for the fuzzed server: whatever other people's nodes may put on a wire, and an eye on the
+process.
 
 A recipe is JSON: {"tensor": shape, "fill": number, "dtype": name, "kind": expanded, meta, sparse, nested or quantised},
-{"number": "nan", "inf" or digits}, {"text": text, "times": number}, {"object": null}, {"window": [...]}, or JSON as it is, with recipes inside.
+{"number": "nan", "inf" or digits}, {"text": text, "times": number}, {"object": null}, {"window": [...]}, or JSON as it
+is, with recipes inside.
 """
 
 import json

@@ -9,8 +9,10 @@ import zlib
 
 NUMBERS = [0, 1, 2, 3, 255, 256, 2**15 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1]
 STRANGE = [
-    None, True, False, "", "a" * 300, "\0", "\ud800", "../../x", [], {}, [[]], [None], {"a": 1}, 0, 1, -1, 0.5, 7, 1000003,
-    2**31, 2**63, 10**30, -(2**40), 1e308, -1e-300, float("inf"), float("nan"), "1", "nan", [0] * 9, [1, 2, 3], [10**9] * 4,
+    None, True, False, "", "a" * 300, "\0", "\ud800", "../../x", [], {}, [[]], [None], {"a": 1}, 0, 1, -1, 0.5, 7,
+    1000003,
+    2**31, 2**63, 10**30, -(2**40), 1e308, -1e-300, float("inf"), float("nan"), "1", "nan", [0] * 9, [1, 2, 3],
+    [10**9] * 4,
 ]  # fmt: skip
 
 
@@ -88,7 +90,9 @@ def dumped(value: object) -> bytes:
 
 
 def archive(entries: dict[str, bytes], chance: random.Random) -> bytes:
-    """A zip of entries, first one stored, some twice, some under other names, some with a wrong size in their header."""
+    """A zip of entries, first one stored, some twice, some under other names, some with a wrong size in their
+    header.
+    """
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as file:
         for number, (name, content) in enumerate(entries.items()):

@@ -1,4 +1,6 @@
-"""Words that no sentence of ours holds: those of tracebacks, allocators, and of libraries that were not asked in time."""
+"""Words that no sentence of ours holds: those of tracebacks, allocators, and of libraries that were not asked in
+time.
+"""
 
 import re
 

@@ -1,7 +1,8 @@
-"""Files of strangers: each ends in success or in one sentence that names it, within 5 s and a gigabyte, and starts nothing.
+"""Files of strangers: each ends in success or in one sentence that names it, within 5 s and a gigabyte, and starts
+nothing.
 
-`make fuzz N=1000 SEED=7` tries as many of each kind; N and SEED are FUZZ_N and FUZZ_SEED in the environment. Files that were
-found are kept where FUZZ_KEEP says.
+`make fuzz N=1000 SEED=7` tries as many of each kind; N and SEED are FUZZ_N and FUZZ_SEED in the environment. Files that
+were found are kept where FUZZ_KEEP says.
 """
 
 import io

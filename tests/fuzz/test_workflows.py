@@ -1,4 +1,5 @@
-"""Workflows of strangers on a real server: each ends in success or in one sentence, and the server answers all the while.
+"""Workflows of strangers on a real server: each ends in success or in one sentence, and the server answers all the
+while.
 
 `make fuzz N=1000 SEED=7` tries as many; N and SEED are FUZZ_N and FUZZ_SEED in the environment.
 """
@@ -130,7 +131,9 @@ NAMES: set[str] = set()
 
 @pytest.fixture(scope="module")
 def watched(comfyui, base, tmp_path_factory):  # noqa: F811
-    """The server with the foreign nodes, files that should not be there, and a stand-in for every program that may be started."""
+    """The server with the foreign nodes, files that should not be there, and a stand-in for every program that may be
+    started.
+    """
     folder = tmp_path_factory.mktemp("outside")
     hostile_files(base, folder)
     log = base / "touched.log"

@@ -13,8 +13,10 @@ SIDES = [0, 1, 2, 3, 7, 8, 16, 33, 64]
 HUGE = [4096, 16384, 65536, 10**6, 2**31]
 FILLS = [0.5, 0, 1, -1, 2, 255, 1e30, "nan", "inf", "-inf"]
 NAMES = [
-    "a" * 100_001, "a/" * 40_000, "../x", "/etc/x", "C:\\x", "con", "nul.psd", "\0", "\ud800", "%year%/%width%", "%" * 99, "a" * 300, "linked/x",
-    "<img src=x onerror=alert(1)>", "text2layer/x/", "..", ".", "", " ", "~", "$HOME/x", "a.psd/b", "x" * 200 + "/" + "y" * 200, "\u202e", "\n",
+    "a" * 100_001, "a/" * 40_000, "../x", "/etc/x", "C:\\x", "con", "nul.psd", "\0", "\ud800", "%year%/%width%",
+    "%" * 99, "a" * 300, "linked/x",
+    "<img src=x onerror=alert(1)>", "text2layer/x/", "..", ".", "", " ", "~", "$HOME/x", "a.psd/b",
+    "x" * 200 + "/" + "y" * 200, "\u202e", "\n",
 ]  # fmt: skip
 FILES = [
     "here.psd",

@@ -1,4 +1,6 @@
-"""Both trainings on a card: every precision, compiled, with a discriminator, and at Stable Diffusion's size how fast."""
+"""Both trainings on a card: every precision, compiled, with a discriminator, and at Stable Diffusion's size how
+fast.
+"""
 
 import json
 from dataclasses import replace
@@ -40,7 +42,7 @@ def losses(run, name):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("compile", [False, True])
-def test_the_autoencoder_trains_with_its_discriminator(autoencoder_config, shards, tmp_path, precision, compile):  # noqa: F811
+def test_training_with_a_discriminator(autoencoder_config, shards, tmp_path, precision, compile):  # noqa: F811
     loss = LossWeights(lpips=0, adversarial=0.5, adversarial_start=0)
     changes = {"loss": loss, "data": CropConfig(batch_size=4, crop=64), "scale_equivariance": 0.0, "steps": 30}
     config = replace(autoencoder_config, precision=precision, compile=compile, save_every=15, **changes)

@@ -12,7 +12,9 @@ def noise(*shape: int, levels: int = 255, seed: int = 0) -> torch.Tensor:
 
 
 def varied_stack(levels: int = 255) -> Stack:
-    """A stack with everything a file can hold: position, opacity, blend mode, hidden layers, names, parts off the canvas."""
+    """A stack with everything a file can hold: position, opacity, blend mode, hidden layers, names, parts off the
+    canvas.
+    """
     layers = [
         Layer(image=noise(3, 40, 60, levels=levels), mask=torch.ones(1, 40, 60), name="background"),
         Layer(

@@ -1,4 +1,6 @@
-"""Our files in the editors themselves: GIMP, Krita and ImageMagick open a PSD of 1024 x 1024, Krita an OpenRaster file."""
+"""Our files in the editors themselves: GIMP, Krita and ImageMagick open a PSD of 1024 x 1024, Krita an OpenRaster
+file.
+"""
 
 import os
 import shutil
@@ -23,7 +25,8 @@ GIMP_SCRIPT = """
 (let* ((image (car (gimp-file-load RUN-NONINTERACTIVE "{psd}" "{psd}")))
        (copy (car (gimp-image-duplicate image)))
        (save (lambda (image layer name)
-               (file-png-save RUN-NONINTERACTIVE image layer (string-append "{folder}/gimp-" name ".png") name 0 1 0 0 0 0 0))))
+               (file-png-save RUN-NONINTERACTIVE image layer
+                    (string-append "{folder}/gimp-" name ".png") name 0 1 0 0 0 0 0))))
   (save copy (car (gimp-image-flatten copy)) "composite")
   (for-each
     (lambda (layer)

@@ -1,4 +1,5 @@
-"""Files that nobody here made: the .psd files in the source package of pytoshop, which `make test` fetches, or your own.
+"""Files that nobody here made: the .psd files in the source package of pytoshop, which `make test` fetches, or your
+own.
 
 T2L_PSD_FILES names another folder, for example a checkout of psd-tools' tests.
 """

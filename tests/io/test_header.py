@@ -120,7 +120,8 @@ def test_info_answers_on_anything_without_loading_torch(kind, tmp_path):
         path.touch()
         os.truncate(path, 1 << 40 if kind == "sparse" else 0)
     path = {"device": "/dev/zero", "long name": f"{tmp_path}/{'x' * 50_000}"}.get(kind, path)
-    code = f"import sys\nfrom t2l.cli import main\ncode = main(['info', {str(path)!r}])\nassert 'torch' not in sys.modules\nsys.exit(code)"
+    code = f"import sys\nfrom t2l.cli import main\ncode = main(['info', {str(path)!r}])\n"
+    code += "assert 'torch' not in sys.modules\nsys.exit(code)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and len(done.stderr) < 500, done.stderr
     assert done.stderr.startswith("t2l: ")

@@ -68,8 +68,8 @@ def test_a_faded_group_that_lets_modes_through_lies_between_the_backdrop_and_wha
     between = torch.lerp(premultiplied([low]), premultiplied([low, *shades]), 0.25 * faded.mask.values)
     torch.testing.assert_close(found, between)
     assert account.notes == [
-        "the group 'glow' lets blend modes through while it is faded, masked or clipped to: its layers are merged with the "
-        "colours that lie below them"
+        "the group 'glow' lets blend modes through while it is faded, masked or clipped to: its layers are merged with "
+        "the colours that lie below them"
     ]
 
 
@@ -94,7 +94,9 @@ def test_a_layer_without_some_channels_leaves_those_below_as_they_are():
 @pytest.mark.parametrize("fill", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("depth", ["shallow", "deep"])
 def test_a_hole_goes_down_to_the_group_or_to_the_background_and_shows_the_fill_on_it(depth, fill, soft):
-    """R = lerp(B, lerp(K, blend(K, s), fill), mask * opacity), the mask's edge soft or not; B all that is below, K the bottom."""
+    """R = lerp(B, lerp(K, blend(K, s), fill), mask * opacity), the mask's edge soft or not; B all that is below, K the
+    bottom.
+    """
     background, below = Layer(image=noise(3, 6, 8), mask=torch.ones(1, 6, 8)), layer(3, blend_mode="overlay")
     others = layer(1, blend_mode="multiply"), layer(2, x=2)
     upper = replace(layer(4, blend_mode="screen"), mask=noise(1, 6, 8, levels=255 if soft else 1))
@@ -136,7 +138,9 @@ def test_layers_stay_layers_where_a_hole_has_hard_edges():
 @pytest.mark.parametrize("levels", [1, 255])
 @pytest.mark.parametrize("operator", ["src-atop", "dst-in", "dst-out", "dst-atop"])
 def test_porter_and_duff_s_operators(operator, levels, count):
-    """co = as Fa cs + ab Fb cb and ao = as Fa + ab Fb, with their fractions; over one layer and two, with hard edges and soft."""
+    """co = as Fa cs + ab Fb cb and ao = as Fa + ab Fb, with their fractions; over one layer and two, with hard edges
+    and soft.
+    """
     below = [replace(layer(i), mask=noise(1, 6, 8, levels=levels, seed=i)) for i in range(count)]
     upper = replace(layer(5, x=1, y=-1), mask=noise(1, 6, 8, levels=levels, seed=7))
     s, b = premultiplied([upper]), premultiplied(below)

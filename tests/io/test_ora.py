@@ -112,7 +112,8 @@ def test_krita_s_own_picture_is_compared_and_what_differs_is_named(tmp_path, siz
     whole, buffer = Image.new("RGBA", size, (grey, grey, grey, 255)), io.BytesIO()
     whole.paste((0, 0, 0, 0), (0, 0, 3, size[1]))
     whole.save(buffer, "PNG")
-    xml = f'<image version="0.0.1" w="{size[0]}" h="{size[1]}" xres="72"><stack><layer src="data/a.png" x="3"/></stack></image>'
+    head = f'<image version="0.0.1" w="{size[0]}" h="{size[1]}" xres="72">'
+    xml = f'{head}<stack><layer src="data/a.png" x="3"/></stack></image>'
     path = ora(tmp_path / "a.ora", xml, a_png=png(200, 200, 200, 255, size=size))
     with zipfile.ZipFile(path, "a") as file:
         file.writestr("mergedimage.png", buffer.getvalue())

@@ -54,7 +54,9 @@ def test_every_blend_mode_comes_back_and_those_that_photoshop_lacks_as_others(tm
 @pytest.mark.parametrize(("depth", "error"), [(8, 1.001), (16, 0.005)])
 @pytest.mark.parametrize("mode", ["grain extract", "grain merge"])
 def test_grain_looks_the_same_in_photoshop(tmp_path, stack, mode, depth, error):
-    """b + s - 1/2 and b - s + 1/2 as linear light, b + 2 s - 1, of other colours; 8 bits round those by half a level."""
+    """b + s - 1/2 and b - s + 1/2 as linear light, b + 2 s - 1, of other colours; 8 bits round those by half a
+    level.
+    """
     grain = replace(stack.layers[0], image=noise(3, 40, 60, seed=8), blend_mode=mode)
     stack = Stack(40, 60, (stack.layers[0], grain))
     save_psd(stack, tmp_path / "a.psd", depth)
@@ -63,7 +65,9 @@ def test_grain_looks_the_same_in_photoshop(tmp_path, stack, mode, depth, error):
 
 
 def test_soft_light_is_photoshop_s(tmp_path):
-    """Pixels of a file that Photoshop wrote, psd-tools' rgb-blend-modes.psd: backdrop, layer, result; a root gives 16 more."""
+    """Pixels of a file that Photoshop wrote, psd-tools' rgb-blend-modes.psd: backdrop, layer, result; a root gives 16
+    more.
+    """
     known = torch.tensor([[5, 255, 19], [6, 255, 22], [4, 255, 15], [7, 255, 26], [6, 249, 21], [3, 255, 12]]).T / 255
     below, above = (Layer(image=x.expand(3, 1, -1), mask=torch.ones(1, 1, 6)) for x in known[:2])
     save_psd(Stack(1, 6, (below, replace(above, blend_mode="soft light"))), tmp_path / "a.psd")

@@ -1,4 +1,6 @@
-"""Files from strangers: no other program is started, sizes are measured before memory is taken, one sentence names the file."""
+"""Files from strangers: no other program is started, sizes are measured before memory is taken, one sentence names the
+file.
+"""
 
 import io
 import os

@@ -144,7 +144,8 @@ def test_another_sites_page_can_neither_read_nor_write(browser, tmp_path):
             const post = { method: "POST", mode: "no-cors", body: JSON.stringify({ number: 0, good: true, reason: "" }),
                            headers: { "X-T2L-Token": token, "Content-Type": "text/plain" } };
             const tried = [fetch(url + "label", post), fetch(url + "next?after=-1"), fetch(url)];
-            const read = await Promise.all(tried.map(answer => answer.then(a => a.type !== "opaque" && a.ok, () => false)));
+            const read = await Promise.all(tried.map(
+                answer => answer.then(a => a.type !== "opaque" && a.ok, () => false)));
             const image = new Image();
             image.src = url + "sample/0/picture";
             return [...read, await image.decode().then(() => true, () => false)];

@@ -1,4 +1,6 @@
-"""The filters in models/ on composites that they have nothing to do with: other cut-outs, other places, faults planted here."""
+"""The filters in models/ on composites that they have nothing to do with: other cut-outs, other places, faults planted
+here.
+"""
 
 from pathlib import Path
 

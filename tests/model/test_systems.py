@@ -1,4 +1,6 @@
-"""The autoencoders of the systems the paper compares with: one that takes the layers apart, one that sees only the composite."""
+"""The autoencoders of the systems the paper compares with: one that takes the layers apart, one that sees only the
+composite.
+"""
 
 import pytest
 import torch

@@ -16,7 +16,9 @@ def latents(grid=(12, 13), n=2, seed=0):
 
 
 def padded_picture(size=SIZE):
-    """A picture of one value for each pixel, and its decoded grid with padding of -1: what is cut out must be the picture."""
+    """A picture of one value for each pixel, and its decoded grid with padding of -1: what is cut out must be the
+    picture.
+    """
     picture = torch.arange(float(size[0] * size[1])).view(1, 1, *size)
     return picture, F.pad(picture, (0, -size[1] % 8, 0, -size[0] % 8), value=-1)
 

@@ -18,7 +18,9 @@ CONTEXT.set_forkserver_preload(
 
 
 class Launched:
-    """A function on one or several processes, as torchrun would start them. cards: each has one; else they have the CPU."""
+    """A function on one or several processes, as torchrun would start them. cards: each has one; else they have the
+    CPU.
+    """
 
     def __init__(self, count, function, *arguments, cards=False):
         with socket.socket() as free:

@@ -1,4 +1,6 @@
-"""The one loop: what it saves and when, what people ask of it while it runs, what devices do to it, and that it never waits."""
+"""The one loop: what it saves and when, what people ask of it while it runs, what devices do to it, and that it never
+waits.
+"""
 
 import json
 import os

@@ -44,7 +44,8 @@ def test_a_cache_that_fits_is_taken(unet_config, latents):
         ),
         (
             {"channel_multipliers": (1, 1, 1, 1, 1, 1)},
-            "are 16 high or wide, and the config's UNet of 6 levels needs at least 32: make them of pictures of at least 64",
+            "are 16 high or wide, and the config's UNet of 6 levels needs at least 32: make them of pictures of at "
+            "least 64",
         ),
     ],
 )

@@ -1,4 +1,6 @@
-"""Known answers: an autoencoder learns sixteen pictures by heart, and a UNet paints eight of them from their captions."""
+"""Known answers: an autoencoder learns sixteen pictures by heart, and a UNet paints eight of them from their
+captions.
+"""
 
 from pathlib import Path
 

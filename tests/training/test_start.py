@@ -149,7 +149,9 @@ def test_low_rank_matrices_begin_as_nothing_train_alone_and_merge_into_an_ordina
 
 
 def test_low_rank_matrices_freeze_the_text_encoder_too(unet_config):
-    """It once was trained with them unless it was named in frozen, and no file of matrices could bring what it learnt."""
+    """It once was trained with them unless it was named in frozen, and no file of matrices could bring what it
+    learnt.
+    """
     model = Conditioned(*starting_networks(unet_config, None))
     add_low_rank(model, rank=2)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]

@@ -1,4 +1,6 @@
-"""`t2l build` as people call it: killed at any moment it goes on to the same bytes, and what it writes is trained on."""
+"""`t2l build` as people call it: killed at any moment it goes on to the same bytes, and what it writes is trained
+on.
+"""
 
 import json
 import os

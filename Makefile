@@ -18,7 +18,7 @@ PSD_FILES := $(COMFY)/psd-files
 PORT ?= 8188
 
 .DEFAULT_GOAL := help
-.PHONY: help demo comfy test test-gpu test-comfy fuzz lint format bench train-demo train-systems clean
+.PHONY: help demo comfy test test-tools test-library test-lowest test-gpu test-comfy fuzz lint format bench train-demo train-systems clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,8 +44,25 @@ comfy: $(COMFYUI) ## start a real ComfyUI with the node pack and say where it li
 	$(BIN)/python $(COMFY)/ComfyUI/main.py --base-directory "$(CURDIR)/$(COMFY)/base" --port $(PORT) --preview-method latent2rgb \
 	    $$($(BIN)/python -c 'import torch; print("" if torch.cuda.is_available() else "--cpu")')
 
-test: $(COMFYUI) $(BROWSER) $(EDITORS) $(PSD_FILES) ## install everything and run the test suite (continuous integration runs the same)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+# ComfyUI comes where PYTEST names no test, or one that drives it. What takes long is left out unless SLOW=1.
+NAMED := $(filter tests%,$(PYTEST))
+DRIVES_COMFYUI := $(if $(NAMED),$(filter tests tests/ tests/comfy% tests/fuzz%,$(NAMED)),yes)
+WORKERS := -n auto --maxprocesses 4 --dist worksteal
+test: $(FULL) $(if $(DRIVES_COMFYUI),$(COMFYUI)) ## run the test suite; PYTEST="tests/model -x" narrows it down, SLOW=1 takes what takes long as well
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(WORKERS) $(if $(SLOW),,-m "not slow") $(PYTEST)
+
+test-tools: $(BROWSER) $(EDITORS) $(PSD_FILES) ## what some tests want beside it: a browser, GIMP, Krita, ImageMagick, .psd files (apt-get, as root)
+
+LIBRARY := $(addprefix tests/,model compositing io data evaluation) $(wildcard tests/test_*.py)
+test-library: ## the library's tests alone: no training, no ComfyUI
+	$(MAKE) test PYTEST="$(LIBRARY) $(PYTEST)"
+
+# In an environment of its own. Every >= of pyproject.toml becomes ==.
+LOWEST := .venv-lowest
+test-lowest: ## the library's tests on the lowest versions that pyproject.toml names (PYTHON=python3.10)
+	$(MAKE) VENV=$(LOWEST) $(LOWEST)/bin/python
+	grep -oE '"[A-Za-z0-9-]+(\[[a-z]+\])?>=[0-9.]+' pyproject.toml | sed -E 's/"|\[[a-z]+\]//g; s/>=/==/' > $(LOWEST)/lowest.txt
+	PIP_CONSTRAINT="$(CURDIR)/$(LOWEST)/lowest.txt" $(MAKE) test-library VENV=$(LOWEST)
 
 # PYTHON=python3 takes an interpreter that has the packages, where nothing can be installed.
 GPU_PYTHON := $(if $(filter line environment,$(origin PYTHON)),$(PYTHON),$(BIN)/python)
@@ -59,7 +76,7 @@ test-comfy: ## the nodes' tests on another ComfyUI (COMFYUI_PATH=FOLDER)
 	$(MAKE) VENV=$(OTHER) $(OTHER)/.installed-full $(OTHER)/.installed-browser
 	$(OTHER)/bin/python -m pip install --disable-pip-version-check -r "$(COMFYUI_PATH)/requirements.txt" requests
 	COMFYUI_PATH="$(COMFYUI_PATH)" OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
-	    $(OTHER)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/comfy tests/fuzz/test_workflows.py $(PYTEST)
+	    $(OTHER)/bin/python -m pytest $(WORKERS) tests/comfy tests/fuzz/test_workflows.py $(PYTEST)
 
 N ?= 1000
 SEED ?= 1
@@ -156,7 +173,7 @@ train-systems: $(FULL) ## every system of the paper in a small world, and a tabl
 	$(BIN)/python docs/systems_table.py $(SYSTEMS)/unet-*
 
 clean: ## remove the environment, ComfyUI and what the demo wrote; keeps data and training runs
-	rm -rf $(VENV) $(OTHER) $(COMFY) $(OUT) *.egg-info build dist
+	rm -rf $(VENV) $(OTHER) $(LOWEST) $(COMFY) $(OUT) *.egg-info build dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -191,14 +208,14 @@ $(BROWSER): $(FULL)
 	    || $(BIN)/python -m playwright install --with-deps chromium
 	@touch $@
 
-# Editors that tests of layer files ask for their opinion. Where they cannot be installed those tests skip.
+# Editors that tests of layer files ask for their opinion.
 $(EDITORS): $(FULL)
 	{ command -v gimp && command -v krita && command -v Xvfb && command -v convert; } \
 	    || { command -v apt-get && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends gimp krita xvfb imagemagick; } \
 	    || echo "gimp, krita and imagemagick are not installed: their tests will skip"
 	@touch $@
 
-# .psd files that nobody here made: the test files in the source package of pytoshop (BSD licence). Without them their tests skip.
+# .psd files that nobody here made: the test files in the source package of pytoshop (BSD licence).
 $(PSD_FILES): | $(BIN)/python
 	rm -rf $(COMFY)/pytoshop && mkdir -p $(COMFY)/pytoshop
 	$(BIN)/python -m pip download --disable-pip-version-check -q --no-deps --no-binary pytoshop -d $(COMFY)/pytoshop pytoshop==1.2.1 \

@@ -1,7 +1,8 @@
-"""A small Stable Diffusion: the three networks with random weights, and the single file with ldm's names that holds
+"""What was left out, told at the end. And a small Stable Diffusion: random networks, and a file of ldm's names with
 them.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from t2l.model.autoencoder import AutoencoderConfig
 from t2l.model.systems import CompositeAutoencoder
 from t2l.model.text_encoder import TextEncoder, TextEncoderConfig
 from t2l.model.unet import UNetConfig, build_unet, unet_to_ldm
+from tests.tools import WANTED
 
 AUTOENCODER = {"base_channels": 32, "channel_multipliers": (1, 1), "num_res_blocks": 1, "head_channels": 8}
 UNET = {
@@ -56,3 +58,15 @@ def stable_diffusion(tmp_path_factory) -> StableDiffusion:
     path = tmp_path_factory.mktemp("sd") / "sd-v1.safetensors"
     save_file(tensors, path)
     return StableDiffusion(path, autoencoder, unet, text_encoder, tensors)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Which parts were left out, and how to have them."""
+    reasons = [report.longrepr[2] for report in terminalreporter.getreports("skipped")]
+    wanted = Counter(reason.split(WANTED)[1] for reason in reasons if WANTED in reason)
+    lines = [f"{count} for want of {what}" for what, count in sorted(wanted.items())]
+    if config.getoption("markexpr") == "not slow":
+        lines.append("what takes long; `make test SLOW=1` takes it as well")
+    if lines:
+        terminalreporter.section("left out")
+        terminalreporter.write("".join(f"  {line}\n" for line in lines))

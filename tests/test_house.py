@@ -174,8 +174,10 @@ def test_nodes_import_comfyui_t2l_relatively_and_nothing_heavy(file):
 
 
 def test_the_pack_asks_for_nothing_that_comfyui_does_not_have_but_psd_tools():
-    asked = {line.split(">")[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if line[0] != "#"}
-    assert asked <= {"torch", "numpy", "safetensors", "tokenizers", "psd-tools"}
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line[0] != "#"]
+    assert {line.split(">")[0] for line in lines} <= {"torch", "numpy", "safetensors", "tokenizers", "psd-tools"}
+    library = (ROOT / "pyproject.toml").read_text()
+    assert all(f'"{line}"' in library for line in lines if ">" in line), "the same versions"
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_name)

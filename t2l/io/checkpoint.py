@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,7 +125,6 @@ def _open(path: str | Path) -> Iterator[Any]:
 
 
 def _reason(error: Exception) -> str:
-    """safetensors' message without what it adds to the system's: `... (os error 28)` -> the system's sentence."""
-    text = str(error)
-    _, _, number = text.partition("(os error ")
-    return os.strerror(int(number.split(")")[0])) if number else text
+    """The system's sentence for the number in safetensors' message: `(os error 28)`, before 0.6 `Os { code: 28, ... }`."""
+    number = re.search(r"(?:os error|code:) (\d+)", str(error))
+    return os.strerror(int(number[1])) if number else str(error)

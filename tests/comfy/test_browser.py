@@ -2,21 +2,21 @@
 
 import base64
 import json
-import os
-import shutil
 from datetime import date
 from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import sync_playwright
 
 from t2l.compositing.stack import Layer, Stack
 from t2l.io.layer_file import save_layer_file
+from tests.comfy.conftest import in_few_steps
+from tests.tools import launch_browser
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 READY = (
     "window.app && window.app.graph && window.app.extensionManager "
     "&& Object.keys(LiteGraph.registered_node_types).length > 100"
@@ -61,21 +61,20 @@ WIRED = """() => {
     blueprint.connect(blueprint.outputs.findIndex(({ type }) => type === "IMAGE"), seen, 0);
     if (!seen.inputs[0].link) blueprint.connect(0, seen, 0);
 }"""
+FEW_STEPS = """() => {
+    app.graph._nodes.find(n => n.type == 'KSampler').widgets.find(widget => widget.name == 'steps').value = 5;
+}"""
 MISSING_NODES = "() => app.graph._nodes.map(n => n.type).filter(type => !LiteGraph.registered_node_types[type])"
 
 
 @pytest.fixture(scope="module")
 def page(server):
     """The frontend, open and idle; what its console said is in page.said."""
-    from playwright.sync_api import sync_playwright
-
     settings = server.folder / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True, exist_ok=True)
     settings.write_text(json.dumps({"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}))
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        browser = launch_browser(playwright)
         page = browser.new_page(viewport={"width": 1600, "height": 900})
         page.set_default_timeout(120_000)
         page.said = []
@@ -109,6 +108,7 @@ def nodes_missing(server, path):
     return sorted(kinds - json.loads(server.get("/object_info")).keys())
 
 
+@pytest.mark.slow
 def test_every_node_of_a_workflow_has_the_room_it_needs(canvas, server):
     for path in (path for path in WORKFLOWS if not nodes_missing(server, path)):
         canvas.evaluate("graph => app.loadGraphData(graph)", json.loads(path.read_text()))
@@ -120,7 +120,7 @@ def test_every_node_of_a_workflow_has_the_room_it_needs(canvas, server):
 def test_a_blueprint_runs_as_one_node(page, server, path):
     page.evaluate("graph => app.loadGraphData(graph)", json.loads(path.read_text()))
     page.evaluate(WIRED)
-    result = server.run(page.evaluate("async () => (await app.graphToPrompt()).output"))
+    result = server.run(in_few_steps(page.evaluate("async () => (await app.graphToPrompt()).output")))
     assert result.error is None and not result.node_errors
     assert all(picture.std() > 10 for pictures in result.pictures.values() for picture in pictures)
     assert result.pictures
@@ -129,6 +129,7 @@ def test_a_blueprint_runs_as_one_node(page, server, path):
 def test_text_to_layers_runs_to_its_end_in_the_frontend(page, server):
     graph = json.loads((ROOT / "workflows" / "1-text-to-layers.json").read_text())
     page.evaluate("graph => app.loadGraphData(graph)", graph)
+    page.evaluate(FEW_STEPS)
     page.evaluate("app.queuePrompt(0, 1)")
     shown = "() => app.graph._nodes.filter(n => n.type == 'PreviewImage').every(n => n.imgs && n.imgs.length)"
     page.wait_for_function(shown)

@@ -68,7 +68,7 @@ def draw_what_was_asked(model, prompts, config, progress=None):
 @pytest.fixture
 def stand_ins(monkeypatch):
     """An untrained autoencoder, a model that draws what it is asked for, and judges that see colours."""
-    autoencoder = LayeredAutoencoder(AutoencoderConfig(base_channels=32, channel_multipliers=(1,), num_res_blocks=1))
+    autoencoder = LayeredAutoencoder(AutoencoderConfig(base_channels=32, channel_multipliers=(1, 1), num_res_blocks=1))
     part = torch.nn.Linear(1, 1)
     model = SimpleNamespace(trained_size=64, autoencoder=autoencoder, unet=part, text_encoder=part)
     monkeypatch.setattr(report, "load_models", lambda path: (autoencoder, model))
@@ -357,7 +357,7 @@ def test_a_train_split_of_one_thing_leaves_its_rows_out_with_a_note(data, stand_
 
 
 def test_a_file_with_an_autoencoder_alone_is_told_from_a_whole_model(tmp_path):
-    autoencoder = LayeredAutoencoder(AutoencoderConfig(base_channels=32, channel_multipliers=(1,), num_res_blocks=1))
+    autoencoder = LayeredAutoencoder(AutoencoderConfig(base_channels=32, channel_multipliers=(1, 1), num_res_blocks=1))
     save_autoencoder(autoencoder, tmp_path / "autoencoder.safetensors")
     loaded, model = load_models(tmp_path / "autoencoder.safetensors")
     assert model is None and loaded.config == autoencoder.config

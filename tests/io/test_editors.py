@@ -3,7 +3,6 @@ file.
 """
 
 import os
-import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from t2l.compositing.blend import BlendMode
 from t2l.compositing.stack import Layer, Stack
 from t2l.io.layer_file import open_layer_file, save_layer_file
 from t2l.layers import Layers
+from tests.tools import need
 
 SIDE = 1024
 # The name and mask (-1: none) of every layer, its pixels without the mask, and the flattened picture.
@@ -38,15 +38,10 @@ GIMP_SCRIPT = """
 """
 
 
-def needs(program: str):
-    return pytest.mark.skipif(
-        shutil.which(program) is None, reason=f"{program} is not installed; `make test` installs it"
-    )
-
-
 @pytest.fixture(scope="module")
 def screen():
     """An X server for Krita, which says its number when it is ready; xvfb-run sometimes starts Krita before."""
+    need("Krita", "krita", "Xvfb")
     command = ["Xvfb", "-displayfd", "1", "-noreset", "-ac", "-screen", "0", "1280x1024x24"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
@@ -89,10 +84,10 @@ def difference(path: Path, expected: torch.Tensor) -> float:
     return float(np.abs(found - 255 * expected.movedim(0, -1).numpy()).max())
 
 
-@needs("gimp")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.psd", "a16.psd"])
 def test_gimp_sees_two_layers_a_mask_and_the_colours_under_it(folder, stack, name):
+    need("GIMP", "gimp")
     script = GIMP_SCRIPT.format(psd=folder / name, folder=folder)
     options = ["-i", "-d", "-f", "--batch-interpreter=plug-in-script-fu-eval"]
     said = run("gimp", *options, "-b", script, "-b", "(gimp-quit 0)", folder=folder)
@@ -103,8 +98,6 @@ def test_gimp_sees_two_layers_a_mask_and_the_colours_under_it(folder, stack, nam
     assert difference(folder / "gimp-background.png", stack.layers[0].image) <= tolerance
 
 
-@needs("krita")
-@needs("Xvfb")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.psd", "a16.psd", "a.ora"])
 def test_krita_shows_the_composite(folder, stack, screen, name):
@@ -113,8 +106,6 @@ def test_krita_shows_the_composite(folder, stack, screen, name):
     assert difference(exported, stack.composite()) <= 1
 
 
-@needs("krita")
-@needs("Xvfb")
 @pytest.mark.slow
 def test_krita_keeps_names_and_count_when_it_saves_our_psd_as_openraster(folder, stack, screen):
     run(
@@ -129,8 +120,6 @@ def test_krita_keeps_names_and_count_when_it_saves_our_psd_as_openraster(folder,
     assert [layer.name for layer in open_layer_file(folder / "krita.ora").stack.layers] == ["background", "foreground"]
 
 
-@needs("krita")
-@needs("Xvfb")
 @pytest.mark.slow
 def test_krita_s_openraster_of_every_mode_of_a_psd_looks_as_in_krita_or_is_named(folder, screen):
     """A tile for every mode. Krita weighs brightness differently and treats pure black and white so: that is named."""
@@ -162,9 +151,9 @@ def test_krita_s_openraster_of_every_mode_of_a_psd_looks_as_in_krita_or_is_named
     assert len(opened.notes) == bool(different) and all(note.startswith("Krita's own picture") for note in opened.notes)
 
 
-@needs("identify")
 @pytest.mark.slow
 def test_imagemagick_finds_the_merged_picture_and_both_layers(folder, stack):
+    need("ImageMagick", "identify", "convert")
     psd = folder / "a.psd"
     said = run("identify", "-format", "%wx%h %[label]\n", psd, folder=folder).splitlines()
     assert [line.strip() for line in said if line.startswith(f"{SIDE}x")] == [

@@ -1,4 +1,4 @@
-"""Files that nobody here made: the .psd files in the source package of pytoshop, which `make test` fetches, or your
+"""Files that nobody here made: the .psd files in the source package of pytoshop, which `make test-tools` fetches, or your
 own.
 
 T2L_PSD_FILES names another folder, for example a checkout of psd-tools' tests.
@@ -15,10 +15,10 @@ from psd_tools import PSDImage
 from t2l.compositing.blend import linear_to_srgb
 from t2l.io.layer_nodes import LayerFile
 from t2l.io.psd_read import open_psd
+from tests.tools import missing
 
 FOLDER = Path(os.environ.get("T2L_PSD_FILES", Path(__file__).resolve().parents[2] / ".comfy" / "psd-files"))
 FILES = sorted(path for path in FOLDER.rglob("*") if path.suffix.lower() in (".psd", ".psb"))
-needs_files = pytest.mark.skipif(not FILES, reason=f"{FOLDER} holds no .psd files; `make test` fetches some")
 REFUSED = (
     r"is in (CMYK|LAB|MULTICHANNEL) colours, which are not shown here|"
     r"holds no layer with pixels and no merged picture|"
@@ -45,7 +45,12 @@ def opened(path: Path) -> LayerFile | None:
         return None
 
 
-@needs_files
+@pytest.fixture(autouse=True)
+def there_are_files():
+    if not FILES:
+        missing(".psd files of other programs")
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_a_file_is_shown_as_its_editor_shows_it_or_says_what_differs(path):
     """Where it is opaque: what is under alpha 0 in a merged picture is every editor's own."""
@@ -56,7 +61,6 @@ def test_a_file_is_shown_as_its_editor_shows_it_or_says_what_differs(path):
         assert ((file.stack.composite() - expected).abs() * is_opaque).max() * 255 <= 2
 
 
-@needs_files
 def test_a_sixth_of_the_files_is_shown_whole():
     files = [opened(path) for path in FILES]
     assert sum(file is not None and not file.notes for file in files) >= len(files) / 6

@@ -1,12 +1,11 @@
 """The label page in a real browser: what a labeller sees, presses and takes back."""
 
 import json
-import os
-import shutil
 import threading
 
 import pytest
 import torch
+from playwright.sync_api import sync_playwright
 
 from t2l.data.example import Example
 from t2l.data.labels import LabelFile, read_labels
@@ -14,22 +13,16 @@ from t2l.data.shards import Shards, write_shard
 from t2l.labelling.samples import Samples
 from t2l.labelling.server import LabelServer
 from t2l.layers import Layers
+from tests.tools import launch_browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 COUNT = 5
 READY = "body[aria-busy=false]"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    api = pytest.importorskip("playwright.sync_api")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    with api.sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=found, args=arguments)
-        except api.Error as error:
-            pytest.skip(f"no Chromium to drive: {str(error).splitlines()[0]}")
+    with sync_playwright() as playwright:
+        browser = launch_browser(playwright)
         yield browser
         browser.close()
 

@@ -51,13 +51,13 @@ def same(one, other):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("name", ["autoencoder", "unet"])
-def test_a_run_killed_ten_times_ends_as_an_unbroken_one(name, count, request, tmp_path):
-    config = replace(request.getfixturevalue(f"{name}_config"), num_steps=40)
+def test_a_run_killed_five_times_ends_as_an_unbroken_one(name, count, request, tmp_path):
+    config = replace(request.getfixturevalue(f"{name}_config"), num_steps=20)
     source = request.getfixturevalue("shards" if name == "autoencoder" else "latents")
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     Launched(count, TRAIN[name], config, source, unbroken).wait()
     draw = random.Random(count)
-    for _ in range(10):
+    for _ in range(5):
         kill_at_a_random_moment(Launched(count, TRAIN[name], config, source, broken), broken / "stats.jsonl", draw)
     Launched(count, TRAIN[name], config, source, broken).wait()
     states = [torch.load(run / "state.pt", weights_only=True) for run in (unbroken, broken)]
@@ -144,12 +144,12 @@ def test_snapshots_are_kept_at_the_steps_asked_for(autoencoder_config, unet_conf
 
 
 def test_validation_is_logged_with_every_state_and_falls(autoencoder_config, unet_config, shards, latents, tmp_path):
-    train_unet(replace(unet_config, num_steps=60, save_every=30), latents, tmp_path / "unet", validation=latents)
-    config = replace(autoencoder_config, num_steps=60, save_every=30, lr=3e-3)
+    train_unet(replace(unet_config, num_steps=40, save_every=20), latents, tmp_path / "unet", validation=latents)
+    config = replace(autoencoder_config, num_steps=40, save_every=20, lr=3e-3)
     train_autoencoder(config, shards, tmp_path / "autoencoder", validation=shards)
     for run in ("unet", "autoencoder"):
         rows = [row for row in stats(tmp_path / run) if "validation_loss" in row]
-        assert [row["step"] for row in rows] == [30, 60]
+        assert [row["step"] for row in rows] == [20, 40]
         assert rows[1]["validation_loss"] < rows[0]["validation_loss"]
 
 

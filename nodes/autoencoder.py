@@ -1,7 +1,7 @@
 """The layered autoencoder under ComfyUI's memory management, and its face as an ordinary VAE.
 
-As core does for its own VAEs (comfy/sd.py): a ModelPatcher, load_models_gpu with an estimate, batches that fit, and tiles
-when memory runs out all the same.
+As core does for its own VAEs (comfy/sd.py): a ModelPatcher, load_models_gpu with an estimate, batches that fit, and
+tiles when memory runs out all the same.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class ManagedAutoencoder:
         config = self.model.config
         if not config.has_layers:
             raise ValueError(
-                f"{self.name} paints whole pictures, it has no layers; open it with Load Checkpoint, or choose one with layers"
+                f"{self.name} paints whole pictures, it has no layers; open it with Load Checkpoint, or choose one "
+                "with layers"
             )
         self.downscale = config.downscale
         self.latent_channels = config.latent_channels
@@ -194,8 +195,8 @@ class FlatPictures(nn.Module):
         channels = self.model.config.latent_channels
         if latents.shape[1] != channels:
             raise ValueError(
-                f"VAE Decode: samples must have {channels} channels, got {latents.shape[1]}; connect the latent of a KSampler "
-                "with the model of the same Text2Layer checkpoint"
+                f"VAE Decode: samples must have {channels} channels, got {latents.shape[1]}; connect the latent of a "
+                "KSampler with the model of the same Text2Layer checkpoint"
             )
         decoded = self.model.decode(latents)
         picture = decoded.layers.composite() if decoded.auxiliary is None else decoded.auxiliary

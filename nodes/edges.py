@@ -261,8 +261,8 @@ def pictures_of(images: list[Any], stacks: list[Stack]) -> list[Tensor]:
         height, width = picture.shape[-2:]
         if (height, width) != (stack.height, stack.width):
             raise ValueError(
-                f"composite must be as large as the layers, {stack.width} x {stack.height}, got {width} x {height}; put "
-                "Upscale Image between"
+                f"composite must be as large as the layers, {stack.width} x {stack.height}, got {width} x {height}; "
+                "put Upscale Image between"
             )
     return pictures
 
@@ -311,7 +311,9 @@ def enlarger(upscale_model: Any) -> Enlarge:
 
 
 def in_tiles(upscale_model: Any, pixels: Tensor) -> Tensor:
-    """(N, 3, h, w) through an upscale model. Raises core's OOM exception when the smallest tiles are too large as well."""
+    """(N, 3, h, w) through an upscale model. Raises core's OOM exception when the smallest tiles are too large as
+    well.
+    """
     tile = TILE
     while True:
         try:

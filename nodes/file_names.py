@@ -1,7 +1,8 @@
-"""Names of files in workflows: which ones a node offers, and which path a name may mean. Workflows are shared by strangers.
+"""Names of files in workflows: which ones a node offers, and which path a name may mean. Workflows are shared by
+strangers.
 
-Names are relative, with "/" between their parts; "\\" is taken too, as Windows writes it. A part that begins with a dot is
-hidden: it is neither offered nor read.
+Names are relative, with "/" between their parts; "\\" is taken too, as Windows writes it. A part that begins with a dot
+is hidden: it is neither offered nor read.
 """
 
 from __future__ import annotations

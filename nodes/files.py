@@ -187,7 +187,9 @@ def _free_name(prefix: str, stack: Stack) -> tuple[Path, str, str]:
 
 
 def _filled_in(prefix: str, output: str, stack: Stack) -> str:
-    """A clean prefix with ComfyUI's %year% and the like filled in, by ComfyUI itself, which here gets no folder to make."""
+    """A clean prefix with ComfyUI's %year% and the like filled in, by ComfyUI itself, which here gets no folder to
+    make.
+    """
     return folder_paths.get_save_image_path(prefix.replace("/", "|"), output, stack.width, stack.height)[4].replace(
         "|", "/"
     )
@@ -218,7 +220,9 @@ def _listed_files() -> list[str]:
 
 
 def path_of(name: Any) -> Path:
-    """The path of a file that Load Layers may read. Raises ValueError for any other: workflows are shared by strangers."""
+    """The path of a file that Load Layers may read. Raises ValueError for any other: workflows are shared by
+    strangers.
+    """
     folders = _folders()
     short = name if isinstance(name, str) and len(name) <= LONGEST else ""
     kind = next((kind for kind in folders if short.endswith(f"[{kind}]")), None)
@@ -226,7 +230,7 @@ def path_of(name: Any) -> Path:
     path = path_below(folders[kind or INPUT], plain)
     if path is None or not path.name.lower().endswith(READ):
         raise ValueError(
-            f"file must be one of the {', '.join(READ)} files in ComfyUI's input folder, got {shown(name)}; put the file "
-            "there, press R to refresh, and choose it in the node"
+            f"file must be one of the {', '.join(READ)} files in ComfyUI's input folder, got {shown(name)}; put the "
+            "file there, press R to refresh, and choose it in the node"
         )
     return path

@@ -69,7 +69,9 @@ class FitLayers(io.ComfyNode):
 
 
 def wanted_size(size: int, managed: ManagedAutoencoder) -> int:
-    """Pixels along a side. Raises ValueError for one that is too small, and where neither the input nor the file names one."""
+    """Pixels along a side. Raises ValueError for one that is too small, and where neither the input nor the file names
+    one.
+    """
     wanted = size or managed.trained_size
     if wanted is None:
         raise ValueError(

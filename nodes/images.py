@@ -149,7 +149,9 @@ def with_alpha(image: Any, source: str) -> list[Picture]:
 
 
 def pictures_for(pictures: list[Picture], index: int, count: int) -> list[Picture]:
-    """All pictures of a socket for a single document; of several documents, each takes its own one, or the one there is."""
+    """All pictures of a socket for a single document; of several documents, each takes its own one, or the one there
+    is.
+    """
     if count == 1 or not pictures:
         return pictures
     return [for_each(pictures, count, "image")[index]]
@@ -158,7 +160,9 @@ def pictures_for(pictures: list[Picture], index: int, count: int) -> list[Pictur
 def stack_pictures(
     below: Stack | None, pictures: list[Picture], size: tuple[int, int], inputs: dict[str, Any]
 ) -> Stack:
-    """The pictures as layers over a stack. size: (height, width) of the canvas, 0 = that of the stack or of the pictures."""
+    """The pictures as layers over a stack. size: (height, width) of the canvas, 0 = that of the stack or of the
+    pictures.
+    """
     lower = below.layers if below else ()
     if len(lower) + len(pictures) > MAX_FRAMES:
         raise ValueError(

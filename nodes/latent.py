@@ -49,12 +49,12 @@ LATENT_OUTPUT = list_output(
     io.Latent, "latent", "All layers in one: for KSampler (denoise below 1 keeps some of them) or Decode Layers."
 )
 FIT_LAYERS = (
-    "pixels. To encode and decode is right at any size, but a KSampler between tears the layers: put Fit Layers before this "
-    "node, and Upscale Layers behind Decode Layers"
+    "pixels. To encode and decode is right at any size, but a KSampler between tears the layers: put Fit Layers before "
+    "this node, and Upscale Layers behind Decode Layers"
 )
 NEW_SIZE = (
-    "pixels, and paints several things, or torn ones, far from that; set Empty Latent Image to {trained}, and enlarge with "
-    "Upscale Layers"
+    "pixels, and paints several things, or torn ones, far from that; set Empty Latent Image to {trained}, and enlarge "
+    "with Upscale Layers"
 )
 TILE_INPUTS = [
     io.Int.Input("tile_size", default=512, min=64, max=4096, step=32, tooltip="Pixels along a side of a tile."),

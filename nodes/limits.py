@@ -18,7 +18,9 @@ def most_together() -> int:
 
 
 def check_pictures(size: tuple[int, int], count: int, source: str) -> None:
-    """Raises ValueError for so many pictures of a size (height, width) that are too large; `source` names node and input."""
+    """Raises ValueError for so many pictures of a size (height, width) that are too large; `source` names node and
+    input.
+    """
     height, width = size
     if count > MAX_PICTURES:
         raise ValueError(f"{source} takes at most {MAX_PICTURES} pictures, got {count}; split the batch")
@@ -29,8 +31,8 @@ def check_pictures(size: tuple[int, int], count: int, source: str) -> None:
         )
     if height * width * count > most_together():
         raise ValueError(
-            f"{source} takes at most {most_together():,} pixels in all, got {count} pictures of {width} x {height}; make them "
-            f"smaller, or the batch{_variable()}"
+            f"{source} takes at most {most_together():,} pixels in all, got {count} pictures of {width} x {height}; "
+            f"make them smaller, or the batch{_variable()}"
         )
 
 
@@ -44,13 +46,15 @@ def check_canvas(size: tuple[int, int], layers: Iterable[tuple[str, tuple[int, i
             )
     if (together := sum(height * width for _, (height, width) in layers)) > most_together():
         raise ValueError(
-            f"{source} takes at most {most_together():,} pixels in all layers, got {together:,} in {len(layers)} layers; make "
-            f"them smaller, or merge some{_variable()}"
+            f"{source} takes at most {most_together():,} pixels in all layers, got {together:,} in {len(layers)} "
+            f"layers; make them smaller, or merge some{_variable()}"
         )
 
 
 def check_resized(stack: Stack, before: tuple[int, int], after: tuple[int, int], source: str) -> None:
-    """Raises ValueError for a stack that is too large once a canvas of one size (height, width) has become the other."""
+    """Raises ValueError for a stack that is too large once a canvas of one size (height, width) has become the
+    other.
+    """
     scale = after[0] / before[0], after[1] / before[1]
     check_canvas(after, ((layer.name, _scaled(layer, scale)) for layer in stack.layers), source)
 

@@ -37,7 +37,8 @@ def listed_files() -> list[str]:
 def path_of(name: Any, source: str) -> str:
     """The path of a listed file, named with either separator; `source` names the input in errors.
 
-    Raises ValueError for every other name, and for a link that leads out of the model folders: workflows are shared by strangers.
+    Raises ValueError for every other name, and for a link that leads out of the model folders: workflows are shared by
+    strangers.
     """
     listed = match_name(name, listed_files())
     if listed is None:
@@ -50,8 +51,8 @@ def path_of(name: Any, source: str) -> str:
     real = Path(path).resolve()
     if not any(real.is_relative_to(Path(folder).resolve()) for folder in folders):
         raise ValueError(
-            f"{source} must lie in ComfyUI's model folders, got {listed!r}, a link that leads out of them; put the file itself "
-            "there, or name the folder it lies in in extra_model_paths.yaml"
+            f"{source} must lie in ComfyUI's model folders, got {listed!r}, a link that leads out of them; put the "
+            "file itself there, or name the folder it lies in in extra_model_paths.yaml"
         )
     return path
 

@@ -1,4 +1,6 @@
-"""What Load Layers shows before it runs: the picture of the chosen file and the names of its layers, for web/js/load_layers.js."""
+"""What Load Layers shows before it runs: the picture of the chosen file and the names of its layers, for
+web/js/load_layers.js.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,12 @@ LONGEST_SIDE = 512  # pixels of the picture shown
 
 
 def register_route() -> None:
-    """GET /text2layer/layers?file=NAME: JSON with what `about` gives, or {"error": a sentence} about what cannot be read.
+    """GET /text2layer/layers?file=NAME: JSON with what `about` gives, or {"error": a sentence} about what cannot be
+    read.
 
-    Nothing is written, and only names that the node itself takes are answered. A sentence is an answer, too: with another
-    status than 200 a broken file would stand in the browser's console as a fault of the pack. Where the nodes are loaded
-    without a server there is no route.
+    Nothing is written, and only names that the node itself takes are answered. A sentence is an answer, too: with
+    another status than 200 a broken file would stand in the browser's console as a fault of the pack. Where the nodes
+    are loaded without a server there is no route.
     """
     server, turn = running_server(), asyncio.Lock()
     if server is None:

@@ -24,8 +24,8 @@ class VocabularyTokenizer(sd1_clip.SD1Tokenizer):
         weighted = not kwargs.get("disable_weights", False)
         if unseen := self.vocabulary.unseen(strip_weights(text) if weighted else text):
             hint(
-                f"{self.file_name} was never trained on {self.vocabulary.named(unseen)}: it paints anything there. The words "
-                "it knows are in the help of Load Text2Layer Checkpoint"
+                f"{self.file_name} was never trained on {self.vocabulary.named(unseen)}: it paints anything there. The "
+                "words it knows are in the help of Load Text2Layer Checkpoint"
             )
         return super().tokenize_with_weights(text, return_word_ids, **kwargs)
 

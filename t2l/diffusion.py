@@ -1,7 +1,7 @@
 """Noise schedule, forward diffusion and what a model is trained to predict. Knows no model.
 
-t is an integer step in [0, num_train_steps), 0 = least noise. `noise` is what was drawn, `eps` what a model predicts for
-it. x are scaled latents, (N, C, H, W), unit variance.
+t is an integer step in [0, num_train_steps), 0 = least noise. `noise` is what was drawn, `eps` what a model predicts
+for it. x are scaled latents, (N, C, H, W), unit variance.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class DiffusionConfig:
         check_ranges(self, num_train_steps=(2, 100_000), beta_start=(1e-8, 0.9), beta_end=(1e-8, 0.9))
         if self.zero_terminal_snr and self.prediction == "eps":
             raise ValueError(
-                "zero_terminal_snr needs prediction 'v': where nothing but noise is seen, eps says nothing about the picture"
+                "zero_terminal_snr needs prediction 'v': where nothing but noise is seen, eps says nothing about the "
+                "picture"
             )
 
     def for_diffusers(self) -> dict[str, Any]:
@@ -58,7 +59,9 @@ def scaled_linear_schedule(config: DiffusionConfig | None = None) -> Tensor:
 
 
 def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """The schedule with sqrt(a) shifted and scaled to end at 0 and to begin where it did (Lin et al. 2023, 2305.08891, Alg. 1)."""
+    """The schedule with sqrt(a) shifted and scaled to end at 0 and to begin where it did (Lin et al. 2023, 2305.08891,
+    Alg. 1).
+    """
     roots = alphas_cumprod.sqrt()
     return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])).square()
 

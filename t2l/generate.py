@@ -1,7 +1,7 @@
 """A prompt becomes layers, headless: text encoder, UNet, diffusers' scheduler, autoencoder.
 
-The schedulers are diffusers', set up from the checkpoint's DiffusionConfig. All noise is drawn on the CPU from one generator
-per picture, so a picture depends on its prompt, its seed and the config, and not on its batch or its device.
+The schedulers are diffusers', set up from the checkpoint's DiffusionConfig. All noise is drawn on the CPU from one
+generator per picture, so a picture depends on its prompt, its seed and the config, and not on its batch or its device.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def sample(
 ) -> Tensor:
     """Denoise with classifier-free guidance: cond (N, 77, W), uncond (1, 77, W) -> scaled latents (N, C, h, w).
 
-    generators: of the noise, one per picture. The scheduler computes in float32, the UNet in its own dtype. `report` gets
-    the number of steps done.
+    generators: of the noise, one per picture. The scheduler computes in float32, the UNet in its own dtype. `report`
+    gets the number of steps done.
     """
     scheduler = build_scheduler(model.diffusion, config.sampler)
     scheduler.set_timesteps(config.num_steps)
@@ -140,7 +140,8 @@ def decode_latents(model: Text2Layer, scaled_latents: Tensor, config: GenerateCo
 def build_scheduler(diffusion: DiffusionConfig, sampler: Sampler) -> Any:
     """diffusers' DDIM (Song et al. 2021), DPM-Solver++ or its SDE form (Lu et al. 2022) on the model's own schedule.
 
-    The timesteps are "trailing": the first is the last of training, so that sampling starts from what was trained as noise.
+    The timesteps are "trailing": the first is the last of training, so that sampling starts from what was trained as
+    noise.
     """
     schedule = diffusion.for_diffusers() | {"timestep_spacing": "trailing", "steps_offset": 1}
     if sampler == "ddim":

@@ -1,8 +1,8 @@
 """How the colour of a layer meets the colour below it: the blend modes that Photoshop, Krita and GIMP share.
 
-b is the backdrop's colour, s the source's, both (..., 3, H, W) in [0, 1]. Separable modes and the four of hue, saturation,
-color and luminosity follow W3C Compositing and Blending Level 1, sections 9.1 and 9.2; the modes that it leaves out follow
-the descriptions in Photoshop's own manual, the two of grain GIMP's. Soft light is there twice: the
+b is the backdrop's colour, s the source's, both (..., 3, H, W) in [0, 1]. Separable modes and the four of hue,
+saturation, color and luminosity follow W3C Compositing and Blending Level 1, sections 9.1 and 9.2; the modes that it
+leaves out follow the descriptions in Photoshop's own manual, the two of grain GIMP's. Soft light is there twice: the
 standard's, which is Photoshop's too (measured, LOG.md 2026-11-26), and Krita's.
 """
 
@@ -49,7 +49,9 @@ BlendMode = Literal[
 
 
 def blend(backdrop: Tensor, source: Tensor, mode: BlendMode) -> Tensor:
-    """blend(B, F): the source's colours after its blend mode, (..., 3, H, W) in [0, 1]. "normal" gives the source itself."""
+    """blend(B, F): the source's colours after its blend mode, (..., 3, H, W) in [0, 1]. "normal" gives the source
+    itself.
+    """
     return source if mode == "normal" else _BLENDS[mode](backdrop, source).clamp(0, 1)
 
 
@@ -72,7 +74,9 @@ def _overlay(b: Tensor, s: Tensor) -> Tensor:
 
 
 def _soft_light(b: Tensor, s: Tensor) -> Tensor:
-    """The standard's and PDF's, in which a polynomial stands for the root's steep beginning; OpenRaster's svg:soft-light."""
+    """The standard's and PDF's, in which a polynomial stands for the root's steep beginning; OpenRaster's
+    svg:soft-light.
+    """
     return _softened(b, s, torch.where(b <= 0.25, ((16 * b - 12) * b + 4) * b, b.sqrt()))
 
 

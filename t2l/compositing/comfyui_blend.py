@@ -1,8 +1,8 @@
 """ComfyUI core's blend modes: its 26 names, and its own formulas in the light or the encoding that it takes for each.
 
-Core (comfy_extras/compositor_blend.py of 0.31 and newer) keeps a canvas in linear light and mixes there. It computes the
-blend itself in light for some modes and on sRGB values for the others, limits nothing before the end, and lets every mode
-but normal show only where something lies below. b is the backdrop, s the source, both (3, H, W).
+Core (comfy_extras/compositor_blend.py of 0.31 and newer) keeps a canvas in linear light and mixes there. It computes
+the blend itself in light for some modes and on sRGB values for the others, limits nothing before the end, and lets
+every mode but normal show only where something lies below. b is the backdrop, s the source, both (3, H, W).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A stack composited as ComfyUI core's Create Layered Image composites a document, to the letter.
 
-Core (comfy_extras/nodes_compositor.py of 0.31 and newer) takes every layer as a bitmap of 8 bits, resizes it with Pillow's
-Lanczos, turns it with Pillow's bicubic, and lays it on a canvas in linear light.
+Core (comfy_extras/nodes_compositor.py of 0.31 and newer) takes every layer as a bitmap of 8 bits, resizes it with
+Pillow's Lanczos, turns it with Pillow's bicubic, and lays it on a canvas in linear light.
 """
 
 from __future__ import annotations

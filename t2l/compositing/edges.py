@@ -1,8 +1,9 @@
-"""The edge of a cut-out: colours freed of the background they were mixed with, colours beyond the edge, the mask itself.
+"""The edge of a cut-out: colours freed of the background they were mixed with, colours beyond the edge, the mask
+itself.
 
-All colours are straight. A picture that a foreground is cut from shows C = m F + (1 - m) B where the mask is soft; copied as
-it is, the cut-out carries a fringe of the old background. Beyond its edge a foreground needs colours too: whoever softens,
-moves or enlarges the mask sees them.
+All colours are straight. A picture that a foreground is cut from shows C = m F + (1 - m) B where the mask is soft;
+copied as it is, the cut-out carries a fringe of the old background. Beyond its edge a foreground needs colours too:
+whoever softens, moves or enlarges the mask sees them.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def clean_edges(
 ) -> tuple[Tensor, Tensor]:
     """Foreground and mask with a clean edge. colours: (N, 3, H, W), mask: (N, 1, H, W), both in [0, 1].
 
-    picture: (N, 3, H, W), the picture that shows the foreground in front of its old background; None when the colours are
-    a plain copy of it. Where the mask is 1 the foreground is that picture, unchanged.
+    picture: (N, 3, H, W), the picture that shows the foreground in front of its old background; None when the colours
+    are a plain copy of it. Where the mask is 1 the foreground is that picture, unchanged.
     """
     config = config or EdgeConfig()
     picture = colours if picture is None else picture
@@ -82,9 +83,9 @@ def clean_layer(stack: Stack, config: EdgeConfig, picture: Tensor | None = None,
 def free_colours(picture: Tensor, mask: Tensor, radii: tuple[int, ...] = FUSION_RADII) -> Tensor:
     """The foreground of a picture (N, 3, H, W) without the background in its soft edge: (N, 3, H, W).
 
-    Blur fusion (Forte 2021, arXiv 2101.05639, Eqs. 4 to 7): with b(x) the mean over a window, F^ = b(F m) / b(m) and
-    B^ = b(B (1 - m)) / b(1 - m), the next F is F^ + m (C - m F^ - (1 - m) B^), within [0, 1]; once per radius, from F = B = C.
-    Where the mask is 1 the picture comes back unchanged; where it is 0 everywhere in the window, too.
+    Blur fusion (Forte 2021, arXiv 2101.05639, Eqs. 4 to 7): with b(x) the mean over a window, F^ = b(F m) / b(m) and B^
+    = b(B (1 - m)) / b(1 - m), the next F is F^ + m (C - m F^ - (1 - m) B^), within [0, 1]; once per radius, from F = B
+    = C. Where the mask is 1 the picture comes back unchanged; where it is 0 everywhere in the window, too.
     """
     foreground = background = picture
     for radius in radii:
@@ -98,9 +99,9 @@ def free_colours(picture: Tensor, mask: Tensor, radii: tuple[int, ...] = FUSION_
 def refine_mask(mask: Tensor, picture: Tensor, radius: int, eps: float = 1e-4) -> Tensor:
     """A mask (N, 1, H, W) whose edge follows the edges of the picture (N, 3, H, W) within `radius` pixels.
 
-    The guided filter (He et al. 2010, "Guided Image Filtering", Eqs. 19 to 21): in every window the mask is fitted as a linear
-    function of the colour, a = (S + eps U)^-1 cov(I, m), b = mean(m) - a mean(I), and the fits are averaged. eps: variance of
-    colour that counts as an edge. A window of all 0 or all 1 stays as it is.
+    The guided filter (He et al. 2010, "Guided Image Filtering", Eqs. 19 to 21): in every window the mask is fitted as a
+    linear function of the colour, a = (S + eps U)^-1 cov(I, m), b = mean(m) - a mean(I), and the fits are averaged.
+    eps: variance of colour that counts as an edge. A window of all 0 or all 1 stays as it is.
     """
     mean, covariance = box_mean(picture, radius), _covariance(picture, picture, radius)
     covariance = covariance + eps * torch.eye(3).to(picture).view(1, 3, 3, 1, 1)
@@ -111,7 +112,8 @@ def refine_mask(mask: Tensor, picture: Tensor, radius: int, eps: float = 1e-4) -
 
 
 def shrink_mask(mask: Tensor, pixels: float) -> Tensor:
-    """A mask (N, 1, H, W) drawn in by so many pixels all around; below 0 it grows. The border of the picture is no edge.
+    """A mask (N, 1, H, W) drawn in by so many pixels all around; below 0 it grows. The border of the picture is no
+    edge.
 
     Parts of a pixel are mixed from the whole ones beside them.
     """
@@ -135,7 +137,9 @@ def _in_pixels_of(layer: Layer, config: EdgeConfig) -> EdgeConfig:
 
 
 def box_mean(x: Tensor, radius: int) -> Tensor:
-    """The mean over the pixels within `radius` along both axes, outside the picture left out: (N, C, H, W) -> the same."""
+    """The mean over the pixels within `radius` along both axes, outside the picture left out: (N, C, H, W) -> the
+    same.
+    """
     return _line_mean(_line_mean(x, radius).mT, radius).mT
 
 
@@ -158,7 +162,9 @@ def _covariance(a: Tensor, b: Tensor, radius: int) -> Tensor:
 
 
 def _solve(matrix: Tensor, vector: Tensor) -> Tensor:
-    """x of matrix x = vector at every pixel, by Cramer's rule: symmetric (N, 3, 3, H, W), (N, 3, H, W) -> (N, 3, H, W)."""
+    """x of matrix x = vector at every pixel, by Cramer's rule: symmetric (N, 3, 3, H, W), (N, 3, H, W) -> (N, 3, H,
+    W).
+    """
     first, second, third = matrix.unbind(dim=1)
     cofactors = [torch.linalg.cross(a, b, dim=1) for a, b in ((second, third), (third, first), (first, second))]
     determinant = (first * cofactors[0]).sum(dim=1, keepdim=True)

@@ -1,8 +1,8 @@
 """Layers brought to the size that a model was trained on, so that the model paints one thing and paints it whole.
 
-A latent diffusion model takes any size and paints well near one. How near was measured with the shipped checkpoint, trained on
-256 x 256 (LOG.md, 2026-11-26): squares of 192 to 288 pixels and pictures of the same area up to 2 : 1 are right; at 128 a
-thing is a patch, from 320 there are two of it, and in a picture 144 pixels high its head is cut off.
+A latent diffusion model takes any size and paints well near one. How near was measured with the shipped checkpoint,
+trained on 256 x 256 (LOG.md, 2026-11-26): squares of 192 to 288 pixels and pictures of the same area up to 2 : 1 are
+right; at 128 a thing is a patch, from 320 there are two of it, and in a picture 144 pixels high its head is cut off.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ SHORTEST_SIDE = 2 / 3  # of the trained one
 
 
 def paints_well(size: tuple[int, int], trained_size: int) -> bool:
-    """Whether a model that was trained on trained_size x trained_size pixels paints whole things at size (height, width)."""
+    """Whether a model that was trained on trained_size x trained_size pixels paints whole things at size (height,
+    width).
+    """
     area = size[0] * size[1] / trained_size**2
     return SMALLEST_AREA <= area <= LARGEST_AREA and min(size) >= SHORTEST_SIDE * trained_size
 
@@ -31,10 +33,10 @@ def fit_stack(
 ) -> tuple[Stack, Stack]:
     """The stack at a size that a model paints well, and the stack that `upscale` brings it back to the size of.
 
-    multiple: of pixels a side, those of a latent. fit: "keep aspect" takes as many pixels as the model was trained on in the
-    aspect of the canvas, the shorter side at least half of trained_size; "crop" cuts the largest square out of the middle;
-    "stretch" makes a square of the whole. Only with "crop" the second stack is not the one that came: it is the square.
-    Raises ValueError for another fit or method.
+    multiple: of pixels a side, those of a latent. fit: "keep aspect" takes as many pixels as the model was trained on
+    in the aspect of the canvas, the shorter side at least half of trained_size; "crop" cuts the largest square out of
+    the middle; "stretch" makes a square of the whole. Only with "crop" the second stack is not the one that came: it is
+    the square. Raises ValueError for another fit or method.
     """
     if fit not in get_args(Fit):
         raise ValueError(f"fit must be one of {', '.join(get_args(Fit))}, got {fit!r}")

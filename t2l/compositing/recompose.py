@@ -1,4 +1,6 @@
-"""Does m F + (1 - m) B show the picture it should? How far it is off, and the smallest change of F and B that mends it."""
+"""Does m F + (1 - m) B show the picture it should? How far it is off, and the smallest change of F and B that mends
+it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class Agreement:
 
 
 def agreement(seen: Tensor, picture: Tensor) -> Agreement:
-    """How far a recomposed picture is from the one it should be; both of one shape, in [0, 1]. Raises ValueError otherwise."""
+    """How far a recomposed picture is from the one it should be; both of one shape, in [0, 1]. Raises ValueError
+    otherwise.
+    """
     difference = difference_picture(seen, picture) * LEVELS
     return Agreement(difference.mean().item(), difference.max().item())
 
@@ -41,7 +45,9 @@ def difference_picture(seen: Tensor, picture: Tensor, gain: float = 1.0) -> Tens
 
 
 def correct_stack(stack: Stack, picture: Tensor) -> Stack:
-    """Two layers that make the picture (3, H, W) exactly. Raises ValueError for a stack where others would have to change."""
+    """Two layers that make the picture (3, H, W) exactly. Raises ValueError for a stack where others would have to
+    change.
+    """
     stack = stack.drawn
     whole = [layer.size == (stack.height, stack.width) and _is_plain(layer) for layer in stack.layers]
     if whole != [True, True] or not bool((stack.layers[0].mask == 1).all()):
@@ -61,8 +67,8 @@ def _is_plain(layer: Layer) -> bool:
 def correct_layers(layers: Layers, picture: Tensor) -> Layers:
     """The layers nearest to these that compose to the picture (N, 3, H, W) exactly; the mask stays.
 
-    Per pixel and channel the least squares step along m F + (1 - m) B = C: with r = C - m F - (1 - m) B, F takes
-    m r / (m^2 + (1 - m)^2) and B (1 - m) r / (m^2 + (1 - m)^2). Where that leaves [0, 1] the nearest point of the line inside
+    Per pixel and channel the least squares step along m F + (1 - m) B = C: with r = C - m F - (1 - m) B, F takes m r /
+    (m^2 + (1 - m)^2) and B (1 - m) r / (m^2 + (1 - m)^2). Where that leaves [0, 1] the nearest point of the line inside
     is taken; there always is one, F = B = C. Written for the heavier of the two, which it is safe to divide by.
     """
     mask = layers.mask

@@ -1,7 +1,8 @@
-"""A flat picture taken apart with a mask: the thing it shows, freed of what shone through its edge, and what lies behind it.
+"""A flat picture taken apart with a mask: the thing it shows, freed of what shone through its edge, and what lies
+behind it.
 
-Steps 3 and 4 of LAION-L2I (Zhang et al. 2023, arXiv 2307.09781): F is the picture where m > 0.1, B the picture inpainted
-under the dilated mask.
+Steps 3 and 4 of LAION-L2I (Zhang et al. 2023, arXiv 2307.09781): F is the picture where m > 0.1, B the picture
+inpainted under the dilated mask.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ def split(
 ) -> Layers:
     """Pictures (N, 3, H, W) and soft masks (N, 1, H, W), 1 = foreground, both in [0, 1] -> Layers with that mask.
 
-    background: (N, 3, H, W), what lies behind; None: `inpaint` paints it. The composite is the picture exactly where the mask
-    is 1, and where it is 0 outside of the hole; at a soft edge it is as near as the two colours found there. A picture whose
-    mask shows nothing is its own foreground and background.
+    background: (N, 3, H, W), what lies behind; None: `inpaint` paints it. The composite is the picture exactly where
+    the mask is 1, and where it is 0 outside of the hole; at a soft edge it is as near as the two colours found there. A
+    picture whose mask shows nothing is its own foreground and background.
     """
     config = config or SplitConfig()
     if background is None:

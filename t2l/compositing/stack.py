@@ -1,7 +1,8 @@
 """A picture of any number of layers: what a PSD, an OpenRaster file and a LAYERS document of ComfyUI hold.
 
-`Layers` is the paper's picture, two layers and their mask in a batch; a `Stack` is one picture as editors know it. Positions
-are pixels from the canvas' top-left corner to the layer's, x to the right and y down; a layer may lie outside the canvas.
+`Layers` is the paper's picture, two layers and their mask in a batch; a `Stack` is one picture as editors know it.
+Positions are pixels from the canvas' top-left corner to the layer's, x to the right and y down; a layer may lie outside
+the canvas.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ Callback = Callable[[], None]  # called before every piece of a long computation
 class Layer:
     """One picture of a stack. Colours are straight, not premultiplied: there is a colour also where the mask is 0.
 
-    A layer may be shown larger, turned or mirrored without its pixels being touched: the flips come first, then the size,
-    then the rotation about the middle of the box that x, y and the shown size make. `drawn` resamples it.
-    Raises ValueError when image and mask do not fit together, for an opacity outside [0, 1], for a position that is no
-    whole number, for a shown size without pixels and for a blend mode that does not exist.
+    A layer may be shown larger, turned or mirrored without its pixels being touched: the flips come first, then the
+    size, then the rotation about the middle of the box that x, y and the shown size make. `drawn` resamples it. Raises
+    ValueError when image and mask do not fit together, for an opacity outside [0, 1], for a position that is no whole
+    number, for a shown size without pixels and for a blend mode that does not exist.
     """
 
     image: Tensor  # (3, H, W), RGB in [0, 1]
@@ -63,8 +64,8 @@ class Layer:
         if min(self.shown_size) < 1 or not math.isfinite(self.rotation):
             height, width = self.shown_size
             raise ValueError(
-                f"layer {self.name!r} needs a shown size of at least one pixel and a finite rotation, got {width} x {height} "
-                f"and {self.rotation!r}"
+                f"layer {self.name!r} needs a shown size of at least one pixel and a finite rotation, got {width} x "
+                f"{height} and {self.rotation!r}"
             )
         if self.blend_mode not in get_args(BlendMode):
             known = ", ".join(get_args(BlendMode))
@@ -137,10 +138,11 @@ class Stack:
     def to_layers(self, rule: str = TOP, callback: Callback | None = None) -> Layers:
         """One layer against the composite of all other visible ones: Layers of batch 1 and the canvas' size.
 
-        rule: "top", the highest visible layer, or the name of a layer, which is taken also when it is hidden. A name that
-        several layers bear means the highest. The mask carries the layer's opacity, the foreground its blend with the rest,
-        so for the top layer `composite()` of the result is that of the stack. Outside its own rectangle the foreground has
-        mask 0 and the colour of its nearest edge pixel. Raises ValueError for a name that no layer bears.
+        rule: "top", the highest visible layer, or the name of a layer, which is taken also when it is hidden. A name
+        that several layers bear means the highest. The mask carries the layer's opacity, the foreground its blend with
+        the rest, so for the top layer `composite()` of the result is that of the stack. Outside its own rectangle the
+        foreground has mask 0 and the colour of its nearest edge pixel. Raises ValueError for a name that no layer
+        bears.
         """
         chosen = self.index(rule)
         others = [layer for i, layer in enumerate(self.layers) if layer.visible and i != chosen]
@@ -244,7 +246,9 @@ def paint(layer: Layer, colour: Tensor, alpha: Tensor, callback: Callback | None
 
 
 def blended(image: Tensor, colour: Tensor, alpha: Tensor, mode: BlendMode) -> Tensor:
-    """Colours (3, H, W) after their blend mode with a backdrop of the same size: where that is transparent, as they are."""
+    """Colours (3, H, W) after their blend mode with a backdrop of the same size: where that is transparent, as they
+    are.
+    """
     if mode == "normal":
         return image
     result = torch.empty_like(image)

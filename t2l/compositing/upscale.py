@@ -1,4 +1,5 @@
-"""Layers at another size without fringes: colours are extended beyond the edge before they are resampled, the mask goes alone.
+"""Layers at another size without fringes: colours are extended beyond the edge before they are resampled, the mask goes
+alone.
 
 A network that enlarges pictures is passed in as a callable; without one, pictures are resampled.
 """
@@ -25,9 +26,9 @@ Enlarge = Callable[[Tensor], Tensor]  # (N, 3, h, w) in [0, 1] -> (N, 3, s h, s 
 def upscale(stack: Stack, height: int, width: int, method: Method = "lanczos", enlarge: Enlarge | None = None) -> Stack:
     """The stack on a canvas of height x width pixels, every layer with its place and its mask.
 
-    enlarge: makes pictures larger before `method` brings them to their exact size; it sees colours without any edge, and
-    the mask as a grey picture. Neighbouring layers stay neighbours. Without `enlarge`, layers that keep their size keep
-    every pixel. Raises ValueError for a canvas without pixels and for an unknown method.
+    enlarge: makes pictures larger before `method` brings them to their exact size; it sees colours without any edge,
+    and the mask as a grey picture. Neighbouring layers stay neighbours. Without `enlarge`, layers that keep their size
+    keep every pixel. Raises ValueError for a canvas without pixels and for an unknown method.
     """
     if min(height, width) < 1:
         raise ValueError(f"a canvas needs at least one pixel, got {width} x {height}")
@@ -39,7 +40,9 @@ def upscale(stack: Stack, height: int, width: int, method: Method = "lanczos", e
 
 
 def enlarged_size(size: tuple[int, int], factor: float, width: int = 0, height: int = 0) -> tuple[int, int]:
-    """What a canvas (height, width) becomes: a width, a height, or both, and the aspect it has; by the factor where both are 0."""
+    """What a canvas (height, width) becomes: a width, a height, or both, and the aspect it has; by the factor where
+    both are 0.
+    """
     scale_x = width / size[1] if width else height / size[0] if height else factor
     scale_y = height / size[0] if height else scale_x
     return max(1, round(size[0] * scale_y)), max(1, round(size[1] * scale_x))

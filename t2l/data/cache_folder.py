@@ -185,7 +185,9 @@ def read_bytes(path: Path, begin: int, size: int) -> bytes:
 
 
 def evenly_spaced(length: int, count: int) -> list[int]:
-    """`count` numbers below `length`, or all when there are fewer, at even distances: neighbours in a data set may be alike."""
+    """`count` numbers below `length`, or all when there are fewer, at even distances: neighbours in a data set may be
+    alike.
+    """
     count = min(count, length)
     return [i * length // count for i in range(count)]
 

@@ -1,4 +1,5 @@
-"""CLIP score: the cosine between a picture and its caption (Hessel et al. 2021, arXiv 2104.08718, without its factor 2.5).
+"""CLIP score: the cosine between a picture and its caption (Hessel et al. 2021, arXiv 2104.08718, without its factor
+2.5).
 
 The paper takes ViT-L/14 (Radford et al. 2021, arXiv 2103.00020). The network is transformers' CLIPModel.
 """
@@ -21,8 +22,8 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 def build_clip(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, source: str) -> nn.Module:
     """transformers' CLIPModel for a file's tensors, its weights still to come.
 
-    config: what a config.json beside the file holds; without one the sizes are read off the tensors and the rest is OpenAI's.
-    Raises ValueError for tensors that are no CLIP under transformers' names.
+    config: what a config.json beside the file holds; without one the sizes are read off the tensors and the rest is
+    OpenAI's. Raises ValueError for tensors that are no CLIP under transformers' names.
     """
     from transformers import CLIPConfig, CLIPModel
 
@@ -31,8 +32,8 @@ def build_clip(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, 
         projection = tensors["visual_projection.weight"].shape[0]
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise ValueError(
-            f"{source} is no CLIP under transformers' names, it lacks {error}; take model.safetensors of a folder such as "
-            f"openai/clip-vit-large-patch14"
+            f"{source} is no CLIP under transformers' names, it lacks {error}; take model.safetensors of a folder such "
+            "as openai/clip-vit-large-patch14"
         ) from error
     if text["vocab_size"] != VOCABULARY_SIZE:
         raise ValueError(f"{source} knows {text['vocab_size']} tokens, CLIP's tokenizer has {VOCABULARY_SIZE}")

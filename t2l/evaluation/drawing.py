@@ -1,8 +1,11 @@
-"""What a checkpoint draws for the captions of a data set, looked at by the judges; composites for people, and their masks.
+"""What a checkpoint draws for the captions of a data set, looked at by the judges; composites for people, and their
+masks.
 
-KEY.composite.png       one picture each, as `export` leaves it; KEY is that of the data set, %XX for what no file name holds
+KEY.composite.png       one picture each, as `export` leaves it; KEY is that of the data set, %XX for what no file name
+                        holds
 composites.jsonl        one line each: key, file, prompt, seed, and all else that the picture depends on
-KEY.mask.png, KEY.png   what a person drew on it, white = foreground, as `find_masks` reads it, there or in another folder
+KEY.mask.png, KEY.png   what a person drew on it, white = foreground, as `find_masks` reads it, there or in another
+                        folder
 """
 
 from __future__ import annotations
@@ -77,8 +80,8 @@ class Drawn:
 
 
 def draw(task: DrawingTask, indices: Sequence[int], keep: int) -> Drawn:
-    """One picture for the caption of each example; of the first `keep` the layers are kept. Raises ValueError for masks that do
-    not fit the pictures.
+    """One picture for the caption of each example; of the first `keep` the layers are kept. Raises ValueError for masks
+    that do not fit the pictures.
     """
     masks = {} if task.files.masks is None else find_masks(task, task.files.masks, indices)
     parts, kept, local = [], [], task.group.local_part(list(enumerate(batches(indices, task.batch_size))))
@@ -140,8 +143,8 @@ def file_name(key: str) -> str:
 def find_masks(task: DrawingTask, folder: Path, indices: Sequence[int]) -> dict[int, Path]:
     """The masks in a folder, by the index of the example for which they were drawn; some pictures may be without.
 
-    Raises FileNotFoundError when there is none, ValueError for one of another size than the pictures, and where the folder's
-    list says that it was drawn on other pictures than those to come.
+    Raises FileNotFoundError when there is none, ValueError for one of another size than the pictures, and where the
+    folder's list says that it was drawn on other pictures than those to come.
     """
     found = {}
     for i in indices:
@@ -152,7 +155,8 @@ def find_masks(task: DrawingTask, folder: Path, indices: Sequence[int]) -> dict[
     if not found:
         key = _escape(task.test.key(indices[0]))
         raise FileNotFoundError(
-            f"{folder} holds no mask of the {len(indices)} pictures that are drawn; the first would be {key}.mask.png or {key}.png"
+            f"{folder} holds no mask of the {len(indices)} pictures that are drawn; the first would be {key}.mask.png "
+            f"or {key}.png"
         )
     if (folder / LIST).is_file():
         _check_list(

@@ -1,8 +1,9 @@
-"""InceptionV3 as FID's judge (Szegedy et al. 2015, arXiv 1512.00567; the weights of Heusel et al. 2017), and Clean-FID's resize.
+"""InceptionV3 as FID's judge (Szegedy et al. 2015, arXiv 1512.00567; the weights of Heusel et al. 2017), and
+Clean-FID's resize.
 
 Module names are torchvision's and pytorch-fid's, so that the file known as pt_inception-2015-12-05 loads once it is a
-.safetensors. TensorFlow's graph differs from torchvision's in two ways: its average pools leave the padding out of the mean,
-and the last block pools by the maximum.
+.safetensors. TensorFlow's graph differs from torchvision's in two ways: its average pools leave the padding out of the
+mean, and the last block pools by the maximum.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class InceptionV3(nn.Module):
 def clean_input(pixels: Tensor) -> Tensor:
     """Pixels (N, 3, H, W) in [0, 1] as Clean-FID shows them to InceptionV3: (N, 3, 299, 299) in [-1, 1].
 
-    Parmar et al. 2022 (arXiv 2104.11222): 8 bits as in a PNG, Pillow's antialiased bicubic kernel, no rounding after it, and
-    (x - 128) / 128.
+    Parmar et al. 2022 (arXiv 2104.11222): 8 bits as in a PNG, Pillow's antialiased bicubic kernel, no rounding after
+    it, and (x - 128) / 128.
     """
     bytes_ = (pixels.float().clamp(0, 1) * 255).round()
     resized = F.interpolate(bytes_, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True, align_corners=False)
@@ -60,11 +61,13 @@ def clean_input(pixels: Tensor) -> Tensor:
 
 
 def inception_weights(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The weights that InceptionV3 needs, of a file's tensors. Raises ValueError for torchvision's own, of another training."""
+    """The weights that InceptionV3 needs, of a file's tensors. Raises ValueError for torchvision's own, of another
+    training.
+    """
     if "fc.weight" in tensors and len(tensors["fc.weight"]) == 1000:
         raise ValueError(
-            f"{source} has torchvision's weights, with 1000 classes; FID is defined with TensorFlow's of 2015-12-05, which have "
-            f"1008: convert pytorch-fid's pt_inception-2015-12-05-6726825d.pth"
+            f"{source} has torchvision's weights, with 1000 classes; FID is defined with TensorFlow's of 2015-12-05, "
+            "which have 1008: convert pytorch-fid's pt_inception-2015-12-05-6726825d.pth"
         )
     return {name: x for name, x in tensors.items() if not (name.startswith(UNUSED) or name.endswith("_tracked"))}
 
@@ -86,7 +89,8 @@ class _ConvNorm(nn.Module):
 class _Mixed(nn.Module):
     """Branches on one input, concatenated; the pool's comes last.
 
-    With the pool "shrink" the block halves H and W: the last convolution of every branch has a stride of 2 and no padding.
+    With the pool "shrink" the block halves H and W: the last convolution of every branch has a stride of 2 and no
+    padding.
     """
 
     def __init__(self, width: int, branches: Sequence[Branch], pool: str) -> None:

@@ -14,9 +14,9 @@ from .metrics import mask_iou
 def edge_contrast(mask: Tensor, picture: Tensor) -> Tensor:
     """How much stronger the picture's edges are along the edge of the mask than everywhere, in units of colour: (N,).
 
-    sum(|grad m| |grad C|) / sum(|grad m|) - mean(|grad C|), for mask (N, 1, H, W) and picture (N, 3, H, W) in [0, 1]. High where
-    the mask ends at an edge that is seen, 0 where it ends anywhere, NaN without an edge. A guess: a mask around the wrong
-    thing scores high too.
+    sum(|grad m| |grad C|) / sum(|grad m|) - mean(|grad C|), for mask (N, 1, H, W) and picture (N, 3, H, W) in [0, 1].
+    High where the mask ends at an edge that is seen, 0 where it ends anywhere, NaN without an edge. A guess: a mask
+    around the wrong thing scores high too.
     """
     along, seen = _slope(mask), _slope(picture)
     total = along.sum(dim=(1, 2, 3))
@@ -44,7 +44,8 @@ def rank_candidates(
 
 
 def best_first(*costs: Sequence[float]) -> list[int]:
-    """Indices from the best to the worst: by the sum of the ranks under every cost, lower being better, then in their order.
+    """Indices from the best to the worst: by the sum of the ranks under every cost, lower being better, then in their
+    order.
 
     Ranks, so that no cost needs a weight or a unit. NaN counts as the worst.
     """
@@ -55,6 +56,8 @@ def best_first(*costs: Sequence[float]) -> list[int]:
 
 
 def _slope(x: Tensor) -> Tensor:
-    """The length of the gradient between diagonal neighbours, averaged over channels: (N, C, H, W) -> (N, 1, H - 1, W - 1)."""
+    """The length of the gradient between diagonal neighbours, averaged over channels: (N, C, H, W) -> (N, 1, H - 1, W -
+    1).
+    """
     falling, rising = x[..., 1:, 1:] - x[..., :-1, :-1], x[..., 1:, :-1] - x[..., :-1, 1:]
     return ((falling.square() + rising.square()) / 2).sqrt().mean(dim=1, keepdim=True)

@@ -1,11 +1,11 @@
 """CaT2I-AE, the composition-aware two-layer autoencoder (Zhang et al. 2023, section 4), with ldm's parameter names.
 
-The trunk is Stable Diffusion's KL autoencoder (Rombach et al. 2022): `encoder.down.0.block.0.conv1`, `quant_conv`, ... so
-that checkpoints need no key conversion. Two knobs make it small and fast: `norm="none"` and `patch=2`. What is ours has
-names of its own: `encoder.conv_in_layers` (7 channels: foreground, background, mask) and `decoder.head_*`.
+The trunk is Stable Diffusion's KL autoencoder (Rombach et al. 2022): `encoder.down.0.block.0.conv1`, `quant_conv`, ...
+so that checkpoints need no key conversion. Two knobs make it small and fast: `norm="none"` and `patch=2`. What is ours
+has names of its own: `encoder.conv_in_layers` (7 channels: foreground, background, mask) and `decoder.head_*`.
 
-Inside the networks pixels lie in [-1, 1]; `encode` and `decode` take and give [0, 1]. The autoencoders of the systems that
-the paper compares with stand in systems.py.
+Inside the networks pixels lie in [-1, 1]; `encode` and `decode` take and give [0, 1]. The autoencoders of the systems
+that the paper compares with stand in systems.py.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class AutoencoderConfig:
         )
         if self.layout == "separate" and self.latent_channels % 3:
             raise ValueError(
-                "latent_channels of the layout 'separate' must be a multiple of 3 (as many for foreground, background and "
-                f"mask), got {self.latent_channels}"
+                "latent_channels of the layout 'separate' must be a multiple of 3 (as many for foreground, background "
+                f"and mask), got {self.latent_channels}"
             )
         widths = [self.base_channels * m for m in self.channel_multipliers]
         if wrong := [w for w in widths if w % 32 or w < 32]:
@@ -144,7 +144,9 @@ class Autoencoder(nn.Module):
         raise NotImplementedError
 
     def last_layers(self) -> dict[str, Tensor]:
-        """The weight of the last layer that makes each picture: `foreground`, `background`, and `composed` if there is one."""
+        """The weight of the last layer that makes each picture: `foreground`, `background`, and `composed` if there is
+        one.
+        """
         raise NotImplementedError
 
     def fold_batchnorm(self) -> Autoencoder:
@@ -312,7 +314,9 @@ class DecoderTrunk(nn.Module):
 
 
 class Decoder(DecoderTrunk):
-    """Latents after post_quant_conv -> foreground, background, mask and auxiliary in [-1, 1] (auxiliary may be None)."""
+    """Latents after post_quant_conv -> foreground, background, mask and auxiliary in [-1, 1] (auxiliary may be
+    None).
+    """
 
     def __init__(self, config: AutoencoderConfig, operations: Any) -> None:
         super().__init__(config, operations)

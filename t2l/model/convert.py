@@ -1,4 +1,6 @@
-"""A model in another form: another precision, a diffusers folder, one file, Stable Diffusion for the paper's other systems."""
+"""A model in another form: another precision, a diffusers folder, one file, Stable Diffusion for the paper's other
+systems.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ from .unet import UNetConfig
 def export_snapshot(snapshot: Path, out: Path, dtype: str) -> str:
     """Write a training run's snapshot, a whole model or an autoencoder, as a checkpoint for use; dtype: one of DTYPES.
 
-    Returns a sentence where the snapshot itself is coarser than what was asked for, as runs wrote them at first; else an
-    empty text.
+    Returns a sentence where the snapshot itself is coarser than what was asked for, as runs wrote them at first; else
+    an empty text.
     """
     if read_metadata(snapshot).get("kind") == "autoencoder":
         save_autoencoder(load_autoencoder(snapshot), out, dtype=DTYPES[dtype], fold=True)
@@ -47,9 +49,9 @@ def export_lora(lora: Path, out: Path, dtype: str) -> None:
 def convert_model(source: Path, out: Path, dtype: str, whole: bool = False, overrides: Sequence[str] = ()) -> None:
     """Write a model in another form; dtype: one of DTYPES.
 
-    A diffusers folder becomes one file; a checkpoint of ours a diffusers folder, unless `out` is a .safetensors file; Stable
-    Diffusion, with `whole`, a checkpoint of ours. Else the source's autoencoder is written alone, under its config with the
-    overrides (name=value). Raises ValueError, FileNotFoundError or OSError with a sentence.
+    A diffusers folder becomes one file; a checkpoint of ours a diffusers folder, unless `out` is a .safetensors file;
+    Stable Diffusion, with `whole`, a checkpoint of ours. Else the source's autoencoder is written alone, under its
+    config with the overrides (name=value). Raises ValueError, FileNotFoundError or OSError with a sentence.
     """
     alone = not (source.is_dir() or whole) and out.suffix == ".safetensors"
     if overrides and not alone:

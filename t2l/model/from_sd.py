@@ -1,12 +1,13 @@
-"""Starts from Stable Diffusion 1.x: the autoencoder, the UNet and the text encoder of one .safetensors file with ldm's names.
+"""Starts from Stable Diffusion 1.x: the autoencoder, the UNet and the text encoder of one .safetensors file with ldm's
+names.
 
 Nothing is guessed from shapes: the run's config says the geometry, and the file must fit it.
 
-What is new stands at zero, and what there was takes the background's place. Of the two layers the background is the whole
-picture that Stable Diffusion knows; the foreground's colours beyond its mask are made up. So a run starts from this:
-latents = Stable Diffusion's of the background; every colour head gives what its decoder gives; the mask is 0, nothing stands
-in front. A flat picture (F = B) goes through exactly as in Stable Diffusion, also for other programs. AlphaVAE
-(arXiv 2507.09308) starts alike: new input slices at zero, alpha constant, there at 1 over the foreground.
+What is new stands at zero, and what there was takes the background's place. Of the two layers the background is the
+whole picture that Stable Diffusion knows; the foreground's colours beyond its mask are made up. So a run starts from
+this: latents = Stable Diffusion's of the background; every colour head gives what its decoder gives; the mask is 0,
+nothing stands in front. A flat picture (F = B) goes through exactly as in Stable Diffusion, also for other programs.
+AlphaVAE (arXiv 2507.09308) starts alike: new input slices at zero, alpha constant, there at 1 over the foreground.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def autoencoder_from_sd(path: str | Path, config: AutoencoderConfig) -> Autoenco
     """
     if config.norm != "group" or config.patch != 1:
         raise ValueError(
-            f"a start from Stable Diffusion needs its kind of autoencoder, norm 'group' and patch 1; the config has norm "
-            f"{config.norm!r} and patch {config.patch}"
+            "a start from Stable Diffusion needs its kind of autoencoder, norm 'group' and patch 1; the config has "
+            f"norm {config.norm!r} and patch {config.patch}"
         )
     prefix = AUTOENCODER if _kind(path, (SD, PICTURE_AUTOENCODER)) == SD else ""
     tensors = {name: _as_convolution(name, x) for name, x in _read(path, prefix, AUTOENCODER_PARTS).items()}
@@ -108,14 +109,15 @@ def text_encoder_from_sd(path: str | Path, config: TextEncoderConfig) -> TextEnc
 def with_channels(state: dict[str, Tensor], config: UNetConfig, source: str) -> dict[str, Tensor]:
     """A UNet's state dict (diffusers' names) with the config's channels: the same, or three times as many.
 
-    The new input slices and the new outputs are zero, so that the network begins with its own estimate of the background's
-    noise, and none, whose error is 1, of the others'. Raises ValueError for other channels; `source` begins the sentence.
+    The new input slices and the new outputs are zero, so that the network begins with its own estimate of the
+    background's noise, and none, whose error is 1, of the others'. Raises ValueError for other channels; `source`
+    begins the sentence.
     """
     channels = state["conv_in.weight"].shape[1]
     if config.in_channels != config.out_channels or config.in_channels not in (channels, LAYER_COUNT * channels):
         raise ValueError(
-            f"{source} has a UNet of {channels} channels, which can go on with {channels} or {LAYER_COUNT * channels}; the "
-            f"config asks for {config.in_channels} in and {config.out_channels} out"
+            f"{source} has a UNet of {channels} channels, which can go on with {channels} or {LAYER_COUNT * channels}; "
+            f"the config asks for {config.in_channels} in and {config.out_channels} out"
         )
     if config.in_channels == channels:
         return state
@@ -160,7 +162,8 @@ def _start_head(head: Head, weight: Tensor, bias: Tensor) -> None:
     count = len(weight)
     if len(head.conv1.weight) < 2 * count:
         raise ValueError(
-            f"head_channels must be at least {2 * count} for a start from Stable Diffusion, got {len(head.conv1.weight)}"
+            f"head_channels must be at least {2 * count} for a start from Stable Diffusion, got "
+            f"{len(head.conv1.weight)}"
         )
     head.conv1.weight[: 2 * count] = torch.cat([weight, -weight])
     head.conv1.bias[: 2 * count] = torch.cat([bias, -bias])
@@ -184,12 +187,14 @@ def _kind(path: str | Path, wanted: tuple[str, ...]) -> str:
 
 
 def _read(path: str | Path, prefix: str, parts: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
-    """The tensors under a prefix, float32, without it; only those of `parts`. Raises ValueError where there are none."""
+    """The tensors under a prefix, float32, without it; only those of `parts`. Raises ValueError where there are
+    none.
+    """
     tensors, _ = read_tensors(path, tuple(prefix + part for part in parts))
     if not tensors:
         raise ValueError(
-            f"{shown_path(path)} holds no tensor under {prefix}; a whole Stable Diffusion 1.x checkpoint, UNet, autoencoder "
-            "and text encoder together, is needed"
+            f"{shown_path(path)} holds no tensor under {prefix}; a whole Stable Diffusion 1.x checkpoint, UNet, "
+            "autoencoder and text encoder together, is needed"
         )
     check_finite(tensors, shown_path(path))
     return {name.removeprefix(prefix): x.float() if x.is_floating_point() else x for name, x in tensors.items()}

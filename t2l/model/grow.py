@@ -2,8 +2,8 @@
 
 At twice the size: one more level is put around it (Karras et al. 2018, progressive growing; Gu et al. 2023, Matryoshka
 diffusion). The paper resumes the same network at twice the size instead, and so pays four times as much for every step.
-With attention at more levels: each new one begins as nothing (zero-initialised residuals, as in ControlNet, Zhang et al.
-2023).
+With attention at more levels: each new one begins as nothing (zero-initialised residuals, as in ControlNet, Zhang et
+al. 2023).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def grow_to(
     wanted: UNetConfig, unet: UNet2DConditionModel, alphas_cumprod: Tensor, source: str
 ) -> UNet2DConditionModel:
-    """A trained UNet as it is, with one more level, more attention, or three times the channels, as its new config wants.
+    """A trained UNet as it is, with one more level, more attention, or three times the channels, as its new config
+    wants.
 
     alphas_cumprod: the noise schedule it knows. Raises ValueError, naming the source, for any other config.
     """
@@ -43,8 +44,8 @@ def grow_to(
         return wider
     has, asked = differences(found, wanted)
     raise ValueError(
-        f"{source} holds a UNet with {has}, the config asks for {asked}; make them equal, or give it one level more, attention "
-        "at more levels, or three times the channels"
+        f"{source} holds a UNet with {has}, the config asks for {asked}; make them equal, or give it one level more, "
+        "attention at more levels, or three times the channels"
     )
 
 
@@ -62,8 +63,8 @@ def grow(unet: UNet2DConditionModel, alphas_cumprod: Tensor) -> UNet2DConditionM
     """A UNet for latents of twice the size that starts from what `unet` knows; its config is `grown_config`'s.
 
     The old levels keep their weights and work at half the new size. The new outer level hands on what it gets: means of
-    2 x 2 cells on the way down, repeated cells on the way up. The time embedding is refitted to the noise that such a mean
-    has left.
+    2 x 2 cells on the way down, repeated cells on the way up. The time embedding is refitted to the noise that such a
+    mean has left.
     """
     old = config_of_unet(unet)
     larger = build_unet(grown_config(old))
@@ -125,8 +126,8 @@ def _halve_noise(larger: UNet2DConditionModel, alphas_cumprod: Tensor) -> None:
 def halved_noise_time(alphas_cumprod: Tensor) -> Tensor:
     """For every t the (fractional) time at which the noise is half as strong beside the picture, (steps,).
 
-    The mean of 2 x 2 cells halves the standard deviation of their noise and keeps a smooth picture (Hoogeboom et al. 2023,
-    simple diffusion, section 3.1). Never below 0.
+    The mean of 2 x 2 cells halves the standard deviation of their noise and keeps a smooth picture (Hoogeboom et al.
+    2023, simple diffusion, section 3.1). Never below 0.
     """
     a = alphas_cumprod.double().clamp(min=1e-8)  # 0 at the end of a schedule with zero terminal SNR
     log_sigma = 0.5 * torch.log((1 - a) / a)  # rises with t

@@ -1,7 +1,7 @@
 """What paints the background behind a foreground: our own fill, PatchMatch, or a user's own network from a local file.
 
-No network is part of this project or fetched by it. Every one comes out as an Inpainter of fill.py, which paints in the hole
-and nowhere else.
+No network is part of this project or fetched by it. Every one comes out as an Inpainter of fill.py, which paints in the
+hole and nowhere else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from .device import DTYPES
 from .onnx import CPU, KINDS, open_session, run_session
 from .tokenizer import END_ID, MAX_TOKENS, START_ID
 
-SIDE = 512  # pixels of the shorter side at which a network paints: what Stable Diffusion 2 inpainting and LaMa's export take
+# pixels of the shorter side at which a network paints: what Stable Diffusion 2 inpainting and LaMa's export take
+SIDE = 512
 STEP = 8  # pixels along a side per latent, and per pixel of LaMa's coarsest map
 STEPS = 50  # of the sampler; the paper names none
 PATCH = 3  # PatchMatch's radius, as in its examples: patches of 7 x 7
@@ -34,9 +35,10 @@ def inpainter(
 ) -> Inpainter:
     """What paints a hole (N, 1, H, W) in pictures (N, 3, H, W) of any size; where the hole is 0 they come back exactly.
 
-    name: "fill"; "patchmatch" (the package pypatchmatch); a LaMa .onnx file; or Stable Diffusion inpainting, the paper's, as a
-    diffusers folder or one .safetensors file with its folder of configs beside it. A network paints at `side` pixels of the
-    shorter side. Raises FileNotFoundError, ModuleNotFoundError for a package that is missing, ValueError for another file.
+    name: "fill"; "patchmatch" (the package pypatchmatch); a LaMa .onnx file; or Stable Diffusion inpainting, the
+    paper's, as a diffusers folder or one .safetensors file with its folder of configs beside it. A network paints at
+    `side` pixels of the shorter side. Raises FileNotFoundError, ModuleNotFoundError for a package that is missing,
+    ValueError for another file.
     """
     if name == "fill":
         return fill
@@ -45,8 +47,8 @@ def inpainter(
     path = Path(name)
     if not path.exists():
         raise FileNotFoundError(
-            f"inpainting must be fill, patchmatch, a diffusers folder, a .safetensors file or LaMa's .onnx file; {name} is "
-            "not there"
+            "inpainting must be fill, patchmatch, a diffusers folder, a .safetensors file or LaMa's .onnx file; "
+            f"{name} is not there"
         )
     if path.suffix == ".onnx":
         return partial(_paint_hole, _lama(path, device, side))
@@ -88,8 +90,8 @@ def _patchmatch() -> Inpainter:
 def _lama(path: Path, device: torch.device, side: int) -> Inpainter:
     """LaMa (Suvorov et al. 2022, arXiv 2109.07161) as an ONNX file.
 
-    The public exports take a picture (1, 3, H, W) in [0, 1] and a mask (1, 1, H, W) of 0 and 1 = hole, or both as one input of
-    four channels with the hole black, and give [0, 255] or [0, 1]; a grey picture without a hole tells which.
+    The public exports take a picture (1, 3, H, W) in [0, 1] and a mask (1, 1, H, W) of 0 and 1 = hole, or both as one
+    input of four channels with the hole black, and give [0, 255] or [0, 1]; a grey picture without a hole tells which.
     """
     session = open_session(path, torch.get_num_threads(), device)
     inputs = session.get_inputs()

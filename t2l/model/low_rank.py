@@ -1,4 +1,6 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685): attention's matrices stay, the sum of each with a low-rank one is trained."""
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): attention's matrices stay, the sum of each with a low-rank one is
+trained.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ class LowRank(nn.Module):
 def add_low_rank(model: nn.Module, rank: int) -> None:
     """Freeze a model, in place, but for what is added to the attentions of its UNet.
 
-    model: a UNet, or whatever it is trained with: a text encoder in it is frozen too, for the file of matrices alone could
-    not bring what it learnt.
+    model: a UNet, or whatever it is trained with: a text encoder in it is frozen too, for the file of matrices alone
+    could not bring what it learnt.
     """
     model.requires_grad_(False)
     for name, module in list(model.named_modules()):
@@ -59,7 +61,9 @@ def lora_state(unet: UNet2DConditionModel) -> dict[str, Tensor]:
 
 
 def save_lora(path: str | Path, unet: UNet2DConditionModel, metadata: Mapping[str, str]) -> None:
-    """Write what was added to a UNet as a file of its own, float32. Raises OSError for a full disk or an unwritable folder."""
+    """Write what was added to a UNet as a file of its own, float32. Raises OSError for a full disk or an unwritable
+    folder.
+    """
     state = lora_state(unet)
     assert state, "nothing was added to this UNet; call add_low_rank first"
     rank = str(next(len(x) for name, x in state.items() if name.endswith("lora_down.weight")))

@@ -1,4 +1,6 @@
-"""A user's ONNX network as a function of pictures, run with onnxruntime: on the card where that package can, else on the CPU."""
+"""A user's ONNX network as a function of pictures, run with onnxruntime: on the card where that package can, else on
+the CPU.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ CPU = torch.device("cpu")
 class OnnxNetwork:
     """Pictures (N, 3, H, W) -> one of the file's outputs, the first if not told, (N, ...), float32 on the CPU.
 
-    threads: of one call on the CPU. Raises ModuleNotFoundError without onnxruntime, ValueError for a file that is no network,
-    or not one of one picture.
+    threads: of one call on the CPU. Raises ModuleNotFoundError without onnxruntime, ValueError for a file that is no
+    network, or not one of one picture.
     """
 
     def __init__(self, file: Path, threads: int = 1, device: torch.device = CPU) -> None:

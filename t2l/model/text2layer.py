@@ -1,8 +1,8 @@
 """A whole Text2Layer model and the file it lives in: one .safetensors with ldm's names that explains itself.
 
-The tensors' names are a Stable Diffusion checkpoint's (about.py). The metadata says what the file is (format, version, kind),
-holds every config as JSON, and whatever else the maker wants to say. An autoencoder alone has the same metadata and no prefix,
-like a VAE file.
+The tensors' names are a Stable Diffusion checkpoint's (about.py). The metadata says what the file is (format, version,
+kind), holds every config as JSON, and whatever else the maker wants to say. An autoencoder alone has the same metadata
+and no prefix, like a VAE file.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ class Text2Layer:
 
     @classmethod
     def load(cls, path: str | Path) -> Text2Layer:
-        """Read a checkpoint: float32 on the CPU, ready for use. Raises FileNotFoundError, or ValueError with a sentence."""
+        """Read a checkpoint: float32 on the CPU, ready for use. Raises FileNotFoundError, or ValueError with a
+        sentence.
+        """
         header = _checked_header(path, "text2layer")
         configs, metadata = _measured(path, header), header.metadata
         autoencoder = _measured_autoencoder(path, header, configs.autoencoder)
@@ -205,7 +207,9 @@ def read_trained_size(path: str | Path) -> int | None:
 
 
 def read_vocabulary(path: str | Path) -> tuple[int, ...] | None:
-    """The token ids that the text encoder of a whole model has rows for; None = all of CLIP's. Raises as `read_parts`."""
+    """The token ids that the text encoder of a whole model has rows for; None = all of CLIP's. Raises as
+    `read_parts`.
+    """
     metadata = _checked_header(path, "text2layer").metadata
     return _config(path, metadata, "text_encoder", TextEncoderConfig).token_ids
 
@@ -224,8 +228,8 @@ def flat_input(autoencoder: Autoencoder) -> dict[str, Tensor]:
     """`encoder.conv_in` for an ordinary picture I, derived from the layered one; empty where there is none, and outside
     SD's geometry.
 
-    A flat picture is F = B = I and m = 1/2, which is 0 in network units, so W_F + W_B with the same bias is exact, border
-    included. With it the file is an ordinary VAE to programs that know nothing of layers.
+    A flat picture is F = B = I and m = 1/2, which is 0 in network units, so W_F + W_B with the same bias is exact,
+    border included. With it the file is an ordinary VAE to programs that know nothing of layers.
     """
     config, conv = autoencoder.config, autoencoder.encoder.first
     if config.layout != "joint" or config.norm != "group" or config.patch != 1:
@@ -285,7 +289,8 @@ def _checked_header(path: str | Path, needed: Kind) -> Header:
         )
     if metadata.get("version") != VERSION:
         raise ValueError(
-            f"{path} is a Text2Layer checkpoint of version {shown_path(metadata.get('version'))}, this program reads version {VERSION}"
+            f"{path} is a Text2Layer checkpoint of version {shown_path(metadata.get('version'))}, this program reads "
+            f"version {VERSION}"
         )
     if metadata.get("kind") not in (needed, "text2layer"):
         whole = "UNet, text encoder and autoencoder together" if needed == "text2layer" else f"an {needed}"
@@ -341,7 +346,9 @@ def _measured(path: str | Path, header: Header) -> ModelConfigs:
 def _measured_autoencoder(
     path: str | Path, header: Header, config: AutoencoderConfig, operations: Any = nn
 ) -> Autoencoder:
-    """The autoencoder that a file's config describes, its weights still to come. Raises ValueError unless the file has them."""
+    """The autoencoder that a file's config describes, its weights still to come. Raises ValueError unless the file has
+    them.
+    """
     autoencoder, prefix = _on_meta(build_autoencoder, config, operations), _prefix(header)
     if header.metadata.get("batchnorm") != "kept":
         autoencoder.fold_batchnorm()

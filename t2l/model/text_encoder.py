@@ -1,8 +1,8 @@
 """CLIP's text transformer (Radford et al. 2021) at any width and depth: token ids -> conditioning.
 
-A small model need not store CLIP's 49,408 rows: `token_ids` names the tokens of its captions, each gets a row, and every
-other token shares row 0, the learnt "unknown". `full_vocabulary` puts the rows back for programs that want the whole table,
-`compact_vocabulary` takes them out again.
+A small model need not store CLIP's 49,408 rows: `token_ids` names the tokens of its captions, each gets a row, and
+every other token shares row 0, the learnt "unknown". `full_vocabulary` puts the rows back for programs that want the
+whole table, `compact_vocabulary` takes them out again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x's UNet family at any width (Rombach et al. 2022), and its two vocabularies of parameter names.
 
-diffusers' UNet2DConditionModel trains and samples; files carry ldm's names (`input_blocks.1.0.in_layers.0.weight`), which
-ComfyUI and the other tools read. The map between them is built from the config, so it holds for every geometry.
+diffusers' UNet2DConditionModel trains and samples; files carry ldm's names (`input_blocks.1.0.in_layers.0.weight`),
+which ComfyUI and the other tools read. The map between them is built from the config, so it holds for every geometry.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class UNetConfig:
             )
         if any(w % widths[0] for w in widths):
             raise ValueError(
-                "every width must be a whole multiple of the first, else ComfyUI's UNet, which knows one base width and "
-                f"whole multipliers, cannot hold the model; got {widths}"
+                "every width must be a whole multiple of the first, else ComfyUI's UNet, which knows one base width "
+                f"and whole multipliers, cannot hold the model; got {widths}"
             )
         if wrong := [level for level in self.attention_levels if not 0 <= level < len(widths)]:
             raise ValueError(f"UNetConfig.attention_levels must lie from 0 to {len(widths) - 1}, got {wrong}")
@@ -170,7 +170,9 @@ def _resnet(diffusers: str, ldm: str) -> dict[str, str]:
 
 
 def rename(state: Mapping[str, Tensor], names: Mapping[str, str], source: str) -> dict[str, Tensor]:
-    """Parameters under other names, by the longest module name that begins theirs. Raises ValueError for one without."""
+    """Parameters under other names, by the longest module name that begins theirs. Raises ValueError for one
+    without.
+    """
     renamed = {}
     for key, tensor in state.items():
         module, parameter = key, ""

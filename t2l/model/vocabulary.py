@@ -1,7 +1,7 @@
 """The words a text encoder was trained on: which of a prompt it never saw, and which it knows are near them.
 
-A word counts as seen when all of its tokens were. Words of like meaning come from a small table made by hand, similar_words.txt:
-no model decides, and only words that the checkpoint itself knows are offered.
+A word counts as seen when all of its tokens were. Words of like meaning come from a small table made by hand,
+similar_words.txt: no model decides, and only words that the checkpoint itself knows are offered.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Vocabulary:
         self._token_ids = None if token_ids is None else frozenset(token_ids) | {START_ID, END_ID}
 
     def unseen(self, text: str) -> list[str]:
-        """The words of a text, lower case, each once and in its order, that hold a token which training never showed."""
+        """The words of a text, lower case, each once and in its order, that hold a token which training never
+        showed.
+        """
         if self._token_ids is None:
             return []
         words = list(dict.fromkeys(re.findall(r"\w+", text.lower())))[:MOST_WORDS]
@@ -109,7 +111,9 @@ class Vocabulary:
 
 
 def _likeness(word: str, known: str) -> float:
-    """Of spelling, 0 to 1; words that begin otherwise are not alike, so that "lions" is near "lion" and not "elions"."""
+    """Of spelling, 0 to 1; words that begin otherwise are not alike, so that "lions" is near "lion" and not
+    "elions".
+    """
     return SequenceMatcher(None, word[:LONGEST], known).ratio() if word[0] == known[0] else 0.0
 
 

@@ -56,7 +56,9 @@ class Window:
         return Window(grid, top, left, height, width) if min(height, width) > 0 else None
 
     def scaled(self, grid: tuple[int, int]) -> Window:
-        """The picture on another grid, with the size that was asked for: a factor in quarters, or else the size of the grid."""
+        """The picture on another grid, with the size that was asked for: a factor in quarters, or else the size of the
+        grid.
+        """
         down, across = (after / before for before, after in zip(self.grid, grid, strict=True))
         moved = Window(grid, self.top * down, self.left * across, self.height * down, self.width * across)
         if self.is_whole:
@@ -90,8 +92,8 @@ def _span(start: float, length: float, limit: int) -> tuple[int, int]:
 def followed(window: Window, before: Any, after: Any) -> Window | None:
     """Where the picture is once latents (N, C, h, w) were replaced by others; None when nothing says where.
 
-    Latents of the same grid that are neither mirrored nor turned are a picture in the same place, whatever they show. The
-    first of a batch speaks for all.
+    Latents of the same grid that are neither mirrored nor turned are a picture in the same place, whatever they show.
+    The first of a batch speaks for all.
     """
     if not (_is_latents(before) and _is_latents(after)) or window.grid != tuple(before.shape[-2:]):
         return None

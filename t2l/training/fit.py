@@ -1,7 +1,7 @@
 """The one training loop: what a run does between its first batch and its last snapshot, whatever is trained.
 
-A `Task` is what is trained: its networks, what a step does with a batch, its validation, its snapshot and its state. `fit`
-sees to the order of things, to the run folder, to people who want to stop or to look, and to devices that fail.
+A `Task` is what is trained: its networks, what a step does with a batch, its validation, its snapshot and its state.
+`fit` sees to the order of things, to the run folder, to people who want to stop or to look, and to devices that fail.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Task:
         raise NotImplementedError
 
     def validation_loss(self) -> float | None:
-        """The loss of the EMA weights on pictures that are always the same; None without any. Every process must ask."""
+        """The loss of the EMA weights on pictures that are always the same; None without any. Every process must
+        ask.
+        """
         raise NotImplementedError
 
     def snapshot(self, step: int) -> Callable[[Path], Any]:
@@ -64,7 +66,9 @@ class Task:
         raise NotImplementedError
 
     def write_sample(self, step: int, folder: Path) -> None:
-        """Pictures of the EMA weights, always of the same things; the main process alone. To be called after `snapshot`."""
+        """Pictures of the EMA weights, always of the same things; the main process alone. To be called after
+        `snapshot`.
+        """
         raise NotImplementedError
 
     def stateful(self) -> dict[str, Any]:
@@ -93,8 +97,8 @@ class Task:
                 module.load_state_dict(state[name])
             except (KeyError, ValueError, RuntimeError) as error:
                 raise ValueError(
-                    f"the state of step {state['step']} does not fit what this config trains ({name}: {first_line(error)}): "
-                    "take another folder, with --init for this run's snapshot"
+                    f"the state of step {state['step']} does not fit what this config trains ({name}: "
+                    f"{first_line(error)}): take another folder, with --init for this run's snapshot"
                 ) from error
         return state["step"]
 
@@ -102,9 +106,9 @@ class Task:
 def fit(task: Task, batches: Callable[[int], Iterator[Any]], run: Run, tell: Tell) -> Path:
     """Train until config.num_steps, from the run folder's last state when there is one; returns the snapshot's path.
 
-    batches: step -> the batches from that step on. Ctrl-C and SIGTERM save and raise KeyboardInterrupt with a sentence; a file
-    named `save` in the run folder, or SIGUSR1, saves and goes on. Raises TrainingStopped with what helps when the loss is no
-    number, when memory is short or when the device fails; the folder then holds the last state.
+    batches: step -> the batches from that step on. Ctrl-C and SIGTERM save and raise KeyboardInterrupt with a sentence;
+    a file named `save` in the run folder, or SIGUSR1, saves and goes on. Raises TrainingStopped with what helps when
+    the loss is no number, when memory is short or when the device fails; the folder then holds the last state.
     """
     start = task.load_state(run.load_state((lambda: task.state(0)) if task.sharded else None))
     steps, meter = task.config.num_steps, Meter()
@@ -243,8 +247,8 @@ def check_memory(task: Task, available: int | None) -> None:
         ways += [f"sharding=fsdp on {-(-needed * parts // int(0.8 * available))} such cards", "lora_rank=64"]
     ways += ["a smaller model"]
     raise ValueError(
-        f"weights, gradients, moments and EMA need {_gib(needed)} and {task.device} has {_gib(available)}, before any activation; "
-        f"what would fit: {', '.join(ways)}"
+        f"weights, gradients, moments and EMA need {_gib(needed)} and {task.device} has {_gib(available)}, before any "
+        f"activation; what would fit: {', '.join(ways)}"
     )
 
 

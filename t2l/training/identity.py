@@ -27,8 +27,9 @@ def keep_identity(
 ) -> None:
     """Write a run's config.json, or check that a folder that has work belongs to this config, data and start.
 
-    What CHANGES_NOTHING names may always change, the rest with accept_changes, FIXED and made_from never. Raises ValueError
-    that names what differs. A folder of an older version does not say what it was made from: it does from now on.
+    What CHANGES_NOTHING names may always change, the rest with accept_changes, FIXED and made_from never. Raises
+    ValueError that names what differs. A folder of an older version does not say what it was made from: it does from
+    now on.
     """
     marks = {name: None if source is None else mark_of(source) for name, source in made_from.items()}
     now = json.loads(json.dumps({"class": type(config).__name__, **config_to_dict(config)}))
@@ -39,13 +40,14 @@ def keep_identity(
         changed -= set(config.CHANGES_NOTHING)
         if fixed := sorted(changed & FIXED):
             raise ValueError(
-                f"the run folder {path.parent} belongs to another config: {', '.join(fixed)} differ, which its state depends "
-                "on; take another folder, with --init for its snapshot if that is to be the start"
+                f"the run folder {path.parent} belongs to another config: {', '.join(fixed)} differ, which its state "
+                "depends on; take another folder, with --init for its snapshot if that is to be the start"
             )
         if changed and not accept_changes:
             raise ValueError(
-                f"the run folder {path.parent} belongs to another config: {', '.join(sorted(changed))} differ; take another "
-                "folder, the config it was started with, or --accept-changes to go on with the new values from here"
+                f"the run folder {path.parent} belongs to another config: {', '.join(sorted(changed))} differ; take "
+                "another folder, the config it was started with, or --accept-changes to go on with the new values "
+                "from here"
             )
     with atomic_path(path) as partial:
         partial.write_text(json.dumps(now | {MADE_FROM: marks}, indent=2) + "\n")
@@ -54,8 +56,8 @@ def keep_identity(
 def mark_of(source: Data) -> str:
     """A hash that tells files and data sets apart in a moment, wherever they lie.
 
-    Of a file its size and 64 blocks, of a latent cache what its cache.json says, of shards their names and sizes, of several
-    data sets the marks of all and how often each comes.
+    Of a file its size and 64 blocks, of a latent cache what its cache.json says, of shards their names and sizes, of
+    several data sets the marks of all and how often each comes.
     """
     digest = hashlib.sha256()
     if not isinstance(source, Path):
@@ -100,7 +102,7 @@ def _same_sources(
             left_out = "is left out now" if mark is None else "was left out then"
             given = "is another one now" if mark and before[name] else left_out
             raise ValueError(
-                f"the run folder {folder} was trained with another --{name}, which {given}; give the one it was begun with, "
-                "or take another folder"
+                f"the run folder {folder} was trained with another --{name}, which {given}; give the one it was begun "
+                "with, or take another folder"
             )
     return dict(before) | dict(now)

@@ -1,7 +1,7 @@
 """The losses of CaT2I-AE as pure functions (Zhang et al. 2023, arXiv 2307.09781, Eq. 3 and 4), each with its source.
 
-Pictures are (N, C, H, W) in [0, 1] (a prediction may leave the range), logits are whatever a discriminator gives.
-Every loss is computed in float32, also from bf16 input and under autocast, or in float64 from float64. It is a scalar: a
+Pictures are (N, C, H, W) in [0, 1] (a prediction may leave the range), logits are whatever a discriminator gives. Every
+loss is computed in float32, also from bf16 input and under autocast, or in float64 from float64. It is a scalar: a
 mean, where the papers write sums, so that a weight means the same at every picture size.
 """
 
@@ -66,9 +66,9 @@ def autoencoder_loss(
     """Everything but the adversarial term: L = L_img(F, B, I) + L_mask + KL (paper, Eq. 3); I = target.composite().
 
     decoded: from `decode(..., clamp=False)`; without an auxiliary prediction (no-sup) L_img on I is left out.
-    reference: the latents that reference_kl draws to. encoded: values, 3HW, of a picture that was encoded, where `decoded` is
-    of another size. Returns the weighted total and the unweighted parts, detached:
-    `foreground_l1`, `background_lpips`, `mask_l1`, ... Raises ValueError when LPIPS has a weight and no network came.
+    reference: the latents that reference_kl draws to. encoded: values, 3HW, of a picture that was encoded, where
+    `decoded` is of another size. Returns the weighted total and the unweighted parts, detached: `foreground_l1`,
+    `background_lpips`, `mask_l1`, ... Raises ValueError when LPIPS has a weight and no network came.
     """
     if weights.lpips and perceptual is None:
         raise ValueError(f"LossWeights.lpips is {weights.lpips}, but no perceptual network came: load one or set 0")
@@ -114,9 +114,9 @@ def gradient_l1(prediction: Tensor, target: Tensor, weight: Tensor | None = None
 def colour_l1(prediction: Tensor, target: Tensor, weight: Tensor | None = None, cell: int = 8) -> Tensor:
     """L1 between the mean colours of cells of 8 x 8 pixels, a latent's size. Ours: the colour before the detail.
 
-    Taken on (R + G + B) / 3, R - B and 4 (G - (R + B) / 2): pictures vary least from green to magenta, so that this axis is
-    learnt last, and meadows stay brown. weight (N, 1, H, W): the differences are weighted before they are averaged. Cells
-    at the border may be smaller.
+    Taken on (R + G + B) / 3, R - B and 4 (G - (R + B) / 2): pictures vary least from green to magenta, so that this
+    axis is learnt last, and meadows stay brown. weight (N, 1, H, W): the differences are weighted before they are
+    averaged. Cells at the border may be smaller.
     """
     difference = _difference(prediction, target)
     difference = difference if weight is None else weight * difference
@@ -135,9 +135,9 @@ def laplacian_loss(
 ) -> Tensor:
     """sum_j 2^(j-1) |lap_j(m^) - lap_j(m)|, j = 1 .. levels (Hou & Liu 2019, Context-Aware Matting).
 
-    "mean": each level's difference is the mean over its own pixels. "sum": the sum over them, as the papers write, divided
-    by the pixels of the mask, so that it does not depend on the size. A level has a quarter of the pixels of the one before.
-    The low-pass rest of the pyramid takes no part: a constant offset costs 0.
+    "mean": each level's difference is the mean over its own pixels. "sum": the sum over them, as the papers write,
+    divided by the pixels of the mask, so that it does not depend on the size. A level has a quarter of the pixels of
+    the one before. The low-pass rest of the pyramid takes no part: a constant offset costs 0.
     """
     difference = _difference(mask_prediction, mask)
     pyramid = laplacian_pyramid(difference, levels)  # lap is linear: one pyramid does
@@ -176,9 +176,11 @@ def reference_kl_loss(
     reference_logvar: Tensor,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
-    """KL to another diagonal Gaussian, (log s_r - log s + (s + (mean - mean_r)^2) / s_r - 1) / 2 with variances s and s_r.
+    """KL to another diagonal Gaussian, (log s_r - log s + (s + (mean - mean_r)^2) / s_r - 1) / 2 with variances s and
+    s_r.
 
-    All (N, C, h, w), reduced as in `kl_loss`. AlphaVAE (arXiv 2507.09308) takes the frozen encoder of ordinary pictures.
+    All (N, C, h, w), reduced as in `kl_loss`. AlphaVAE (arXiv 2507.09308) takes the frozen encoder of ordinary
+    pictures.
     """
     logvar, reference_logvar = at_least_float32(logvar), at_least_float32(reference_logvar)
     distance = _difference(mean, reference_mean) ** 2 + logvar.exp()
@@ -207,8 +209,8 @@ def adaptive_weight(
     """|grad L_rec| / (|grad L_adv| + 1e-4), clamped to 1e4 and detached (Esser et al. 2021, VQGAN, Eq. 7).
 
     The gradients are those at the last layer's weight, or at several taken as one vector; 0 where a loss does not reach
-    it. mean: makes a gradient the mean over all processes. scaled: what fp16 multiplies a loss by before its backward pass;
-    the norms are those without it. Keeps both graphs for the backward pass. ldm's factor 0.5 is
+    it. mean: makes a gradient the mean over all processes. scaled: what fp16 multiplies a loss by before its backward
+    pass; the norms are those without it. Keeps both graphs for the backward pass. ldm's factor 0.5 is
     LossWeights.adversarial.
     """
     at = [last_layer_weight] if isinstance(last_layer_weight, Tensor) else list(last_layer_weight)
@@ -224,7 +226,9 @@ _Terms = dict[str, tuple[float, Callable[[], Tensor]]]  # name -> weight and how
 def _image_terms(
     decoded: Decoded, target: Layers, weights: LossWeights, perceptual: PerceptualDistance | None
 ) -> _Terms:
-    """L_img of F, B and I: L1 + lpips LPIPS + gradient + colour, each with the map that says where it counts how much."""
+    """L_img of F, B and I: L1 + lpips LPIPS + gradient + colour, each with the map that says where it counts how
+    much.
+    """
     outside, hidden = weights.foreground_outside, weights.hidden_background
     foreground_map = None if outside == 1 else outside + (1 - outside) * at_least_float32(target.mask)
     background_map = None if hidden == 1 else 1 + (hidden - 1) * at_least_float32(target.mask)

@@ -36,11 +36,12 @@ from .processes import Processes
 
 
 class Run:
-    """Opens or continues the run folder of a config. Raises ValueError when it belongs to another config, data or start.
+    """Opens or continues the run folder of a config. Raises ValueError when it belongs to another config, data or
+    start.
 
-    Every process opens it and calls the same methods; only the main one writes. made_from: what the run begins with, by the
-    option that names it. any_processes: go on also when the state was written by another number of processes: the batches
-    are the same, the last digits of their sums are not. accept_changes: as `keep_identity` takes it.
+    Every process opens it and calls the same methods; only the main one writes. made_from: what the run begins with, by
+    the option that names it. any_processes: go on also when the state was written by another number of processes: the
+    batches are the same, the last digits of their sums are not. accept_changes: as `keep_identity` takes it.
     """
 
     def __init__(
@@ -76,9 +77,9 @@ class Run:
     def load_state(self, template: Callable[[], dict[str, Any]] | None = None) -> dict[str, Any] | None:
         """The last saved state, or None at the start. Log lines written after it are dropped, they will come again.
 
-        template: gives today's state of a sharded model, to be filled. Raises ValueError for a damaged state, for one of
-        another number of processes unless that is allowed, and for a sharded one where a whole one is needed, or the other
-        way round.
+        template: gives today's state of a sharded model, to be filled. Raises ValueError for a damaged state, for one
+        of another number of processes unless that is allowed, and for a sharded one where a whole one is needed, or the
+        other way round.
         """
         self._check_kind(template is not None)
         world_size = self._processes.world_size
@@ -89,8 +90,8 @@ class Run:
         step, count = (0, world_size) if state is None else (state["step"], state.get("processes", 1))
         if count != world_size and not self._any_processes:
             raise ValueError(
-                f"the run folder {self.folder} was trained by {count} processes and there are {world_size} now; start {count}, "
-                "or add --any-processes to go on with the same batches and other last digits"
+                f"the run folder {self.folder} was trained by {count} processes and there are {world_size} now; start "
+                f"{count}, or add --any-processes to go on with the same batches and other last digits"
             )
         if self._processes.is_main:
             self._drop_stats_after(step)
@@ -99,16 +100,18 @@ class Run:
         return state
 
     def _check_kind(self, is_sharded: bool) -> None:
-        """One process keeps a whole state, several with sharding "fsdp" a sharded one; neither goes on from the other's."""
+        """One process keeps a whole state, several with sharding "fsdp" a sharded one; neither goes on from the
+        other's.
+        """
         if is_sharded and self._state.exists():
             raise ValueError(
-                f"the run folder {self.folder} holds the state of one process, which several with sharding fsdp cannot go on "
-                "from: start one, or remove state.pt to start this run again"
+                f"the run folder {self.folder} holds the state of one process, which several with sharding fsdp cannot "
+                "go on from: start one, or remove state.pt to start this run again"
             )
         if not is_sharded and any(self.folder.glob("state-*")):
             raise ValueError(
-                f"the run folder {self.folder} holds a state that is spread over several processes, which one cannot go on "
-                "from: start as many as before, or remove it to start this run again"
+                f"the run folder {self.folder} holds a state that is spread over several processes, which one cannot "
+                "go on from: start as many as before, or remove it to start this run again"
             )
 
     def _read_state(self) -> dict[str, Any] | None:
@@ -148,13 +151,15 @@ class Run:
 
     @contextmanager
     def writing(self, what: str, kinds: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
-        """Says in a sentence that something could not be written, and that the run can go on. kinds: errors that mean it."""
+        """Says in a sentence that something could not be written, and that the run can go on. kinds: errors that mean
+        it.
+        """
         try:
             yield
         except kinds as error:
             raise OSError(
-                f"{what} cannot be written, is the disk full? ({first_line(error)}); the run folder {self.folder} holds "
-                "the state before it: make room and run the same command again"
+                f"{what} cannot be written, is the disk full? ({first_line(error)}); the run folder {self.folder} "
+                "holds the state before it: make room and run the same command again"
             ) from error
 
     def keeps(self, step: int) -> bool:

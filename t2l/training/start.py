@@ -1,4 +1,6 @@
-"""What a training run begins with: random weights, a checkpoint of ours, or Stable Diffusion 1.x, told apart by the file."""
+"""What a training run begins with: random weights, a checkpoint of ours, or Stable Diffusion 1.x, told apart by the
+file.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,8 @@ def starting_networks(config: UNetTrainConfig, init: Path | None) -> tuple[UNet2
     """
     if config.lora_rank and (init is None or config.unet_from_scratch):
         raise ValueError(
-            "lora_rank trains matrices beside a trained UNet, which has to come from somewhere: give --init a checkpoint, "
-            "and leave unet_from_scratch out"
+            "lora_rank trains matrices beside a trained UNet, which has to come from somewhere: give --init a "
+            "checkpoint, and leave unet_from_scratch out"
         )
     if init is None and "text_encoder" in config.frozen:
         raise ValueError(
@@ -87,11 +89,12 @@ def trains_text_encoder(config: UNetTrainConfig) -> bool:
 def add_vocabulary(
     config: UNetTrainConfig, captions: Iterable[str], init: Path | None, before: Path | None = None
 ) -> tuple[UNetTrainConfig, str]:
-    """The config with a row for every token of the captions, beside those that its start has; and a sentence on new words.
+    """The config with a row for every token of the captions, beside those that its start has; and a sentence on new
+    words.
 
-    The sentence is empty where a start lacks no word of the captions, and where it has none to compare. captions: read once
-    at most. before: the snapshot of a run that goes on, whose rows are those of its state. A config that names its own
-    tokens keeps them.
+    The sentence is empty where a start lacks no word of the captions, and where it has none to compare. captions: read
+    once at most. before: the snapshot of a run that goes on, whose rows are those of its state. A config that names its
+    own tokens keeps them.
     """
     if before is not None:
         return _with_token_ids(config, read_vocabulary(before)), ""
@@ -108,8 +111,8 @@ def add_vocabulary(
         return _with_token_ids(config, known + missing.token_ids), sentence
     remedy = "leave lora_rank out" if config.lora_rank else "take text_encoder out of frozen"
     return config, (
-        f"{missing.counted()} new to {init} and cannot be learnt, because the text encoder is frozen; to it they are all one "
-        f"unknown word: {missing.listed()}; say them in known words, or {remedy}"
+        f"{missing.counted()} new to {init} and cannot be learnt, because the text encoder is frozen; to it they are "
+        f"all one unknown word: {missing.listed()}; say them in known words, or {remedy}"
     )
 
 
@@ -126,29 +129,29 @@ def check_cache(cached: Latents, config: UNetTrainConfig, autoencoder: Autoencod
     found = cached.read(torch.tensor([0]))[0].shape[1]
     if found != channels:
         raise ValueError(
-            f"the latents in {folder} have {found} channels, and the autoencoder beside them makes {channels}; make the "
-            "cache again in another folder"
+            f"the latents in {folder} have {found} channels, and the autoencoder beside them makes {channels}; make "
+            "the cache again in another folder"
         )
     if not unet.in_channels == unet.out_channels == channels:
         raise ValueError(
             f"the latents in {folder} have {channels} channels, the config's UNet takes {unet.in_channels} and gives "
-            f"{unet.out_channels}; set unet.in_channels and unet.out_channels to {channels}, or make latents with another "
-            "autoencoder"
+            f"{unet.out_channels}; set unet.in_channels and unet.out_channels to {channels}, or make latents with "
+            "another autoencoder"
         )
     smallest = min(-(-side // autoencoder.config.downscale) for size in cached.sizes for side in size)
     needed = 2 ** (len(unet.channel_multipliers) - 1)
     if smallest < needed:
         raise ValueError(
-            f"latents in {folder} are {smallest} high or wide, and the config's UNet of {len(unet.channel_multipliers)} levels "
-            f"needs at least {needed}: make them of pictures of at least {needed * autoencoder.config.downscale} pixels, or "
-            "take fewer unet.channel_multipliers"
+            f"latents in {folder} are {smallest} high or wide, and the config's UNet of "
+            f"{len(unet.channel_multipliers)} levels needs at least {needed}: make them of pictures of at least "
+            f"{needed * autoencoder.config.downscale} pixels, or take fewer unet.channel_multipliers"
         )
     if cached.embeddings is not None:
         tokens, width = cached.embeddings[[""]].shape[1:]
         if (tokens, width) != (MAX_TOKENS, unet.conditioning_width):
             raise ValueError(
-                f"the text embeddings in {folder} are {tokens} tokens x {width}, the config's UNet takes {MAX_TOKENS} x "
-                f"{unet.conditioning_width}: set unet.conditioning_width, or cache those of another --text-encoder"
+                f"the text embeddings in {folder} are {tokens} tokens x {width}, the config's UNet takes {MAX_TOKENS} "
+                f"x {unet.conditioning_width}: set unet.conditioning_width, or cache those of another --text-encoder"
             )
     if init is None or is_foreign(init) or config.unet_from_scratch:
         return ""

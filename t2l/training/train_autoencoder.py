@@ -53,9 +53,10 @@ def train_autoencoder(
 ) -> Path:
     """Train until config.num_steps, from the run folder's last state when there is one; returns the snapshot's path.
 
-    data: a folder of shards, or several as one. init: a checkpoint whose autoencoder is the starting point, ours or Stable Diffusion 1.x.
-    validation: shards the EMA weights are tried on whenever the state is saved, always the same batch. any_processes,
-    accept_changes: as Run takes them. device: as `pick_device` takes it. tell: gets what is worth saying. Raises as `fit` does.
+    data: a folder of shards, or several as one. init: a checkpoint whose autoencoder is the starting point, ours or
+    Stable Diffusion 1.x. validation: shards the EMA weights are tried on whenever the state is saved, always the same
+    batch. any_processes, accept_changes: as Run takes them. device: as `pick_device` takes it. tell: gets what is worth
+    saying. Raises as `fit` does.
     """
     torch.manual_seed(config.seed)
     processes = Processes(device)
@@ -186,7 +187,8 @@ class AutoencoderTask(Task):
         return probability > 0 and float(torch.rand((), generator=step_generator(self.config.seed, step))) < probability
 
     def _noise(self, target: Layers, step: int) -> tuple[Tensor, Tensor]:
-        """What the posteriors of this process's samples are drawn with, (N, C, h, w), and the `extra` of Reconstruction.
+        """What the posteriors of this process's samples are drawn with, (N, C, h, w), and the `extra` of
+        Reconstruction.
 
         The latter, (N, 1, 1, 1), is |n| latent_noise with n ~ N(0, 1). What a UNet leaves a little noisy then still
         becomes a picture (Zheng et al. 2025, RAE, 2510.11690, for a decoder alone); an encoder that learns too
@@ -223,7 +225,9 @@ class AutoencoderTask(Task):
         return None if self.reference is None else self.reference.encode(Layers.flat(target.composite()))
 
     def _adversarial(self, discriminator: PatchDiscriminator, decoded: Decoded, total: Tensor, step: int) -> Tensor:
-        """The adversarial part of L_img for F, B and I, each balanced at the last layer that makes it (paper, Eq. 4)."""
+        """The adversarial part of L_img for F, B and I, each balanced at the last layer that makes it (paper, Eq.
+        4).
+        """
         weight, result = self.config.loss.adversarial, torch.zeros((), device=self.device)
         if step < self.config.loss.adversarial_start:
             return result
@@ -339,8 +343,9 @@ def _perceptual(config: AutoencoderTrainConfig, device: torch.device) -> Percept
 def _compiled(network: Reconstruction, config: AutoencoderTrainConfig) -> nn.Module:
     """torch.compile on what pays: the whole, or with a discriminator what its adaptive weight does not look through.
 
-    That weight asks for gradients at the last layers while the graph is kept. A compiled graph gives all its gradients or none,
-    and may overwrite what a second pass needs; so the last layers, and what comes after them, stay as they are then.
+    That weight asks for gradients at the last layers while the graph is kept. A compiled graph gives all its gradients
+    or none, and may overwrite what a second pass needs; so the last layers, and what comes after them, stay as they are
+    then.
     """
     if not config.compile:
         return network

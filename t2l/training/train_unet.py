@@ -1,4 +1,6 @@
-"""Trains the diffusion UNet on cached latents, with its text encoder when that is ours to train (paper, section 4.2)."""
+"""Trains the diffusion UNet on cached latents, with its text encoder when that is ours to train (paper, section
+4.2).
+"""
 
 from __future__ import annotations
 
@@ -59,11 +61,10 @@ def train_unet(
 ) -> Path:
     """Train until config.num_steps, from the run folder's last state when there is one; returns the snapshot's path.
 
-    latents: a folder made by cache_latents. init: a checkpoint whose UNet and text encoder are the start, ours or Stable
-    Diffusion 1.x.
-    sample: called whenever a snapshot is written, to draw pictures of it. validation: latents the EMA weights are tried on
-    then, always the same batch. any_processes, accept_changes: as Run takes them. device: as `pick_device` takes it. tell: gets
-    what is worth saying. Raises as `fit` does.
+    latents: a folder made by cache_latents. init: a checkpoint whose UNet and text encoder are the start, ours or
+    Stable Diffusion 1.x. sample: called whenever a snapshot is written, to draw pictures of it. validation: latents the
+    EMA weights are tried on then, always the same batch. any_processes, accept_changes: as Run takes them. device: as
+    `pick_device` takes it. tell: gets what is worth saying. Raises as `fit` does.
     """
     torch.manual_seed(config.seed)
     processes = Processes(device)
@@ -82,8 +83,8 @@ def train_unet(
 class UNetTask(Task):
     """Training a UNet, with its text encoder when that is ours to train.
 
-    init, sample, tell: as `train_unet` takes them. cached: what it is trained on. held_out: what it is tried on. before: the
-    snapshot of a run that goes on.
+    init, sample, tell: as `train_unet` takes them. cached: what it is trained on. held_out: what it is tried on.
+    before: the snapshot of a run that goes on.
     """
 
     name = "unet"
@@ -138,25 +139,31 @@ class UNetTask(Task):
         self._drawn: Text2Layer | None = None
 
     def check_embeddings(self, cached: Latents) -> None:
-        """Raise ValueError when a cache's text embeddings are not what this run's text encoder would say at every step."""
+        """Raise ValueError when a cache's text embeddings are not what this run's text encoder would say at every
+        step.
+        """
         remedy = "or make the cache without --text-encoder"
         if trains_text_encoder(self.config):
             raise ValueError(
-                f'the latents come with text embeddings, which stand for a frozen text encoder: put "text_encoder" into '
+                f'the latents come with text embeddings, which stand for a frozen text encoder: put "text_encoder" '
+                f"into "
                 f"frozen, {remedy}"
             )
         if self.config.unknown_word:
             raise ValueError(
-                f"words cannot be replaced in text embeddings: set unknown_word to 0, got {self.config.unknown_word}, {remedy}"
+                f"words cannot be replaced in text embeddings: set unknown_word to 0, got {self.config.unknown_word}, "
+                f"{remedy}"
             )
         if fingerprint(self._whole.text_encoder) != cached.about["text"]["encoder"]:
             raise ValueError(
-                "the latents come with text embeddings of another text encoder than that of --init: start from the checkpoint "
-                f"they were made with, {remedy}"
+                "the latents come with text embeddings of another text encoder than that of --init: start from the "
+                f"checkpoint they were made with, {remedy}"
             )
 
     def step(self, batch: Batch, step: int) -> StepResult:
-        """One optimiser step on the mean squared error of the prediction (paper, Eq. 5), on this process's samples of a batch."""
+        """One optimiser step on the mean squared error of the prediction (paper, Eq. 5), on this process's samples of a
+        batch.
+        """
         batch = batch.to(self.device, self.dtype)
         set_learning_rate(self.update.optimizer, self.lr(step))
         losses = []
@@ -229,7 +236,9 @@ class UNetTask(Task):
                 self._whole.cpu()  # there is no room for it while training
 
     def sample_prompts(self) -> tuple[list[str], Tensor | None]:
-        """The config's prompts; else captions of held-out pictures, or of those trained on, and the pictures' numbers."""
+        """The config's prompts; else captions of held-out pictures, or of those trained on, and the pictures'
+        numbers.
+        """
         if self.config.sample_prompts:
             return list(self.config.sample_prompts), None
         cached = self.held_out or self.cached
@@ -251,8 +260,8 @@ def _validation_batch(held_out: Latents, batches: LatentBatches) -> Batch:
         raise ValueError(f"the validation latents {folder} were made by another autoencoder than those trained on")
     if held_out.about.get("text", {}).get("encoder") != cached.about.get("text", {}).get("encoder"):
         raise ValueError(
-            f"the validation latents {folder} must have text embeddings of the same encoder as those trained on, or none if "
-            "they have none; make them with the same --text-encoder"
+            f"the validation latents {folder} must have text embeddings of the same encoder as those trained on, or "
+            "none if they have none; make them with the same --text-encoder"
         )
     plain = replace(batches.config, cond_drop_prob=0.0, unknown_word=0.0)
     return LatentBatches(held_out, plain, batches.latent_scale, batches.tokenize, batches.local_indices)[0]

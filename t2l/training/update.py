@@ -1,6 +1,7 @@
 """From losses to new weights: the parts of a step, their gradients over all processes, scaling, clipping, the guard.
 
-Whether a step was finite stays on the device, which so never waits: what it must not change is changed by nothing there.
+Whether a step was finite stays on the device, which so never waits: what it must not change is changed by nothing
+there.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ class Guard:
 class Updater:
     """One optimiser and the network whose weights it changes.
 
-    network: what to call in training; its gradients are those of the batch over all processes and parts.
-    watched: further networks that the losses call in training mode; a skipped step changes none of their buffers either.
-    scaler: keeps small gradients from vanishing in fp16; does nothing at other precisions.
+    network: what to call in training; its gradients are those of the batch over all processes and parts. watched:
+    further networks that the losses call in training mode; a skipped step changes none of their buffers either. scaler:
+    keeps small gradients from vanishing in fp16; does nothing at other precisions.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class Updater:
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=config.precision == "fp16")
 
     def micro_batches(self, size: int) -> Iterator[slice]:
-        """The parts of a batch of `size` samples, one forward and backward pass each; gradients are exchanged in the last."""
+        """The parts of a batch of `size` samples, one forward and backward pass each; gradients are exchanged in the
+        last.
+        """
         self.optimizer.zero_grad()
         self._before = [buffer.clone() for buffer in self._buffers]
         length = size // self._accumulate
@@ -117,7 +120,9 @@ class Updater:
         return Outcome(norm, finite)
 
     def _change(self, finite: Tensor) -> None:
-        """The optimiser's step where it is finite: torch's fused ones look themselves, for others the device is asked."""
+        """The optimiser's step where it is finite: torch's fused ones look themselves, for others the device is
+        asked.
+        """
         is_sharded = any(hasattr(p, "full_tensor") for p in self._parameters)
         if self.optimizer.param_groups[0].get("fused") and not is_sharded:
             self.optimizer.grad_scale, self.optimizer.found_inf = None, (~finite).float()

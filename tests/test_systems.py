@@ -180,9 +180,9 @@ def test_every_system_has_a_config_that_fits_its_autoencoder(scale):
 def test_paper_scale_is_stable_diffusions_geometry_and_the_papers_steps():
     unets = {name: load_config(UNetTrainConfig, CONFIGS / f"paper-unet{name}.json") for name in SYSTEMS}
     default = UNetTrainConfig()
-    assert {name for name, c in unets.items() if c.steps != 75_000} == {"-separate-ft"} and unets[
+    assert {name for name, c in unets.items() if c.num_steps != 75_000} == {"-separate-ft"} and unets[
         "-separate-ft"
-    ].steps == 25_000
+    ].num_steps == 25_000
     assert all(c.unet.widths == default.unet.widths and c.text_encoder == default.text_encoder for c in unets.values())
     assert all(c.diffusion == default.diffusion and c.frozen == ("text_encoder",) for c in unets.values())
     assert {name for name, c in unets.items() if not c.unet_from_scratch} == {"-512", "-separate-ft"}

@@ -39,7 +39,7 @@ class LoopConfig:
     keep_every: int = 0  # steps between snapshots that are kept under a name of their own; 0 = only the last is
     tensorboard: bool = False  # write what is logged for TensorBoard too
 
-    CHANGES_NOTHING: ClassVar = tuple(
+    CHANGES_NOTHING: ClassVar[tuple[str, ...]] = tuple(
         "log_every save_every keep_every tensorboard checkpointing workers sample_prompts".split()
     )
 

@@ -39,7 +39,7 @@ class GenerateConfig:
     seed: int = 0  # picture i is drawn from seed + i
     sampler: Sampler = "sde"  # adds fresh noise at every step, which mends what a small model got wrong before (LOG.md)
     batch_size: int = 8  # pictures at once
-    OLD_NAMES: ClassVar = {"steps": "num_steps", "guidance": "guidance_scale"}
+    OLD_NAMES: ClassVar[dict[str, str]] = {"steps": "num_steps", "guidance": "guidance_scale"}
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < SMALLEST:

@@ -142,7 +142,7 @@ def _reason(error: Exception) -> str:
         return error.strerror
     if isinstance(error, EOFError) or "truncated" in str(error):
         return "it is cut off"
-    if "too large" in str(error):
+    if "too large" in str(error).lower():
         return "something in it unpacks to too much"
     return "it is damaged, or of a rare kind; save it again as an ordinary PNG"
 

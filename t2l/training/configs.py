@@ -46,10 +46,10 @@ class LoopConfig:
     keep_every: int = 0  # steps between snapshots that are kept under a name of their own; 0 = only the last is
     tensorboard: bool = False  # write what is logged for TensorBoard too
 
-    CHANGES_NOTHING: ClassVar = tuple(
+    CHANGES_NOTHING: ClassVar[tuple[str, ...]] = tuple(
         "log_every save_every keep_every tensorboard gradient_checkpointing num_workers sample_prompts".split()
     )
-    OLD_NAMES: ClassVar = {
+    OLD_NAMES: ClassVar[dict[str, str]] = {
         "steps": "num_steps",
         "warmup": "lr_warmup_steps",
         "gradient_clip": "max_grad_norm",

@@ -1,5 +1,7 @@
 """Our tokenizer is CLIP's."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -53,6 +55,8 @@ def test_ids_are_those_of_transformers(tokenizer):
     from transformers import CLIPTokenizer
 
     merges = read_merges()
+    if "merges" not in inspect.signature(CLIPTokenizer).parameters:
+        pytest.skip("transformers 4 takes it from files alone")
     reference = CLIPTokenizer(vocab=vocabulary(), merges=merges)
     options = {"padding": "max_length", "max_length": MAX_TOKENS, "truncation": True, "return_tensors": "pt"}
     torch.testing.assert_close(tokenizer(TRICKY), reference(TRICKY, **options)["input_ids"])

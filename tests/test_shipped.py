@@ -22,7 +22,7 @@ from t2l.model.vocabulary import Vocabulary
 
 PROMPT = "a red teapot on a wooden table"
 REPOSITORY = Path(__file__).parent.parent
-DEMO_DATA = REPOSITORY / "t2l" / "data" / "demo"
+DEMO_DATA = REPOSITORY / "recipes" / "demo"
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """LAYERS documents <-> Stack: ComfyUI's own layer document, read as core reads it and given back as it was.
 
-Inside a document a mask is 1 where the layer is transparent; ours are 1 where it shows. It is turned here and nowhere
-else.
+Inside a document a mask is 1 where the layer is transparent; ours are 1 where it shows. It is turned only here.
 """
 
 from __future__ import annotations
@@ -87,10 +86,9 @@ def stack_to_layers(stack: Stack, layer: str) -> Layers:
 def document_to_stack(document: Any) -> Stack:
     """LAYERS document of the input `layers` -> Stack.
 
-    Read as ComfyUI's own nodes read it: items are ordered by z_index; a batch inside one becomes consecutive layers in
-    one place; an alpha channel and a mask both count; what has no picture is passed over; a value of the wrong kind is
-    as if it were not there. Without a canvas it reaches as far as the layers do. Scaled, mirrored and turned layers
-    keep their pixels.
+    Read as ComfyUI's own nodes read it: items go by z_index; a batch inside one becomes consecutive layers in one
+    place; an alpha channel and a mask both count; what has no picture is skipped; a value of the wrong kind counts as
+    absent. Without a canvas it reaches as far as the layers do. Scaled, mirrored and turned layers keep their pixels.
     """
     items = _items(document)
     layers = [layer for number, item in enumerate(items, 1) for layer in _item_to_layers(item, number)]
@@ -210,9 +208,7 @@ def _item_pixels(item: dict[str, Any], source: str) -> tuple[Tensor, Tensor]:
 
 
 def _item_placement(item: dict[str, Any]) -> dict[str, Any]:
-    """Where an item says it lies, as fields of a Layer; 0, None and a missing value of w and h mean the picture's own
-    size.
-    """
+    """Where an item says it lies, as fields of a Layer; w and h of 0, None or missing mean the picture's own size."""
     x, y, width, height = (min(max(_whole(item.get(key), 0), -MAX_SIDE), MAX_SIDE) for key in ("x", "y", "w", "h"))
     return {
         "x": x,

@@ -69,7 +69,8 @@ class CleanEdges(io.ComfyNode):
                 io.Image.Input(
                     "composite",
                     optional=True,
-                    tooltip="The picture that the foreground is cut from. Without it the foreground is taken as a copy of it.",
+                    tooltip="The picture that the foreground is cut from. Without it the foreground is taken as a copy "
+                    "of it.",
                 ),
                 LAYER_INPUT,
             ],
@@ -108,7 +109,8 @@ class RecomposeCheck(io.ComfyNode):
                 LAYERS_INPUT,
                 io.Image.Input(
                     "composite",
-                    tooltip="The picture the layers should make: auxiliary from Decode Layers, a photograph, a file read back.",
+                    tooltip="The picture the layers should make: auxiliary from Decode Layers, a photograph, a file "
+                    "read back.",
                 ),
                 io.Boolean.Input(
                     "correct",
@@ -311,9 +313,7 @@ def enlarger(upscale_model: Any) -> Enlarge:
 
 
 def in_tiles(upscale_model: Any, pixels: Tensor) -> Tensor:
-    """(N, 3, h, w) through an upscale model. Raises core's OOM exception when the smallest tiles are too large as
-    well.
-    """
+    """(N, 3, h, w) through an upscale model. Raises core's OOM exception if the smallest tiles are too large too."""
     tile = TILE
     while True:
         try:

@@ -1,5 +1,4 @@
-"""Names of files in workflows: which ones a node offers, and which path a name may mean. Workflows are shared by
-strangers.
+"""File names in workflows: which a node offers, and which path one may mean. Workflows are shared by strangers.
 
 Names are relative, with "/" between their parts; "\\" is taken too, as Windows writes it. A part that begins with a dot
 is hidden: it is neither offered nor read.

@@ -54,7 +54,8 @@ class SaveLayers(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="text2layer/layers",
-                    tooltip="Below ComfyUI's output folder; folder/name makes a folder. Files are numbered, none is overwritten.",
+                    tooltip="Below ComfyUI's output folder; folder/name makes a folder. Files are numbered, none is "
+                    "overwritten.",
                 ),
                 choice_input(
                     "format",
@@ -113,7 +114,8 @@ class LoadLayers(io.ComfyNode):
                 io.Combo.Input(
                     "file",
                     options=_listed_files(),
-                    tooltip="A .psd, .psb or .ora file in ComfyUI's input folder or a folder in it; the button below puts one there.",
+                    tooltip="A .psd, .psb or .ora file in ComfyUI's input folder or a folder in it; the button below "
+                    "puts one there.",
                 ),
                 LAYER_INPUT,
             ],
@@ -187,9 +189,7 @@ def _free_name(prefix: str, stack: Stack) -> tuple[Path, str, str]:
 
 
 def _filled_in(prefix: str, output: str, stack: Stack) -> str:
-    """A clean prefix with ComfyUI's %year% and the like filled in, by ComfyUI itself, which here gets no folder to
-    make.
-    """
+    """A clean prefix with ComfyUI's %year% and the like filled in, by ComfyUI itself, which here makes no folder."""
     return folder_paths.get_save_image_path(prefix.replace("/", "|"), output, stack.width, stack.height)[4].replace(
         "|", "/"
     )
@@ -220,9 +220,7 @@ def _listed_files() -> list[str]:
 
 
 def path_of(name: Any) -> Path:
-    """The path of a file that Load Layers may read. Raises ValueError for any other: workflows are shared by
-    strangers.
-    """
+    """The path of a file that Load Layers may read. Raises ValueError for others: workflows are shared by strangers."""
     folders = _folders()
     short = name if isinstance(name, str) and len(name) <= LONGEST else ""
     kind = next((kind for kind in folders if short.endswith(f"[{kind}]")), None)

@@ -28,7 +28,8 @@ class FitLayers(io.ComfyNode):
             display_name="Fit Layers",
             category="text2layer/layers",
             search_aliases=["resize layers", "fit psd", "model size", "scale layers", "photograph"],
-            description="Brings a layer document to the size that the checkpoint was trained on; Upscale Layers brings it back.",
+            description="Brings a layer document to the size that the checkpoint was trained on; Upscale Layers brings "
+            "it back.",
             inputs=[
                 LAYERS.Input("layers", tooltip="From Load, Join or Decode Layers; any size, any number of layers."),
                 AUTOENCODER_INPUT,
@@ -69,9 +70,7 @@ class FitLayers(io.ComfyNode):
 
 
 def wanted_size(size: int, managed: ManagedAutoencoder) -> int:
-    """Pixels along a side. Raises ValueError for one that is too small, and where neither the input nor the file names
-    one.
-    """
+    """Pixels along a side. Raises ValueError for too small a side, and where neither input nor file names one."""
     wanted = size or managed.trained_size
     if wanted is None:
         raise ValueError(

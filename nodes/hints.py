@@ -39,8 +39,7 @@ def running_server() -> Any:
 
 
 def hint_at_size(node: str, managed: ManagedAutoencoder, size: tuple[int, int], advice: str) -> None:
-    """Hint at pictures of a size (height, width) that the checkpoint was not trained on; a file that names none is
-    silent.
+    """Hint at a size (height, width) that the checkpoint was not trained on; a file that names none is silent.
 
     advice: the end of the sentence; {trained} in it stands for the size.
     """

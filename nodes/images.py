@@ -33,7 +33,8 @@ SOCKETS = ("", "_2", "_3", "_4")  # behind image and mask, from the bottom up
 PICTURES = [
     io.Image.Input(
         "image",
-        tooltip="The lowest pictures. Each picture of a batch or list is a layer, the first lowest; transparency counts.",
+        tooltip="The lowest pictures. Each picture of a batch or list is a layer, the first lowest; transparency "
+        "counts.",
     ),
     io.Mask.Input(
         "mask",
@@ -149,9 +150,7 @@ def with_alpha(image: Any, source: str) -> list[Picture]:
 
 
 def pictures_for(pictures: list[Picture], index: int, count: int) -> list[Picture]:
-    """All pictures of a socket for a single document; of several documents, each takes its own one, or the one there
-    is.
-    """
+    """All pictures of a socket for a single document; each of several takes its own, or the one there is."""
     if count == 1 or not pictures:
         return pictures
     return [for_each(pictures, count, "image")[index]]
@@ -160,9 +159,7 @@ def pictures_for(pictures: list[Picture], index: int, count: int) -> list[Pictur
 def stack_pictures(
     below: Stack | None, pictures: list[Picture], size: tuple[int, int], inputs: dict[str, Any]
 ) -> Stack:
-    """The pictures as layers over a stack. size: (height, width) of the canvas, 0 = that of the stack or of the
-    pictures.
-    """
+    """The pictures as layers over a stack. size: (height, width) of the canvas, 0 = the stack's or the pictures'."""
     lower = below.layers if below else ()
     if len(lower) + len(pictures) > MAX_FRAMES:
         raise ValueError(

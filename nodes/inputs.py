@@ -1,6 +1,4 @@
-"""What comes by a wire: core checks what widgets hold, so a node looks at all of it again, and says in its name what is
-wrong.
-"""
+"""What comes by a wire: core checks only widgets, so a node checks it all again, and says in its name what is wrong."""
 
 from __future__ import annotations
 
@@ -41,8 +39,7 @@ def validated(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOut
     """Makes an `execute` refuse what its schema does not allow, and say all its errors in the name of the node.
 
     Whole numbers may come as floats without a fraction. Lists of a node with is_input_list are checked entry by entry.
-    Names of files are left to the node, whose list of them changes. Nothing, as None or a list without entries, is no
-    wire.
+    Names of files are left to the node, whose list of them changes. Nothing, as None or an empty list, is no wire.
     """
 
     names, schema = list(inspect.signature(execute).parameters)[1:], None

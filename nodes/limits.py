@@ -18,9 +18,7 @@ def most_together() -> int:
 
 
 def check_pictures(size: tuple[int, int], count: int, source: str) -> None:
-    """Raises ValueError for so many pictures of a size (height, width) that are too large; `source` names node and
-    input.
-    """
+    """Raises ValueError where so many pictures of a size (height, width) are too large; `source`: node and input."""
     height, width = size
     if count > MAX_PICTURES:
         raise ValueError(f"{source} takes at most {MAX_PICTURES} pictures, got {count}; split the batch")
@@ -52,9 +50,7 @@ def check_canvas(size: tuple[int, int], layers: Iterable[tuple[str, tuple[int, i
 
 
 def check_resized(stack: Stack, before: tuple[int, int], after: tuple[int, int], source: str) -> None:
-    """Raises ValueError for a stack that is too large once a canvas of one size (height, width) has become the
-    other.
-    """
+    """Raises ValueError for a stack that is too large once a canvas of one size (height, width) becomes the other."""
     scale = after[0] / before[0], after[1] / before[1]
     check_canvas(after, ((layer.name, _scaled(layer, scale)) for layer in stack.layers), source)
 

@@ -37,8 +37,7 @@ def listed_files() -> list[str]:
 def path_of(name: Any, source: str) -> str:
     """The path of a listed file, named with either separator; `source` names the input in errors.
 
-    Raises ValueError for every other name, and for a link that leads out of the model folders: workflows are shared by
-    strangers.
+    Raises ValueError for any other name, and for a link out of the model folders: workflows are shared by strangers.
     """
     listed = match_name(name, listed_files())
     if listed is None:
@@ -73,7 +72,8 @@ class LoadCheckpoint(io.ComfyNode):
             display_name="Load Text2Layer Checkpoint",
             category="text2layer/loaders",
             search_aliases=["text to layers", "layered diffusion", "transparent", "cutout", "sticker"],
-            description="Loads a Text2Layer checkpoint from models/text2layer, or the small one that comes with the pack.",
+            description="Loads a Text2Layer checkpoint from models/text2layer, or the small one that comes with the "
+            "pack.",
             inputs=[
                 io.Combo.Input(
                     "checkpoint", options=listed_files(), tooltip="A .safetensors file in models/text2layer."

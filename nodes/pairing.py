@@ -16,9 +16,7 @@ from .inputs import until_cancelled
 
 
 def paired(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
-    """Makes an `execute` of single values one of lists, for a node with is_input_list whose outputs are lists, all of
-    them.
-    """
+    """Makes an `execute` of single values one of lists, for a node with is_input_list whose outputs are all lists."""
 
     @wraps(execute)
     def execute_lists(cls: Any, **inputs: list[Any]) -> io.NodeOutput:
@@ -31,8 +29,7 @@ def paired(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput
 def runs_of(inputs: dict[str, list[Any]]) -> list[dict[str, Any]]:
     """What each run of a node gets: entries of lists as long as the longest, single values, and batches taken apart.
 
-    Raises ValueError for lists of two lengths, and for a batch that has neither one picture nor one for each of the
-    list.
+    Raises ValueError for lists of two lengths, and for a batch with neither one picture nor one for each of the list.
     """
     count = max(len(values) for values in inputs.values())
     if wrong := {name: len(values) for name, values in inputs.items() if len(values) not in (1, count)}:

@@ -34,20 +34,22 @@ class PictureToLayers(io.ComfyNode):
             display_name="Picture to Layers",
             category="text2layer/layers",
             search_aliases=["remove background", "segment", "inpaint background", "photo to psd", "cutout", "matte"],
-            description="Takes a flat picture apart: its subject with clean edges, and a background painted in behind it.",
+            description="Takes a flat picture apart: its subject with clean edges, and a background painted in behind "
+            "it.",
             is_input_list=True,
             inputs=[
                 io.Image.Input("image", tooltip="Any picture of any size, or a batch; its transparency is left out."),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip=f"From any segmentation node. {POLARITY}. Stretched to the image. Without it the subject is found.",
+                    tooltip=f"From any segmentation node. {POLARITY}. Stretched to the image. Without it the subject "
+                    "is found.",
                 ),
                 io.Image.Input(
                     "background",
                     optional=True,
-                    tooltip="From any inpainting workflow; scaled to cover the image and cropped in the middle. Without it the "
-                    "background is painted in.",
+                    tooltip="From any inpainting workflow; scaled to cover the image and cropped in the middle. "
+                    "Without it the background is painted in.",
                 ),
                 number_input(
                     "dilation",

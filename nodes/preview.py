@@ -1,6 +1,4 @@
-"""What Load Layers shows before it runs: the picture of the chosen file and the names of its layers, for
-web/js/load_layers.js.
-"""
+"""What Load Layers shows before it runs: the chosen file's picture and its layers' names, for web/js/load_layers.js."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ LONGEST_SIDE = 512  # pixels of the picture shown
 
 
 def register_route() -> None:
-    """GET /text2layer/layers?file=NAME: JSON with what `about` gives, or {"error": a sentence} about what cannot be
-    read.
+    """GET /text2layer/layers?file=NAME: JSON with what `about` gives, or {"error": a sentence} if it cannot be read.
 
     Nothing is written, and only names that the node itself takes are answered. A sentence is an answer, too: with
     another status than 200 a broken file would stand in the browser's console as a fault of the pack. Where the nodes

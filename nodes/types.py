@@ -85,8 +85,7 @@ def schema(**keywords: Any) -> io.Schema:
 
 
 def image_to_pixels(image: Any, source: str) -> Tensor:
-    """IMAGE -> (N, 3, H, W) in [0, 1]; an alpha channel is left out, grey is repeated. `source` names the input in
-    errors.
+    """IMAGE -> (N, 3, H, W) in [0, 1]; alpha is left out, grey is repeated. `source` names the input in errors.
 
     (H, W, 1, 3 or 4) and (H, W) are one picture. Raises ValueError for everything else.
     """
@@ -94,9 +93,7 @@ def image_to_pixels(image: Any, source: str) -> Tensor:
 
 
 def image_to_alpha(image: Any, source: str) -> Tensor:
-    """The alpha channel of an IMAGE -> (N, 1, H, W), 1 = shows; 1 everywhere without one. Takes what image_to_pixels
-    takes.
-    """
+    """An IMAGE's alpha -> (N, 1, H, W), 1 = shows; 1 everywhere without one. Takes what image_to_pixels takes."""
     picture = _picture(image, source)
     alpha = picture[..., 3:] if picture.shape[-1] == 4 else torch.ones_like(picture[..., :1])
     return alpha.movedim(-1, 1)
@@ -141,9 +138,7 @@ def _readings(mask: Tensor) -> list[Tensor]:
 
 
 def check_tensor(value: Any, needs: str, source: str) -> Tensor:
-    """A tensor whose numbers can be read, of any shape; nothing of it is looked at. Raises ValueError for everything
-    else.
-    """
+    """A tensor whose numbers can be read, of any shape; nothing of it is looked at. Raises ValueError for all else."""
     if not isinstance(value, Tensor) or describe_unreadable(value) or value.numel() == 0:
         raise ValueError(f"{source} needs {needs}, got {shape_of(value)}; connect one that holds pixels")
     return value
@@ -191,8 +186,7 @@ def to_layers(foreground: Any, background: Any, mask: Any) -> Layers:
 
 
 def read_together(**sockets: Any) -> dict[str, Tensor]:
-    """Pictures and a mask of several sockets as pixels of the first one's size, equally many and on its device; None is
-    left out.
+    """Pictures and a mask of several sockets as pixels, equally many, of the first's size and device; None is left out.
 
     Other pictures are scaled to cover that size and cropped in the middle, a mask is stretched; one serves a whole
     batch of the others.
@@ -221,8 +215,7 @@ def read_together(**sockets: Any) -> dict[str, Tensor]:
 def resize(pixels: Tensor, size: tuple[int, int], crop: str) -> Tensor:
     """(N, C, H, W) at height x width, by ComfyUI's own resampling; crop is "center" or "disabled".
 
-    A picture of which the crop would leave less than two pixels along a side is stretched: core's rounding leaves none
-    of it.
+    A picture of which the crop would leave less than two pixels along a side is stretched: core's rounding leaves none.
     """
     height, width = pixels.shape[-2:]
     left = min(height, width * size[0] / size[1]), min(width, height * size[1] / size[0])

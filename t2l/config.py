@@ -22,9 +22,7 @@ MOST_NAMES = 12  # in one message
 
 
 def check_ranges(config: Any, **ranges: tuple[float, float]) -> None:
-    """Raise ValueError that names a field outside of its range; both ends belong to it, and every item of a tuple
-    counts.
-    """
+    """Raise ValueError that names a field out of its range; both ends belong to it, every item of a tuple counts."""
     for name, (low, high) in ranges.items():
         found = getattr(config, name)
         for value in found if isinstance(found, tuple) else (found,):

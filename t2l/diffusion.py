@@ -59,9 +59,7 @@ def scaled_linear_schedule(config: DiffusionConfig | None = None) -> Tensor:
 
 
 def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """The schedule with sqrt(a) shifted and scaled to end at 0 and to begin where it did (Lin et al. 2023, 2305.08891,
-    Alg. 1).
-    """
+    """The schedule, sqrt(a) shifted and scaled to end at 0, its start kept (Lin et al. 2023, 2305.08891, Alg. 1)."""
     roots = alphas_cumprod.sqrt()
     return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])).square()
 

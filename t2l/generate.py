@@ -140,8 +140,7 @@ def decode_latents(model: Text2Layer, scaled_latents: Tensor, config: GenerateCo
 def build_scheduler(diffusion: DiffusionConfig, sampler: Sampler) -> Any:
     """diffusers' DDIM (Song et al. 2021), DPM-Solver++ or its SDE form (Lu et al. 2022) on the model's own schedule.
 
-    The timesteps are "trailing": the first is the last of training, so that sampling starts from what was trained as
-    noise.
+    The timesteps are "trailing": the first is training's last, so that sampling starts from what was trained as noise.
     """
     schedule = diffusion.for_diffusers() | {"timestep_spacing": "trailing", "steps_offset": 1}
     if sampler == "ddim":

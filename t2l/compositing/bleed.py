@@ -13,8 +13,7 @@ UNSEEN, SEEN = 0.05, 0.1  # masks up to UNSEEN have no colour of their own to ke
 
 
 def extend_colours(colours: Tensor, mask: Tensor) -> Tensor:
-    """Colours (N, 3, H, W) that go on beyond the edge: where the mask (N, 1, H, W) fades out, the visible ones are
-    extended.
+    """Colours (N, 3, H, W) extended beyond the edge: the visible ones go on where the mask (N, 1, H, W) fades out.
 
     From a mask of SEEN on nothing changes, and neither do pictures whose mask shows nothing.
     """

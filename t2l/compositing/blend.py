@@ -49,9 +49,7 @@ BlendMode = Literal[
 
 
 def blend(backdrop: Tensor, source: Tensor, mode: BlendMode) -> Tensor:
-    """blend(B, F): the source's colours after its blend mode, (..., 3, H, W) in [0, 1]. "normal" gives the source
-    itself.
-    """
+    """blend(B, F): the source's colours after its blend mode, (..., 3, H, W) in [0, 1]. "normal" leaves them."""
     return source if mode == "normal" else _BLENDS[mode](backdrop, source).clamp(0, 1)
 
 
@@ -74,9 +72,7 @@ def _overlay(b: Tensor, s: Tensor) -> Tensor:
 
 
 def _soft_light(b: Tensor, s: Tensor) -> Tensor:
-    """The standard's and PDF's, in which a polynomial stands for the root's steep beginning; OpenRaster's
-    svg:soft-light.
-    """
+    """The standard's and PDF's, with a polynomial for the root's steep beginning; OpenRaster's svg:soft-light."""
     return _softened(b, s, torch.where(b <= 0.25, ((16 * b - 12) * b + 4) * b, b.sqrt()))
 
 

@@ -1,5 +1,4 @@
-"""The edge of a cut-out: colours freed of the background they were mixed with, colours beyond the edge, the mask
-itself.
+"""The edge of a cut-out: colours freed of the background mixed in, colours beyond the edge, the mask itself.
 
 All colours are straight. A picture that a foreground is cut from shows C = m F + (1 - m) B where the mask is soft;
 copied as it is, the cut-out carries a fringe of the old background. Beyond its edge a foreground needs colours too:
@@ -112,8 +111,7 @@ def refine_mask(mask: Tensor, picture: Tensor, radius: int, eps: float = 1e-4) -
 
 
 def shrink_mask(mask: Tensor, pixels: float) -> Tensor:
-    """A mask (N, 1, H, W) drawn in by so many pixels all around; below 0 it grows. The border of the picture is no
-    edge.
+    """A mask (N, 1, H, W) drawn in by so many pixels all around; below 0 it grows. The picture's border is no edge.
 
     Parts of a pixel are mixed from the whole ones beside them.
     """
@@ -137,9 +135,7 @@ def _in_pixels_of(layer: Layer, config: EdgeConfig) -> EdgeConfig:
 
 
 def box_mean(x: Tensor, radius: int) -> Tensor:
-    """The mean over the pixels within `radius` along both axes, outside the picture left out: (N, C, H, W) -> the
-    same.
-    """
+    """The mean over the pixels within `radius` along both axes, none outside the picture: (N, C, H, W) -> the same."""
     return _line_mean(_line_mean(x, radius).mT, radius).mT
 
 
@@ -162,9 +158,7 @@ def _covariance(a: Tensor, b: Tensor, radius: int) -> Tensor:
 
 
 def _solve(matrix: Tensor, vector: Tensor) -> Tensor:
-    """x of matrix x = vector at every pixel, by Cramer's rule: symmetric (N, 3, 3, H, W), (N, 3, H, W) -> (N, 3, H,
-    W).
-    """
+    """x of matrix x = vector per pixel, by Cramer's rule: symmetric (N, 3, 3, H, W), (N, 3, H, W) -> (N, 3, H, W)."""
     first, second, third = matrix.unbind(dim=1)
     cofactors = [torch.linalg.cross(a, b, dim=1) for a, b in ((second, third), (third, first), (first, second))]
     determinant = (first * cofactors[0]).sum(dim=1, keepdim=True)

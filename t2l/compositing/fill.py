@@ -31,8 +31,7 @@ SHARPEN = 0.1  # of the spread of distances, in the last mean
 
 
 def fill(picture: Tensor, hole: Tensor) -> Tensor:
-    """Pictures (N, 3, H, W) in [0, 1] of any size with the hole (N, 1, H, W) painted in; where it is 0 they come back
-    exactly.
+    """Pictures (N, 3, H, W) in [0, 1] of any size, the hole (N, 1, H, W) painted in; exactly as given where it is 0.
 
     hole: 1 = to be painted; between 0 and 1 what was painted is mixed with what was there. Of a picture that is all
     hole its mean colour is left.
@@ -81,9 +80,7 @@ def _reduce(picture: Tensor, hole: Tensor, size: tuple[int, int]) -> tuple[Tenso
 
 
 def _complete(picture: Tensor, hole: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The picture without the hole, and from where its pixels come, (H, W, 2) in rows and columns; None without known
-    patches.
-    """
+    """The picture without hole and where its pixels come from, (H, W, 2), row, column; None without known patches."""
     generator = torch.Generator().manual_seed(0)
     sizes = [(picture.shape[-2], picture.shape[-1])]
     while min(sizes[-1]) // 2 >= SMALLEST_SIDE:
@@ -135,9 +132,7 @@ class _Level:
         return CONFIDENCE ** -depth.flatten()[self.targets]
 
     def noisy(self, generator: torch.Generator) -> Tensor:
-        """The hole as a smooth blob with as much noise as the known part has: a blob alone would find what is out of
-        focus.
-        """
+        """The hole as a smooth blob, as noisy as the known part: a blob alone would find what is out of focus."""
         blob, known = push_pull(self.picture, 1 - self.hole), 1 - self.hole
         mean = F.avg_pool2d(self.picture, 5, stride=1, padding=2, count_include_pad=False)
         spread = ((self.picture - mean) ** 2 * known).sum(dim=(2, 3), keepdim=True) / known.sum()
@@ -145,9 +140,7 @@ class _Level:
         return torch.where(self.hole > 0, blob + spread.sqrt() * noise, self.picture)
 
     def nearest(self, painted: Tensor) -> tuple[Tensor, Tensor]:
-        """The source most like each target, and how far it is: (T,) and (T,), mean squared difference. All are
-        compared.
-        """
+        """Of all sources the one most like each target, and how far it is: (T,) and (T,), mean squared difference."""
         known, wanted = (self._patches(painted, middles).flatten(1) for middles in (self.sources, self.targets))
         squares = (known**2).sum(dim=1)
         best = [(squares - 2 * some @ known.T).min(dim=1) for some in wanted.split(4096)]
@@ -155,9 +148,7 @@ class _Level:
         return self.sources[torch.cat([x.indices for x in best])], distance.clamp(min=0) / known.shape[1]
 
     def searched(self, painted: Tensor, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """As `nearest`, but better only than `start`: the neighbours' finds and random places are tried (Barnes et al.
-        2009).
-        """
+        """As `nearest`, but better only than `start`: tries neighbours' finds, random places (Barnes et al. 2009)."""
         search = _Search(self, painted, start)
         for step in (1, 2, 1):
             for row, column in ((0, step), (0, -step), (step, 0), (-step, 0)):
@@ -269,9 +260,7 @@ def _pixels(picture: Tensor) -> Tensor:
 def _paint_with_detail(
     target: Tensor, picture: Tensor, hole: Tensor, small: Tensor, completed: Tensor, offsets: Tensor
 ) -> None:
-    """Write into the hole of `target` (1, 3, H, W) the completed small picture, and what the full size has beyond the
-    small one where its pixels come from.
-    """
+    """Paint the hole of `target` (1, 3, H, W): the completed small picture and full-size detail from its sources."""
     size = torch.tensor(picture.shape[-2:], device=picture.device)
     scale = size / torch.tensor(small.shape[-2:], device=picture.device)
     for place in (hole[0, 0] > 0).nonzero().split(AT_ONCE):

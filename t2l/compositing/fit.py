@@ -21,9 +21,7 @@ SHORTEST_SIDE = 2 / 3  # of the trained one
 
 
 def paints_well(size: tuple[int, int], trained_size: int) -> bool:
-    """Whether a model that was trained on trained_size x trained_size pixels paints whole things at size (height,
-    width).
-    """
+    """Whether a model trained on trained_size x trained_size pixels paints whole things at size (height, width)."""
     area = size[0] * size[1] / trained_size**2
     return SMALLEST_AREA <= area <= LARGEST_AREA and min(size) >= SHORTEST_SIDE * trained_size
 

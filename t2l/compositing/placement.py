@@ -44,8 +44,7 @@ class Placement:
     opacity: float = 1.0  # in [0, 1], multiplies the mask
     blend_mode: BlendMode = "normal"
     feather: float = 0.0  # pixels, >= 0: standard deviation of the blur of the mask
-    # srgb: as the paper and Photoshop mix; linear: everything in light; comfyui: mixed in light, blended by core's
-    # formulas
+    # srgb: as the paper and Photoshop mix; linear: all in light; comfyui: mixed in light, blended by core's formulas
     colour_space: ColourSpace = "srgb"
 
     def __post_init__(self) -> None:
@@ -70,10 +69,9 @@ def compose(
 ) -> tuple[Tensor, Tensor]:
     """The picture seen when a foreground with its mask is laid over a background, and the mask where it lies there.
 
-    foreground, background: (N, 3, H, W), mask: (N, 1, H, W), in [0, 1], of 32 or 64 bits; one foreground goes onto
-    every background and one background under every foreground. Picture (N, 3, H, W) and mask (N, 1, H, W) have the
-    background's size: what falls outside of it is cut off. C = m blend(B, F) + (1 - m) B, mixed in the placement's
-    colour space, sRGB-encoded in any case.
+    foreground, background: (N, 3, H, W), mask: (N, 1, H, W), in [0, 1], of 32 or 64 bits; one foreground serves all
+    backgrounds and one background all foregrounds. Picture (N, 3, H, W) and mask (N, 1, H, W) have the background's
+    size, the rest cut off. C = m blend(B, F) + (1 - m) B, mixed in the placement's colour space, always sRGB-encoded.
 
     Raises ValueError for a background of another shape, or for two batches of different sizes.
     """

@@ -1,6 +1,4 @@
-"""Does m F + (1 - m) B show the picture it should? How far it is off, and the smallest change of F and B that mends
-it.
-"""
+"""Does m F + (1 - m) B show the picture it should? How far it is off, and the least change of F and B that mends it."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ class Agreement:
 
 
 def agreement(seen: Tensor, picture: Tensor) -> Agreement:
-    """How far a recomposed picture is from the one it should be; both of one shape, in [0, 1]. Raises ValueError
-    otherwise.
-    """
+    """How far a recomposed picture is from what it should be; of one shape, in [0, 1]. Raises ValueError otherwise."""
     difference = difference_picture(seen, picture) * LEVELS
     return Agreement(difference.mean().item(), difference.max().item())
 
@@ -45,9 +41,7 @@ def difference_picture(seen: Tensor, picture: Tensor, gain: float = 1.0) -> Tens
 
 
 def correct_stack(stack: Stack, picture: Tensor) -> Stack:
-    """Two layers that make the picture (3, H, W) exactly. Raises ValueError for a stack where others would have to
-    change.
-    """
+    """Two layers that make the picture (3, H, W) exactly. Raises ValueError if others would have to change."""
     stack = stack.drawn
     whole = [layer.size == (stack.height, stack.width) and _is_plain(layer) for layer in stack.layers]
     if whole != [True, True] or not bool((stack.layers[0].mask == 1).all()):

@@ -26,8 +26,7 @@ def cut_window(x: Tensor, corner: tuple[int, int], size: tuple[int, int]) -> Ten
 
 
 def paste(colours: Tensor, mask: Tensor, corner: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Colours (..., 3, H, W) and mask (..., 1, H, W) on a canvas of size (height, width), top-left pixel at (row,
-    column).
+    """Colours (..., 3, H, W) and mask (..., 1, H, W) on a canvas of size (height, width), top-left at (row, column).
 
     Around them the mask is 0 and the colour that of the nearest edge pixel.
     """
@@ -41,8 +40,7 @@ def paste(colours: Tensor, mask: Tensor, corner: tuple[int, int], size: tuple[in
 
 
 def gaussian_blur(mask: Tensor, sigma: float) -> Tensor:
-    """A mask (N, 1, H, W) in [0, 1] blurred with a standard deviation of sigma pixels; the edges are continued
-    outwards.
+    """A mask (N, 1, H, W) in [0, 1] blurred by a standard deviation of sigma pixels; its edges go on outwards.
 
     Masks of all 0 and all 1, and every mask at sigma 0, come back unchanged.
     """

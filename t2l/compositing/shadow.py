@@ -1,8 +1,7 @@
 """The soft contact shadow of a thing that stands on the ground, so that it does not float over another background.
 
-The ground loses most light where the thing touches it, and less, over a wider area, under what is higher up. So the
-mask is cut into slices by height above its foot, and each slice falls on the line of the foot: the higher, the fainter
-and the softer.
+The ground loses most light where the thing touches it, and less, over a wider area, under what is higher. So the mask
+is cut into slices by height above its foot, each cast on the line of the foot: the higher, the fainter and softer.
 """
 
 from __future__ import annotations
@@ -48,8 +47,7 @@ NO_SHADOW = Shadow()
 
 
 def cast_shadow(background: Tensor, mask: Tensor, shadow: Shadow, colour_space: ColourSpace = "srgb") -> Tensor:
-    """The background (N, 3, H, W) as dark as the thing with this mask (N, 1, H, W) makes it; 1 of either serves all of
-    the other.
+    """The background (N, 3, H, W) darkened by the thing of this mask (N, 1, H, W); 1 of either serves all of the other.
 
     The darkening multiplies colours in srgb, and their light in linear. At strength 0 the background itself comes back.
     """
@@ -89,9 +87,7 @@ def find_things(mask: Tensor) -> list[tuple[int, int]]:
 
 
 def _light_left(thing: Tensor, shadow: Shadow) -> Tensor:
-    """The share of light that the ground keeps under one thing, (H, W); all of it when its foot is outside the
-    picture.
-    """
+    """The share of light that the ground keeps under one thing, (H, W); all if its foot is outside the picture."""
     solid = thing >= SOLID
     rows = solid.any(dim=1).nonzero().flatten()
     top, foot = int(rows[0]), int(rows[-1]) + 1

@@ -1,5 +1,4 @@
-"""A flat picture taken apart with a mask: the thing it shows, freed of what shone through its edge, and what lies
-behind it.
+"""A flat picture taken apart by a mask: the thing shown, freed of what shone through its edge, and what lies behind it.
 
 Steps 3 and 4 of LAION-L2I (Zhang et al. 2023, arXiv 2307.09781): F is the picture where m > 0.1, B the picture
 inpainted under the dilated mask.

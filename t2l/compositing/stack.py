@@ -1,8 +1,7 @@
 """A picture of any number of layers: what a PSD, an OpenRaster file and a LAYERS document of ComfyUI hold.
 
 `Layers` is the paper's picture, two layers and their mask in a batch; a `Stack` is one picture as editors know it.
-Positions are pixels from the canvas' top-left corner to the layer's, x to the right and y down; a layer may lie outside
-the canvas.
+Positions are pixels from the canvas' top-left corner to the layer's, x right, y down; layers may lie off the canvas.
 """
 
 from __future__ import annotations
@@ -138,11 +137,10 @@ class Stack:
     def to_layers(self, rule: str = TOP, callback: Callback | None = None) -> Layers:
         """One layer against the composite of all other visible ones: Layers of batch 1 and the canvas' size.
 
-        rule: "top", the highest visible layer, or the name of a layer, which is taken also when it is hidden. A name
-        that several layers bear means the highest. The mask carries the layer's opacity, the foreground its blend with
+        rule: "top", the highest visible layer, or the name of a layer, which is taken also when it is hidden. Of
+        several with one name the highest counts. The mask carries the layer's opacity, the foreground its blend with
         the rest, so for the top layer `composite()` of the result is that of the stack. Outside its own rectangle the
-        foreground has mask 0 and the colour of its nearest edge pixel. Raises ValueError for a name that no layer
-        bears.
+        foreground has mask 0 and the colour of its nearest edge pixel. Raises ValueError for a name that none bears.
         """
         chosen = self.index(rule)
         others = [layer for i, layer in enumerate(self.layers) if layer.visible and i != chosen]
@@ -246,9 +244,7 @@ def paint(layer: Layer, colour: Tensor, alpha: Tensor, callback: Callback | None
 
 
 def blended(image: Tensor, colour: Tensor, alpha: Tensor, mode: BlendMode) -> Tensor:
-    """Colours (3, H, W) after their blend mode with a backdrop of the same size: where that is transparent, as they
-    are.
-    """
+    """Colours (3, H, W) blended in their mode with a backdrop of the same size; unchanged where that is transparent."""
     if mode == "normal":
         return image
     result = torch.empty_like(image)

@@ -1,5 +1,4 @@
-"""Layers at another size without fringes: colours are extended beyond the edge before they are resampled, the mask goes
-alone.
+"""Layers at another size without fringes: colours are extended beyond the edge before resampling, the mask goes alone.
 
 A network that enlarges pictures is passed in as a callable; without one, pictures are resampled.
 """
@@ -40,9 +39,7 @@ def upscale(stack: Stack, height: int, width: int, method: Method = "lanczos", e
 
 
 def enlarged_size(size: tuple[int, int], factor: float, width: int = 0, height: int = 0) -> tuple[int, int]:
-    """What a canvas (height, width) becomes: a width, a height, or both, and the aspect it has; by the factor where
-    both are 0.
-    """
+    """What a canvas (height, width) becomes by a width, height (aspect kept) or both; by the factor if both are 0."""
     scale_x = width / size[1] if width else height / size[0] if height else factor
     scale_y = height / size[0] if height else scale_x
     return max(1, round(size[0] * scale_y)), max(1, round(size[1] * scale_x))

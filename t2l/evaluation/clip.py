@@ -1,5 +1,4 @@
-"""CLIP score: the cosine between a picture and its caption (Hessel et al. 2021, arXiv 2104.08718, without its factor
-2.5).
+"""CLIP score: the cosine of a picture and its caption (Hessel et al. 2021, arXiv 2104.08718, without its factor 2.5).
 
 The paper takes ViT-L/14 (Radford et al. 2021, arXiv 2103.00020). The network is transformers' CLIPModel.
 """

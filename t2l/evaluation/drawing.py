@@ -1,11 +1,8 @@
-"""What a checkpoint draws for the captions of a data set, looked at by the judges; composites for people, and their
-masks.
+"""What a checkpoint draws for a data set's captions, looked at by the judges; composites for people, and their masks.
 
-KEY.composite.png       one picture each, as `export` leaves it; KEY is that of the data set, %XX for what no file name
-                        holds
+KEY.composite.png       one picture each, as `export` leaves it; KEY is the data set's, %XX for what no file name holds
 composites.jsonl        one line each: key, file, prompt, seed, and all else that the picture depends on
-KEY.mask.png, KEY.png   what a person drew on it, white = foreground, as `find_masks` reads it, there or in another
-                        folder
+KEY.mask.png, KEY.png   what a person drew on it, white = foreground, as `find_masks` reads it, there or elsewhere
 """
 
 from __future__ import annotations
@@ -80,9 +77,7 @@ class Drawn:
 
 
 def draw(task: DrawingTask, indices: Sequence[int], keep: int) -> Drawn:
-    """One picture for the caption of each example; of the first `keep` the layers are kept. Raises ValueError for masks
-    that do not fit the pictures.
-    """
+    """One picture per example's caption; the first `keep` have layers. Raises ValueError for masks that do not fit."""
     masks = {} if task.files.masks is None else find_masks(task, task.files.masks, indices)
     parts, kept, local = [], [], task.group.local_part(list(enumerate(batches(indices, task.batch_size))))
     for done, (number, batch) in enumerate(local, 1):

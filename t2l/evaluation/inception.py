@@ -1,5 +1,4 @@
-"""InceptionV3 as FID's judge (Szegedy et al. 2015, arXiv 1512.00567; the weights of Heusel et al. 2017), and
-Clean-FID's resize.
+"""InceptionV3 as FID's judge (Szegedy et al. 2015, arXiv 1512.00567; weights: Heusel et al. 2017), Clean-FID's resize.
 
 Module names are torchvision's and pytorch-fid's, so that the file known as pt_inception-2015-12-05 loads once it is a
 .safetensors. TensorFlow's graph differs from torchvision's in two ways: its average pools leave the padding out of the
@@ -61,9 +60,7 @@ def clean_input(pixels: Tensor) -> Tensor:
 
 
 def inception_weights(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The weights that InceptionV3 needs, of a file's tensors. Raises ValueError for torchvision's own, of another
-    training.
-    """
+    """The weights of a file's tensors for InceptionV3. Raises ValueError for torchvision's own, of another training."""
     if "fc.weight" in tensors and len(tensors["fc.weight"]) == 1000:
         raise ValueError(
             f"{source} has torchvision's weights, with 1000 classes; FID is defined with TensorFlow's of 2015-12-05, "
@@ -89,8 +86,7 @@ class _ConvNorm(nn.Module):
 class _Mixed(nn.Module):
     """Branches on one input, concatenated; the pool's comes last.
 
-    With the pool "shrink" the block halves H and W: the last convolution of every branch has a stride of 2 and no
-    padding.
+    With the pool "shrink" the block halves H and W: every branch's last convolution has a stride of 2 and no padding.
     """
 
     def __init__(self, width: int, branches: Sequence[Branch], pool: str) -> None:

@@ -1,7 +1,6 @@
 """The frozen networks that look at composites: Lite0 of the extra `eval`, and files of the user's own.
 
-A file comes from a path, as .safetensors or .onnx: a pickle or TorchScript can run code when it is opened and is
-refused.
+A file comes from a path, as .safetensors or .onnx: a pickle or TorchScript can run code when opened and is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +28,10 @@ from .metrics import mask_iou
 Features = Callable[[Tensor], Tensor]  # composites (N, 3, H, W) in [0, 1] -> (N, D)
 Score = Callable[[Tensor, Sequence[str]], Tensor]  # composites and their captions -> (N,)
 ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
-CONVERT = "import torch, safetensors.torch as s; s.save_file({{n: x.contiguous() for n, x in torch.load('{0}', weights_only=True).items()}}, '{1}-weights.safetensors')"
+CONVERT = (
+    "import torch, safetensors.torch as s; s.save_file({{n: x.contiguous() for n, x in "
+    "torch.load('{0}', weights_only=True).items()}}, '{1}-weights.safetensors')"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +100,8 @@ def open_judges(
 
 
 def open_inception(path: Path, device: torch.device, threads: int = 1) -> Features:
-    """Clean-FID's features by InceptionV3: weights under pytorch-fid's names in a .safetensors file, or an .onnx file
-    that gives (N, 2048) for pictures (N, 3, 299, 299) in [-1, 1]. Raises FileNotFoundError, or ValueError with a
-    sentence.
+    """Clean-FID's features by InceptionV3: weights under pytorch-fid's names in a .safetensors, or an .onnx that gives
+    (N, 2048) for pictures (N, 3, 299, 299) in [-1, 1]. Raises FileNotFoundError, or ValueError with a sentence.
     """
     check_no_pickle(path)
     check_regular(path, "the file of features")
@@ -114,8 +115,7 @@ def open_inception(path: Path, device: torch.device, threads: int = 1) -> Featur
 
 
 def open_clip(path: Path, device: torch.device) -> Score:
-    """CLIP score by transformers' files: a folder with model.safetensors, or such a file; a config.json beside it is
-    read.
+    """CLIP score by transformers' files: a folder with model.safetensors, or such a file; reads config.json beside it.
 
     Raises FileNotFoundError, or ValueError with a sentence.
     """
@@ -141,8 +141,8 @@ def check_no_pickle(path: Path) -> None:
     if path.suffix.lower() in ENDINGS or (path.suffix != ".onnx" and start in PICKLES):
         raise ValueError(
             f"{shown_path(path)} is a pickle or TorchScript, which can run code when it is opened; give a .safetensors "
-            "or .onnx "
-            f'file, which this makes of weights that you trust: python -c "{CONVERT.format(path.name, path.stem)}"'
+            "or .onnx file, which this makes of weights that you trust: python -c "
+            f'"{CONVERT.format(path.name, path.stem)}"'
         )
 
 

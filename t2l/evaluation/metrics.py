@@ -86,9 +86,7 @@ def standard_error(values: Tensor) -> float | None:
 
 
 def share_error(share: float, count: int) -> float:
-    """The standard error of a share of `count` independent pictures, sqrt(p (1 - p) / n) of the binomial
-    distribution.
-    """
+    """The binomial standard error of a share of `count` independent pictures, sqrt(p (1 - p) / n)."""
     return math.sqrt(share * (1 - share) / count)
 
 
@@ -140,9 +138,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def _covariance_factor(features: Tensor) -> Tensor:
-    """X of at most D rows with X^T X the covariance: the centred, scaled features, or R of their QR factors, (n or D,
-    D).
-    """
+    """X, at most D rows, with X^T X the covariance: centred, scaled features, or R of their QR factors, (n or D, D)."""
     x = (features - features.mean(dim=0)) / math.sqrt(len(features) - 1)
     return x if len(x) <= x.shape[1] else torch.linalg.qr(x, mode="r").R
 
@@ -163,9 +159,8 @@ def area_under_curve(scores: Tensor, good: Tensor) -> tuple[float, float]:
 
 
 def kept_at(scores: Tensor, good: Tensor, threshold: float) -> dict[str, float]:
-    """What a filter keeps that takes scores from `threshold` on: precision (the share of good ones among them), recall
-    (the share of the good ones that are among them) and the share of all. scores: (N,), good: (N,) bool. Precision is
-    NaN where nothing is kept.
+    """What a filter keeps, from `threshold` on: precision (the share of good ones in it), recall (the share it has of
+    the good ones) and the share of all. scores: (N,), good: (N,) bool. Precision is NaN where nothing is kept.
     """
     kept = scores >= threshold
     right = float((kept & good).sum())

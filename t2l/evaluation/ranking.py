@@ -44,8 +44,7 @@ def rank_candidates(
 
 
 def best_first(*costs: Sequence[float]) -> list[int]:
-    """Indices from the best to the worst: by the sum of the ranks under every cost, lower being better, then in their
-    order.
+    """Indices from best to worst: by the sum of the ranks under every cost, lower being better, then in their order.
 
     Ranks, so that no cost needs a weight or a unit. NaN counts as the worst.
     """
@@ -56,8 +55,6 @@ def best_first(*costs: Sequence[float]) -> list[int]:
 
 
 def _slope(x: Tensor) -> Tensor:
-    """The length of the gradient between diagonal neighbours, averaged over channels: (N, C, H, W) -> (N, 1, H - 1, W -
-    1).
-    """
+    """The gradient's length between diagonal neighbours, mean of channels: (N, C, H, W) -> (N, 1, H - 1, W - 1)."""
     falling, rising = x[..., 1:, 1:] - x[..., :-1, :-1], x[..., 1:, :-1] - x[..., :-1, 1:]
     return ((falling.square() + rising.square()) / 2).sqrt().mean(dim=1, keepdim=True)

@@ -4,10 +4,8 @@ Sets of composites are compared, all at the size the checkpoint was trained on: 
 sharpness, not things, apart. A picture of another size or shape is scaled, and cut to its middle square.
 - real: pictures of one split, `test` or `validation`, or of a folder of shards;
 - generated: what the checkpoint draws for the captions of some of them, one each;
-- other real pictures: of the split `train`, or of the rest of the folder. They teach the probes and set the FID's
-  floor.
-Wherever fewer pictures are used than there are, they are spread evenly. Processes that a launcher started share the
-work.
+- other real pictures: of the split `train`, or the rest of the folder. They teach the probes and set the FID's floor.
+Wherever fewer pictures are used than there are, they are spread evenly. A launcher's processes share the work.
 """
 
 from __future__ import annotations
@@ -83,9 +81,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """All that the metrics need, opened and checked before the work begins. What only a whole model needs may be
-    None.
-    """
+    """All that the metrics need, opened and checked before the work. What only a whole model needs may be None."""
 
     autoencoder: Autoencoder
     test: Shards
@@ -117,9 +113,8 @@ def evaluate(
     """Measure a checkpoint on the data set in the folder `data`, write the metrics to `json_path` and return them.
 
     data: a folder with the splits `train` and `test` or `validation`, or one of shards. split: which; test when None
-    and there. device, dtype: where the networks lie, and the checkpoint's precision; the judges' is float32. A
-    checkpoint that holds an autoencoder alone has "generation": None, and then neither the train split nor an optional
-    package is needed.
+    and there. device, dtype: where the networks lie, and the checkpoint's precision; the judges' is float32. An
+    autoencoder alone has "generation": None, and needs neither the train split nor an optional package.
 
     Raises FileNotFoundError, ValueError, OSError or ModuleNotFoundError with one sentence, before anything slow, when
     something is missing, does not fit or cannot be written.
@@ -203,9 +198,7 @@ def measure(task: Task, metrics: Metrics, json_path: Path) -> None:
 
 
 def measure_autoencoder(task: Task) -> tuple[Scores, Scores]:
-    """The autoencoder's metrics, one row per real picture, and Lite0 features of the "real" and "reconstructed"
-    composites.
-    """
+    """The autoencoder's metrics, a row per real picture; Lite0 features of "real" and "reconstructed" composites."""
     parts = []
     for indices in task.group.local_part(list(batches(task.indices, task.config.batch_size))):
         parts.append(_reconstructed(task, [_picture(task, i) for i in indices]))
@@ -295,9 +288,7 @@ def judge_others(task: Task, drawing: DrawingTask, count: int) -> Others:
 
 
 def measure_probes(task: Task, drawn: Drawn, seen: Scores, learnt: Tensor) -> dict[str, float | None]:
-    """How often a probe, taught by the Lite0 features of train pictures, names thing and place, and the standard
-    errors.
-    """
+    """How often a probe, taught by train pictures' Lite0 features, names thing and place, and the standard errors."""
     assert task.train is not None, "a probe learns from the train split"
     found: dict[str, float | None] = {}
     for layer in task.words:
@@ -312,9 +303,7 @@ def measure_probes(task: Task, drawn: Drawn, seen: Scores, learnt: Tensor) -> di
 
 
 def measure_by_own_networks(drawing: DrawingTask, drawn: Drawn, others: Others) -> dict[str, float | None]:
-    """The metrics of the user's own InceptionV3 and CLIP; n generated pictures against the n real ones of their
-    captions.
-    """
+    """Metrics of the user's own InceptionV3 and CLIP; n generated pictures against n real ones of their captions."""
     if not drawn.scores.keys() & {"clean", "clip"}:
         return {}
     real = judge_pictures(drawing, drawing.test, drawn.indices, drawing.judges.others)
@@ -353,8 +342,7 @@ def measure_saliency(task: Task, drawing: DrawingTask, drawn: Drawn) -> tuple[di
 
 
 def open_data(data: Path, split: str | None) -> tuple[str | None, Shards, Path | None]:
-    """The split that is measured with its name, and the folder of other real pictures; no name and no folder for bare
-    shards.
+    """The split measured with its name, and the folder of other real pictures; no name and no folder for bare shards.
 
     Raises FileNotFoundError or ValueError with one sentence.
     """
@@ -423,8 +411,7 @@ def _can_train_probe(layer: str, task: Task, train: Shards, learnt: Sequence[int
         if unnamed := labels.count(""):
             notes.append(
                 f"{unnamed} of {len(labels)} pictures in {shards.directory} have no {word}, so {layer}_top1 is left "
-                "out; give "
-                f'every picture a "{word}" in its KEY.json and pack them again'
+                f'out; give every picture a "{word}" in its KEY.json and pack them again'
             )
             return False
     if len(found := set(known)) < 2:
@@ -450,9 +437,7 @@ def _real_distance(others: Tensor | None, real: Tensor, count: int = 2) -> float
 
 
 def _explain_fid(drawn: Drawn, others: int, are_rest: bool) -> list[str]:
-    """Sentences about distances that say little, or have no floor. are_rest: whether others are what the captions
-    leave.
-    """
+    """Sentences about distances that say little, or have no floor. are_rest: others are what the captions leave."""
     count, notes = len(drawn.indices), []
     width = max(x.shape[1] for name, x in drawn.scores.items() if name in ("lite0", "clean"))
     if count < width:

@@ -1,6 +1,4 @@
-"""Batches shared by the processes that `accelerate launch` or torchrun started: each takes some, all get every
-result.
-"""
+"""Batches shared by the processes of `accelerate launch` or torchrun: each takes some, all get every result."""
 
 from __future__ import annotations
 
@@ -31,15 +29,11 @@ class ProcessGroup:
         return self.rank == 0
 
     def local_part(self, batches: Sequence[Item]) -> Sequence[Item]:
-        """The batches that this process works on: every world_size-th. What a batch holds does not depend on their
-        number.
-        """
+        """This process's batches: every world_size-th. What a batch holds does not depend on their number."""
         return batches[self.rank :: self.world_size]
 
     def gather(self, parts: Sequence[Item]) -> list[Item]:
-        """What came of all batches, in their order, from what came of `local_part` in every process. Tensors must lie
-        on the CPU.
-        """
+        """All batches' results, in order, from every process's of `local_part`. Tensors must lie on the CPU."""
         if self.world_size == 1:
             return list(parts)
         found: list[Sequence[Item]] = [[]] * self.world_size

@@ -1,4 +1,4 @@
-"""Files that nobody here made: the .psd files in pytoshop's source package, which `make test-tools` fetches, or your own.
+"""Files that nobody here made: .psd files of pytoshop's source package, which `make test-tools` fetches, or your own.
 
 T2L_PSD_FILES names another folder, for example a checkout of psd-tools' tests.
 """

@@ -78,8 +78,7 @@ def count_processors() -> int:
 def read_in_workers(items: Dataset, numbers: Iterable[int], workers: int, pin: bool = False) -> Iterator[Any]:
     """Some items of a data set in the order of their numbers, read ahead by `workers` processes; 0 reads when asked.
 
-    pin: as in `read_ahead`. Raises what an item raises, ValueError or OSError. For a worker that dies see
-    `explain_worker_death`.
+    pin: as in `read_ahead`. Raises an item's ValueError or OSError. For a worker that dies see `explain_worker_death`.
     """
     sampler: Any = numbers  # torch's own type asks for a length, which nothing needs
     options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin, "collate_fn": _keep}

@@ -71,9 +71,8 @@ class BucketOrder:
     """Item k is what step k's batch is made of, all of one bucket; a pure function of (seed, k), in constant memory.
 
     A bucket's batches are the slices of its own orders, one an epoch, laid end to end: no picture is left out or comes
-    twice. How often a bucket comes is its share of the pictures, never off by a whole batch: its batches have equal
-    stretches of time, one each, and come at a moment of theirs that is drawn from the seed. After batch_size epochs all
-    are used up together.
+    twice. How often a bucket comes is its share of the pictures, never off by a whole batch: each batch has an equal
+    stretch of time and comes at a moment in it drawn from the seed. After batch_size epochs all are used up together.
 
     counts: how many pictures each bucket has, 1 or more.
     """

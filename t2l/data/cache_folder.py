@@ -63,8 +63,7 @@ def read_captions(metadata: Mapping[str, str], name: str) -> list[Any]:
 def divide_rows(count: int, begun: int | None = None) -> list[range]:
     """The rows of every file: FILE_LENGTH each, or the smallest multiple of it that needs at most MOST_FILES files.
 
-    begun: the number of files that the folder's cache.json names. The first version knew no MOST_FILES: what it began
-    goes on in files of FILE_LENGTH.
+    begun: the number of files cache.json names. What the first version, without MOST_FILES, began keeps FILE_LENGTH.
     """
     length = FILE_LENGTH * max(1, -(-count // (FILE_LENGTH * MOST_FILES)))
     if begun == -(-count // FILE_LENGTH):
@@ -101,8 +100,7 @@ def write_files(
     wait: Callable[[], None],
     what: str,
 ) -> None:
-    """Write the files that are not there yet, dealt evenly to the processes; make: their numbers -> what is in each, by
-    turns.
+    """Write the missing files, dealt evenly to the processes; make: their numbers -> what is in each, by turns.
 
     wait: returns when all processes have called it.
     """
@@ -185,9 +183,7 @@ def read_bytes(path: Path, begin: int, size: int) -> bytes:
 
 
 def evenly_spaced(length: int, count: int) -> list[int]:
-    """`count` numbers below `length`, or all when there are fewer, at even distances: neighbours in a data set may be
-    alike.
-    """
+    """`count` evenly spaced numbers below `length`, or all of fewer: neighbours in a data set may be alike."""
     count = min(count, length)
     return [i * length // count for i in range(count)]
 

@@ -17,8 +17,7 @@ CONFIG = "config.json"
 def claim(out: Path, wanted: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
     """Write into config.json what is put into `out`, or check that it is what `out` was begun with.
 
-    defaults: of what config.json does not say yet. Raises ValueError that names what differs, and for a config.json
-    that cannot be read.
+    defaults: of what config.json does not say yet. Raises ValueError naming what differs, or for an unreadable file.
     """
     if other := find_differences(out, wanted, defaults):
         raise other_pictures(out, other)

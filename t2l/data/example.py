@@ -69,8 +69,7 @@ def encode_example(example: Example) -> dict[str, bytes]:
 def decode_example(key: str, files: dict[str, bytes], metadata: dict[str, Any] | None = None) -> Example:
     """The inverse of `encode_example`; the mask comes back exactly.
 
-    metadata: the parsed json, where it is known already. Raises ValueError naming the file that is missing,
-    unreadable or of another size.
+    metadata: the parsed json, if known. Raises ValueError naming a file that is missing, unreadable or of wrong size.
     """
     missing = [] if metadata or "json" in files else ["json"]
     pictures = decode_pictures(files, missing)

@@ -26,8 +26,7 @@ Groups = dict[str, dict[str, list[Path]]]  # key -> part -> files
 def find_sources(
     folder: Path, captions: Path | None = None, follow_links: bool = False, exclude: Path | None = None
 ) -> tuple[list[Source], list[str]]:
-    """The layered pictures under a folder, by name, and "name: reason" for every other picture and every link not
-    followed.
+    """The layered pictures under a folder, by name, and "name: reason" for other pictures and links not followed.
 
     Links within the folder are followed, those that lead out of it only with follow_links: a data set is shared, and
     must not take along what was not meant. captions: a file of captions for many pictures, whose file names are

@@ -1,5 +1,4 @@
-"""What people said of samples: good, or bad for one of the paper's reasons. One JSON object a line, appended as they
-work.
+"""What people said of samples: good, or bad for one of the paper's reasons. One JSON object a line, appended.
 
     {"good": false, "key": "train-000123", "kind": "mask", "reason": "incomplete"}
 

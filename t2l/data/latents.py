@@ -1,5 +1,4 @@
-"""The latent cache: mean and std of every picture's latents with its captions, so that the UNet never waits for
-pictures.
+"""The latent cache: mean and std of every picture's latents, and captions, so the UNet never waits for pictures.
 
     DIR/cache.json                 size, number of pictures and files, hashes of autoencoder and data; buckets, text
     DIR/autoencoder.safetensors    the autoencoder that made them, and that will decode them
@@ -81,8 +80,7 @@ def cache_latents(
     std: Std = "fp16",
     workers: int = 0,
 ) -> None:
-    """Encode every picture of the shards in `data` into the folder `out`, at size x size or at the nearest bucket's
-    size.
+    """Encode every picture of the shards in `data` into the folder `out`, at size x size or the nearest bucket's.
 
     A picture of another shape is cropped, not squeezed. autoencoder: the file `encode` came from; it is kept beside the
     latents. process: this one's number among `processes` that share the work by whole files; the folder is the same
@@ -170,8 +168,7 @@ class Latents:
         return torch.tensor([self._buckets[bucket].picture(rank, self._ends) for rank in ranks.tolist()])
 
     def read_bucket(self, bucket: int, ranks: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and std of some pictures of a bucket, whose pictures are numbered by themselves: (N, C, h, w) each,
-        float32.
+        """Mean and std of some pictures of a bucket, which numbers its own: (N, C, h, w) each, float32.
 
         std is 0 where the cache has none.
         """
@@ -203,8 +200,7 @@ class Latents:
 
 
 def std_to_bytes(std: Tensor) -> Tensor:
-    """A std in 8 bits, by its logarithm: at most 2.8 % off from 2^-16 to 2^4; what is smaller is off by less than
-    2^-16.
+    """A std in 8 bits, by its logarithm: at most 2.8 % off from 2^-16 to 2^4; less than 2^-16 off below.
 
     Raises ValueError for a larger one, or for what is no number.
     """

@@ -2,8 +2,7 @@
 
 Of a layer file the foreground is the layer that is asked for, by the rule of ComfyUI's Load Layers (`Stack.to_layers`):
 the highest of that name, hidden or not, or "top"; all other visible layers are the background. Where nothing is asked
-for it is the upper one of two visible layers, else what is named foreground, over what is named background if there is
-such a thing.
+for it is the upper one of two visible layers, else what is named foreground, over a background if named so.
 """
 
 from __future__ import annotations
@@ -51,9 +50,8 @@ class Source:
 def read_layers(source: Source, size: int) -> tuple[Layers, tuple[str, ...]]:
     """One layered picture, in steps of 1/255 where nothing was scaled, and notes on what its file could not show.
 
-    A picture whose shorter side has more than `size` pixels is scaled down to it. A foreground that has one single
-    colour wherever its mask is 0 was cut out: its colours are extended beyond the edge. Raises ValueError with a
-    reason.
+    A picture whose shorter side has more than `size` pixels is scaled down to it. A foreground of a single colour where
+    its mask is 0 was cut out: its colours are extended beyond the edge. Raises ValueError with a reason.
     """
     if "layers" in source.files:
         found = _read_layer_file(source.files["layers"], source.layer)

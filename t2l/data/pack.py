@@ -7,8 +7,7 @@
     OUT/sheet.jpg                     some of the pictures as they were packed, those that look wrong first
 
 The bytes do not depend on the number of processes. The same command goes on after the last finished shard, packs a
-shard again whose pictures or captions were changed, and packs new pictures into new shards: none goes from train to
-validation.
+shard again whose pictures or captions changed, and new pictures into new shards: none goes from train to validation.
 """
 
 from __future__ import annotations
@@ -99,8 +98,7 @@ class Job:
         return shard_is_finished(self.directory, self.number) and self.report.is_file()
 
     def is_stale(self) -> bool:
-        """Whether a picture was repainted since the shard was finished, also when its file kept its size, or a caption
-        changed.
+        """Whether a picture was repainted since the shard was made, even at the same file size, or a caption changed.
 
         Files are read again only where their times differ.
         """

@@ -44,8 +44,7 @@ LONE_KEY = "picture"  # the key of foreground.png in the folder itself
 
 
 def interpret_path(path: PurePosixPath) -> list[tuple[str, str]]:
-    """What a path, relative to the data set's folder, may say of its file: (key of the picture, part), the likeliest
-    first.
+    """What a path, relative to the data set's folder, may say of its file: (picture's key, part), likeliest first.
 
     part: of NAMES, or layer, layers, flat, unread. Nothing for what is neither picture nor caption.
     """

@@ -56,8 +56,7 @@ HEAD = """<!doctype html>
 def write_report(folder: Path, out: Path, count_tokens: CountTokens | None = None, workers: int = 0) -> dict[str, Any]:
     """Count a data set, write the page `out` and beside it the numbers as .json; returns them.
 
-    The same data set gives the same bytes. Raises as `statistics`, ValueError for a name that does not end in .html,
-    OSError.
+    The same data set gives the same bytes. Raises as `statistics`, ValueError unless `out` ends in .html, OSError.
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"the report is a page and its name ends in .html, got {out.name}")

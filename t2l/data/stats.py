@@ -1,5 +1,4 @@
-"""What a data set is like: the paper's statistics of LAION-L2I (section 3), and where its pictures come from, over
-shards.
+"""What a data set of shards is like: the paper's statistics of LAION-L2I (section 3), and its pictures' sources.
 
 Masks are counted at thresholds: how much of the picture they cover, and how many connected pieces they have (8
 neighbours), without those under 100 pixels of a picture of 512 x 512, as the paper has them, or as much of another
@@ -63,8 +62,7 @@ def count_pieces(mask: np.ndarray) -> int:
 
 
 def component_areas(mask: np.ndarray) -> np.ndarray:
-    """The pixels of every connected piece of a mask (H, W) of truth values, 8 neighbours a pixel; in the order of their
-    tops.
+    """The pixels of every connected piece (8 neighbours) of a mask (H, W) of truth values, in the order of their tops.
 
     Rows are cut into runs, runs that touch are joined by union-find (Wu, Otoo and Suzuki 2009, "Optimizing two-pass
     connected-component labeling algorithms"), all of them at once.

@@ -29,8 +29,7 @@ def run_jobs(
     report: Callable[[Job, int], None],
     listen: Listen = lambda news: None,
 ) -> None:
-    """work(job) for each job, in `processes` processes or, with 1, in this one; report(job, how many are done) after
-    each.
+    """work(job) for each job, in `processes` processes or, with 1, in this one; after each report(job, number done).
 
     listen: gets what a job says by `tell`. After an error no other job is begun, and no process outlives this one.
     Raises what `work` raises, and RuntimeError with a sentence when a process dies.

@@ -125,8 +125,6 @@ def _open(path: str | Path) -> Iterator[Any]:
 
 
 def _reason(error: Exception) -> str:
-    """The system's sentence for the number in safetensors' message: `(os error 28)`, before 0.6 `Os { code: 28, ...
-    }`.
-    """
+    """The system's words for the number in safetensors' message: `(os error 28)`, before 0.6 `Os { code: 28, ... }`."""
     number = re.search(r"(?:os error|code:) (\d+)", str(error))
     return os.strerror(int(number[1])) if number else str(error)

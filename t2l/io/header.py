@@ -56,8 +56,7 @@ class Header:
 def read_header(path: str | Path) -> Header:
     """The checked header of a file, of which nothing else is read.
 
-    Raises FileNotFoundError, or ValueError with a sentence for a pickle, a pipe, a truncated file and anything else
-    that is not safetensors.
+    Raises FileNotFoundError, or ValueError with a sentence for a pickle, a pipe, a truncated or non-safetensors file.
     """
     path = Path(path)
     size, name = check_regular(path, "the checkpoint"), shown_path(path)

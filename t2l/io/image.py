@@ -107,8 +107,7 @@ def contact_sheet(
     """Everything on one sheet: a column per picture; its caption, foreground cut out, background, mask and composite.
 
     pictures: also one after the other, of any sizes, each Layers of batch 1 or a flat picture, which is a composite
-    alone. has_layers: False for pictures of a model without layers, whose composite alone says something. columns: side
-    by side.
+    alone. has_layers: False for a model without layers, whose composite alone says something. columns: side by side.
     """
     rows = ROWS if has_layers else ("composite",)
     if isinstance(pictures, Layers):

@@ -1,7 +1,6 @@
 """Layers as files of editors: .psd and .ora by the ending of the name, and sets of PNG files.
 
-psd_read.py, psd_write.py and ora.py are imported where a file needs them: ComfyUI waits for what a pack imports at its
-start.
+psd_read.py, psd_write.py and ora.py are imported for a file that needs them: ComfyUI's start waits for imports.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What the files of editors have in common: groups, clipped layers and holes, brought down to a plain `Stack`.
 
 A group that mixes as if it were not there is opened, so that its layers stay layers; any other is merged into one
-layer. Everything here is exact as long as colours are mixed in sRGB, and what is merged with what lies below is said in
-a sentence.
+layer. All is exact while colours are mixed in sRGB; what is merged with what lies below is said in a sentence.
 """
 
 from __future__ import annotations

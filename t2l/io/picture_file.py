@@ -66,11 +66,9 @@ def decode_colours(
 
 
 def read_mask(path: Path) -> Image.Image:
-    """A mask as L: the picture's grey, times its alpha. Its values are numbers, so no profile is applied. Raises as
-    above.
+    """A mask as L: the picture's grey times its alpha, plain numbers, so no profile is applied. Raises as above.
 
-    Where only the alpha says something, because all that shows is black or the picture is a cut-out in colours, it is
-    the mask.
+    Where only the alpha says something (a cut-out in colours, or all that shows is black), it is the mask.
     """
     with _name_errors(path), _open_upright(path) as image:
         grey, alpha = _to_eight_bits(image).convert("L"), _alpha_of(image)
@@ -104,8 +102,7 @@ def decoded(
     still: bool = False,
     before: Callable[[Image.Image], None] | None = None,
 ) -> Iterator[Image.Image]:
-    """A decoded picture of one of the formats and of no more pixels than the limit; what fails inside becomes
-    Unreadable.
+    """A decoded picture of one of the formats, of no more pixels than the limit; what fails becomes Unreadable.
 
     still: whether one that is animated or has several pages is refused; else its first is taken. before: sees the file
     before it is decoded, and may refuse it.

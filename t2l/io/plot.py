@@ -1,5 +1,4 @@
-"""A picture of what a run measured: stats.jsonl -> a PNG with the loss, its terms and the learning rate over the steps;
-and curves.
+"""What a run measured: stats.jsonl -> a PNG of loss, terms and learning rate over the steps; and curves.
 
 With Pillow alone, for no other package draws here. Logarithmic where all values of a panel are positive and some are
 more than four times the others. A line of many points is drawn twice: faint as it was logged, strong as a running mean.
@@ -54,8 +53,7 @@ def write_plot(stats: Path, out: Path) -> None:
 
 
 def write_curves(panels: Mapping[str, Mapping[str, Points]], out: Path, across: str) -> None:
-    """Draw lines over something else than steps: title -> name -> points, one panel a title. across: what lies along
-    the axis.
+    """Draw lines over other things than steps: title -> name -> points, a panel a title. across: the axis's name.
 
     Raises OSError for a full disk or an unwritable folder.
     """

@@ -44,8 +44,7 @@ def open_psd(path: str | Path, whole: Whole | None = None) -> LayerFile:
 
     Groups are opened or merged (whole: as open_layer_file takes it), clipped layers merged into their base. What a
     stack cannot hold is named in the notes. 32-bit colours are linear light and come out sRGB-encoded. Raises
-    FileNotFoundError, and ValueError with a sentence for a damaged or too large file and for colours that cannot be
-    shown (CMYK, Lab, multichannel).
+    FileNotFoundError, and ValueError with a sentence for a damaged or too large file, for CMYK, Lab and multichannel.
     """
     check_installed()
     from psd_tools import PSDImage

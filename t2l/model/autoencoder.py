@@ -144,9 +144,7 @@ class Autoencoder(nn.Module):
         raise NotImplementedError
 
     def last_layers(self) -> dict[str, Tensor]:
-        """The weight of the last layer that makes each picture: `foreground`, `background`, and `composed` if there is
-        one.
-        """
+        """The weight of each picture's last layer: `foreground`, `background`, and `composed` if there is one."""
         raise NotImplementedError
 
     def fold_batchnorm(self) -> Autoencoder:
@@ -314,9 +312,7 @@ class DecoderTrunk(nn.Module):
 
 
 class Decoder(DecoderTrunk):
-    """Latents after post_quant_conv -> foreground, background, mask and auxiliary in [-1, 1] (auxiliary may be
-    None).
-    """
+    """Latents after post_quant_conv -> foreground, background, mask and auxiliary (or None) in [-1, 1]."""
 
     def __init__(self, config: AutoencoderConfig, operations: Any) -> None:
         super().__init__(config, operations)

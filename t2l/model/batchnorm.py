@@ -21,8 +21,7 @@ def make_batchnorm_global(network: nn.Module) -> None:
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics are those of the batch over all processes, on any device.
 
-    torch's SyncBatchNorm needs a GPU. Statistics are float32 at least, the result has the input's dtype, as in
-    BatchNorm2d.
+    torch's SyncBatchNorm needs a GPU. Statistics have float32 at least, results the input's dtype, as in BatchNorm2d.
     """
 
     @classmethod

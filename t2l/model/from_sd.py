@@ -1,5 +1,4 @@
-"""Starts from Stable Diffusion 1.x: the autoencoder, the UNet and the text encoder of one .safetensors file with ldm's
-names.
+"""Starts from Stable Diffusion 1.x: autoencoder, UNet and text encoder of one .safetensors file with ldm's names.
 
 Nothing is guessed from shapes: the run's config says the geometry, and the file must fit it.
 
@@ -109,9 +108,8 @@ def text_encoder_from_sd(path: str | Path, config: TextEncoderConfig) -> TextEnc
 def with_channels(state: dict[str, Tensor], config: UNetConfig, source: str) -> dict[str, Tensor]:
     """A UNet's state dict (diffusers' names) with the config's channels: the same, or three times as many.
 
-    The new input slices and the new outputs are zero, so that the network begins with its own estimate of the
-    background's noise, and none, whose error is 1, of the others'. Raises ValueError for other channels; `source`
-    begins the sentence.
+    New input slices and outputs are zero, so the network begins with its own estimate of the background's noise, and
+    none, whose error is 1, of the others'. Raises ValueError for other channels; `source` begins the sentence.
     """
     channels = state["conv_in.weight"].shape[1]
     if config.in_channels != config.out_channels or config.in_channels not in (channels, LAYER_COUNT * channels):
@@ -187,9 +185,7 @@ def _kind(path: str | Path, wanted: tuple[str, ...]) -> str:
 
 
 def _read(path: str | Path, prefix: str, parts: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
-    """The tensors under a prefix, float32, without it; only those of `parts`. Raises ValueError where there are
-    none.
-    """
+    """The tensors under a prefix, float32, without it; only those of `parts`. Raises ValueError if there are none."""
     tensors, _ = read_tensors(path, tuple(prefix + part for part in parts))
     if not tensors:
         raise ValueError(

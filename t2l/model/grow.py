@@ -2,8 +2,7 @@
 
 At twice the size: one more level is put around it (Karras et al. 2018, progressive growing; Gu et al. 2023, Matryoshka
 diffusion). The paper resumes the same network at twice the size instead, and so pays four times as much for every step.
-With attention at more levels: each new one begins as nothing (zero-initialised residuals, as in ControlNet, Zhang et
-al. 2023).
+With attention at more levels: each new one begins as nothing (zero residuals, as in ControlNet, Zhang et al. 2023).
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 def grow_to(
     wanted: UNetConfig, unet: UNet2DConditionModel, alphas_cumprod: Tensor, source: str
 ) -> UNet2DConditionModel:
-    """A trained UNet as it is, with one more level, more attention, or three times the channels, as its new config
-    wants.
+    """A trained UNet as it is, or as its new config wants: one more level, more attention, three times the channels.
 
     alphas_cumprod: the noise schedule it knows. Raises ValueError, naming the source, for any other config.
     """
@@ -63,8 +61,7 @@ def grow(unet: UNet2DConditionModel, alphas_cumprod: Tensor) -> UNet2DConditionM
     """A UNet for latents of twice the size that starts from what `unet` knows; its config is `grown_config`'s.
 
     The old levels keep their weights and work at half the new size. The new outer level hands on what it gets: means of
-    2 x 2 cells on the way down, repeated cells on the way up. The time embedding is refitted to the noise that such a
-    mean has left.
+    2 x 2 cells on the way down, repeated cells on the way up. The time embedding is refitted to such a mean's noise.
     """
     old = config_of_unet(unet)
     larger = build_unet(grown_config(old))

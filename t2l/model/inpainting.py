@@ -1,7 +1,6 @@
 """What paints the background behind a foreground: our own fill, PatchMatch, or a user's own network from a local file.
 
-No network is part of this project or fetched by it. Every one comes out as an Inpainter of fill.py, which paints in the
-hole and nowhere else.
+No network is part of this project or fetched by it. Each is an Inpainter of fill.py, which paints in the hole alone.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from .device import DTYPES
 from .onnx import CPU, KINDS, open_session, run_session
 from .tokenizer import END_ID, MAX_TOKENS, START_ID
 
-# pixels of the shorter side at which a network paints: what Stable Diffusion 2 inpainting and LaMa's export take
-SIDE = 512
+SIDE = 512  # pixels of the shorter side for a network: what Stable Diffusion 2 inpainting and LaMa's export take
 STEP = 8  # pixels along a side per latent, and per pixel of LaMa's coarsest map
 STEPS = 50  # of the sampler; the paper names none
 PATCH = 3  # PatchMatch's radius, as in its examples: patches of 7 x 7

@@ -1,6 +1,4 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685): attention's matrices stay, the sum of each with a low-rank one is
-trained.
-"""
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): attention's matrices stay, low-rank ones added to them are trained."""
 
 from __future__ import annotations
 
@@ -37,8 +35,7 @@ class LowRank(nn.Module):
 def add_low_rank(model: nn.Module, rank: int) -> None:
     """Freeze a model, in place, but for what is added to the attentions of its UNet.
 
-    model: a UNet, or whatever it is trained with: a text encoder in it is frozen too, for the file of matrices alone
-    could not bring what it learnt.
+    model: a UNet, or what trains with it: a text encoder is frozen too, as the file of matrices could not hold it.
     """
     model.requires_grad_(False)
     for name, module in list(model.named_modules()):
@@ -61,9 +58,7 @@ def lora_state(unet: UNet2DConditionModel) -> dict[str, Tensor]:
 
 
 def save_lora(path: str | Path, unet: UNet2DConditionModel, metadata: Mapping[str, str]) -> None:
-    """Write what was added to a UNet as a file of its own, float32. Raises OSError for a full disk or an unwritable
-    folder.
-    """
+    """Write a UNet's additions as a file of their own, float32. Raises OSError for a full disk or unwritable folder."""
     state = lora_state(unet)
     assert state, "nothing was added to this UNet; call add_low_rank first"
     rank = str(next(len(x) for name, x in state.items() if name.endswith("lora_down.weight")))

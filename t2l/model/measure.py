@@ -1,6 +1,5 @@
-"""The tensors that a config asks for, by name and shape, without building anything: a checkpoint is measured before it
-is built. Names are those of our files, ldm's and transformers'. tests/model/test_measure.py compares them with the
-networks.
+"""The tensors that a config asks for, by name and shape, to measure a checkpoint before anything is built. Names are
+those of our files, ldm's and transformers'. tests/model/test_measure.py compares them with the networks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""A user's ONNX network as a function of pictures, run with onnxruntime: on the card where that package can, else on
-the CPU.
-"""
+"""A user's ONNX network as a function of pictures: onnxruntime runs it, on the card where it can, else on the CPU."""
 
 from __future__ import annotations
 

@@ -23,9 +23,8 @@ WIDTHS = (64, 192, 384, 256, 256)
 class Perceptual(nn.Module):
     """prediction, target (N, 3, H, W) in [0, 1], H and W at least 24 -> distances (N,), 0 for equal pictures.
 
-    Frozen: gradients reach the pictures and not the weights. Under autocast the convolutions take its precision, the
-    comparison is float32, or float64 of float64. Raises ImportError when the package with the weights is missing
-    (`pretrained=False`: random).
+    Frozen: gradients reach the pictures alone. Under autocast the convolutions take its precision, the comparison is
+    float32, or float64 of float64. Raises ImportError without the weights' package (`pretrained=False`: random).
     """
 
     def __init__(self, pretrained: bool = True) -> None:

@@ -36,8 +36,7 @@ def computes_in_bf16(device: torch.device, precision: Precision) -> bool:
 
 @contextmanager
 def fast_kernels(device: torch.device, precision: Precision) -> Iterator[None]:
-    """cuDNN looks for the fastest convolutions, and what stays float32 may be multiplied as TF32 unless "fp32" or
-    "fp64" asks for more.
+    """cuDNN looks for the fastest convolutions; float32 may be multiplied as TF32 unless "fp32" or "fp64" is asked for.
 
     The settings that were there come back afterwards. Does nothing on other devices than CUDA.
     """

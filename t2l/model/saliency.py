@@ -64,14 +64,12 @@ BY_OUTPUTS: dict[int, Preset] = {12: "isnet", 7: "u2net", 5: "icon"}  # as the a
 def saliency_model(
     path: str | Path, threads: int = 1, preset: Preset = "isnet", device: torch.device = CPU
 ) -> SaliencyModel:
-    """A salient-object network as a function of pictures (N, 3, H, W) of any size, giving soft masks (N, 1, H, W), 1 =
-    salient.
+    """A salient-object network: pictures (N, 3, H, W) of any size -> soft masks (N, 1, H, W), 1 = salient.
 
     path: an .onnx file, or a folder that `find_saliency` understands. The network takes (N, 3, height, width) and its
     output begins with the mask's channel. threads: of one picture, 5 s with one of them on the CPU. preset: the
-    network's Contract; "auto" asks the file. No mask is stretched to reach 0 and 1, as rembg and some authors do: that
-    finds a subject anywhere. Raises ModuleNotFoundError without onnxruntime, ValueError for a file that is not such a
-    network.
+    network's Contract; "auto" asks the file. No mask is stretched to 0 and 1, as rembg and some authors do: that finds
+    a subject anywhere. Raises ModuleNotFoundError without onnxruntime, ValueError for another file.
     """
     if preset not in get_args(Preset):
         raise ValueError(f"the saliency preset must be one of {', '.join(get_args(Preset))}, got {preset!r}")
@@ -115,9 +113,7 @@ def shown(picture: Tensor, size: tuple[int, int], contract: Contract) -> Tensor:
 
 
 def _as_mask(output: Tensor, contract: Contract, file: Path) -> Tensor:
-    """The first channel of what a network gave for one picture, (1, C, H, W) or (1, H, W), as (1, 1, H, W) in [0,
-    1].
-    """
+    """The first channel of a network's output for one picture, (1, C, H, W) or (1, H, W): (1, 1, H, W) in [0, 1]."""
     if output.dim() == 3:
         output = output.unsqueeze(1)
     if output.dim() != 4 or not output.isfinite().all():

@@ -1,8 +1,7 @@
 """A small salient-object network of our own: a picture in, a soft mask of its subject out, in plain torch.
 
-The encoder is EfficientNet-Lite0 up to its sixth stage (efficientnet.py), the decoder joins its maps from coarse to
-fine as a U-Net does (Ronneberger et al. 2015, arXiv 1505.04597). The weights lie in models/salient.safetensors;
-recipes/salient trains them.
+The encoder is EfficientNet-Lite0 up to stage six (efficientnet.py), the decoder joins its maps from coarse to fine like
+a U-Net (Ronneberger et al. 2015, arXiv 1505.04597). recipes/salient trains the weights, models/salient.safetensors.
 """
 
 from __future__ import annotations
@@ -92,9 +91,7 @@ def load_salient(path: str | Path | None = None, device: torch.device | None = N
 
 
 def mask_of(net: SalientNet, picture: Tensor, device: torch.device | None) -> Tensor:
-    """The mask (1, 1, H, W) of one picture (1, 3, H, W): the mean of what is seen at every size, straight and
-    mirrored.
-    """
+    """The mask (1, 1, H, W) of one picture (1, 3, H, W): the mean over every size, straight and mirrored."""
     height, width = picture.shape[-2:]
     largest = working_size(height, width, max(net.config.sizes))
     seen = [_predict_logits(net, picture, working_size(height, width, size), device) for size in net.config.sizes]

@@ -1,5 +1,4 @@
-"""The autoencoders of the systems that the paper compares CaT2I-AE with (Zhang et al. 2023, section 5), and how one is
-built.
+"""Autoencoders of the systems the paper compares CaT2I-AE with (Zhang et al. 2023, section 5), and how one is built.
 
 Both are Stable Diffusion's own autoencoder of ordinary pictures, with its names (`encoder.conv_in`,
 `decoder.conv_out`), so the same weights serve both. They encode and decode layers as LayeredAutoencoder does.
@@ -86,9 +85,7 @@ class PictureAutoencoder(Autoencoder):
 
 
 class SeparateAutoencoder(PictureAutoencoder):
-    """SD-AE-UNet's: z = concat(g(F), g(B), g(m)) along channels, the mask repeated to three; it comes back as their
-    mean.
-    """
+    """SD-AE-UNet's: z = concat(g(F), g(B), g(m)) along channels, the mask repeated to three; back, it is the mean."""
 
     def encode(self, layers: Layers) -> Posterior:
         mask = layers.mask.expand(-1, 3, -1, -1)

@@ -1,8 +1,7 @@
 """A whole Text2Layer model and the file it lives in: one .safetensors with ldm's names that explains itself.
 
-The tensors' names are a Stable Diffusion checkpoint's (about.py). The metadata says what the file is (format, version,
-kind), holds every config as JSON, and whatever else the maker wants to say. An autoencoder alone has the same metadata
-and no prefix, like a VAE file.
+The tensors' names are a Stable Diffusion checkpoint's (about.py). The metadata holds format, version, kind, every
+config as JSON and what else the maker says. An autoencoder alone has the same and no prefix, like a VAE file.
 """
 
 from __future__ import annotations
@@ -117,9 +116,7 @@ class Text2Layer:
 
     @classmethod
     def load(cls, path: str | Path) -> Text2Layer:
-        """Read a checkpoint: float32 on the CPU, ready for use. Raises FileNotFoundError, or ValueError with a
-        sentence.
-        """
+        """A checkpoint, float32 on the CPU, ready for use. Raises FileNotFoundError, or ValueError with a sentence."""
         header = _checked_header(path, "text2layer")
         configs, metadata = _measured(path, header), header.metadata
         autoencoder = _measured_autoencoder(path, header, configs.autoencoder)
@@ -207,9 +204,7 @@ def read_trained_size(path: str | Path) -> int | None:
 
 
 def read_vocabulary(path: str | Path) -> tuple[int, ...] | None:
-    """The token ids that the text encoder of a whole model has rows for; None = all of CLIP's. Raises as
-    `read_parts`.
-    """
+    """The token ids that a whole model's text encoder has rows for; None = all of CLIP's. Raises as `read_parts`."""
     metadata = _checked_header(path, "text2layer").metadata
     return _config(path, metadata, "text_encoder", TextEncoderConfig).token_ids
 
@@ -225,8 +220,7 @@ def has_batchnorm(autoencoder: Autoencoder) -> bool:
 
 
 def flat_input(autoencoder: Autoencoder) -> dict[str, Tensor]:
-    """`encoder.conv_in` for an ordinary picture I, derived from the layered one; empty where there is none, and outside
-    SD's geometry.
+    """`encoder.conv_in` for an ordinary picture I, from the layered one; empty without one, and outside SD's geometry.
 
     A flat picture is F = B = I and m = 1/2, which is 0 in network units, so W_F + W_B with the same bias is exact,
     border included. With it the file is an ordinary VAE to programs that know nothing of layers.
@@ -346,9 +340,7 @@ def _measured(path: str | Path, header: Header) -> ModelConfigs:
 def _measured_autoencoder(
     path: str | Path, header: Header, config: AutoencoderConfig, operations: Any = nn
 ) -> Autoencoder:
-    """The autoencoder that a file's config describes, its weights still to come. Raises ValueError unless the file has
-    them.
-    """
+    """The autoencoder of a file's config, its weights still to come. Raises ValueError unless the file has them."""
     autoencoder, prefix = _on_meta(build_autoencoder, config, operations), _prefix(header)
     if header.metadata.get("batchnorm") != "kept":
         autoencoder.fold_batchnorm()

@@ -170,9 +170,7 @@ def _resnet(diffusers: str, ldm: str) -> dict[str, str]:
 
 
 def rename(state: Mapping[str, Tensor], names: Mapping[str, str], source: str) -> dict[str, Tensor]:
-    """Parameters under other names, by the longest module name that begins theirs. Raises ValueError for one
-    without.
-    """
+    """Parameters renamed, by the longest module name that begins theirs. Raises ValueError for one without."""
     renamed = {}
     for key, tensor in state.items():
         module, parameter = key, ""

@@ -51,9 +51,7 @@ class Vocabulary:
         self._token_ids = None if token_ids is None else frozenset(token_ids) | {START_ID, END_ID}
 
     def unseen(self, text: str) -> list[str]:
-        """The words of a text, lower case, each once and in its order, that hold a token which training never
-        showed.
-        """
+        """The words of a text, lower case, each once and in order, that hold a token which training never showed."""
         if self._token_ids is None:
             return []
         words = list(dict.fromkeys(re.findall(r"\w+", text.lower())))[:MOST_WORDS]
@@ -111,9 +109,7 @@ class Vocabulary:
 
 
 def _likeness(word: str, known: str) -> float:
-    """Of spelling, 0 to 1; words that begin otherwise are not alike, so that "lions" is near "lion" and not
-    "elions".
-    """
+    """Of spelling, 0 to 1; words that begin otherwise are not alike: "lions" is near "lion", not "elions"."""
     return SequenceMatcher(None, word[:LONGEST], known).ratio() if word[0] == known[0] else 0.0
 
 

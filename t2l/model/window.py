@@ -1,7 +1,6 @@
 """Where a picture lies on a grid of latents that rounds its size up, and how it moves when the latents do.
 
-Nodes that flip, turn, crop or enlarge latents know nothing of padding; comparing what goes in with what comes out tells
-where the picture is afterwards.
+Nodes that flip, turn, crop or enlarge latents know no padding; comparing input and output tells where the picture is.
 """
 
 from __future__ import annotations
@@ -56,9 +55,7 @@ class Window:
         return Window(grid, top, left, height, width) if min(height, width) > 0 else None
 
     def scaled(self, grid: tuple[int, int]) -> Window:
-        """The picture on another grid, with the size that was asked for: a factor in quarters, or else the size of the
-        grid.
-        """
+        """The picture on another grid, at the size asked for: a factor in quarters, or else the grid's size."""
         down, across = (after / before for before, after in zip(self.grid, grid, strict=True))
         moved = Window(grid, self.top * down, self.left * across, self.height * down, self.width * across)
         if self.is_whole:

@@ -21,8 +21,7 @@ from .losses import LossWeights
 class LoopConfig:
     """What every training is told. CHANGES_NOTHING names what a run that goes on may have otherwise.
 
-    Names are those that diffusers and kohya's scripts agree on, but for num_steps: theirs say which steps they mean, a
-    config's place says it here.
+    Names are those diffusers and kohya's scripts share, but for num_steps: a config's place says which steps.
     """
 
     num_steps: int  # of the optimiser

@@ -56,9 +56,7 @@ class Task:
         raise NotImplementedError
 
     def validation_loss(self) -> float | None:
-        """The loss of the EMA weights on pictures that are always the same; None without any. Every process must
-        ask.
-        """
+        """The loss of the EMA weights on always the same pictures; None without any. Every process must ask."""
         raise NotImplementedError
 
     def snapshot(self, step: int) -> Callable[[Path], Any]:
@@ -66,9 +64,7 @@ class Task:
         raise NotImplementedError
 
     def write_sample(self, step: int, folder: Path) -> None:
-        """Pictures of the EMA weights, always of the same things; the main process alone. To be called after
-        `snapshot`.
-        """
+        """Pictures of the EMA weights, always of the same things; by the main process alone, after `snapshot`."""
         raise NotImplementedError
 
     def stateful(self) -> dict[str, Any]:

@@ -17,9 +17,8 @@ from .configs import LoopConfig
 MADE_FROM = "made_from"  # in config.json, beside the config's own names
 BLOCKS, BLOCK = 64, 1 << 16  # of a file, which may have many GB
 # What a state's tensors are named and shaped by.
-FIXED = set(
-    "class model unet text_encoder discriminator optimizer lora_rank frozen freeze_encoder fold_batchnorm sharding".split()
-)
+FIXED = set("class model unet text_encoder discriminator optimizer lora_rank".split())
+FIXED |= set("frozen freeze_encoder fold_batchnorm sharding".split())
 
 
 def keep_identity(
@@ -28,8 +27,7 @@ def keep_identity(
     """Write a run's config.json, or check that a folder that has work belongs to this config, data and start.
 
     What CHANGES_NOTHING names may always change, the rest with accept_changes, FIXED and made_from never. Raises
-    ValueError that names what differs. A folder of an older version does not say what it was made from: it does from
-    now on.
+    ValueError that names what differs. An older version's folder lacks made_from, and has it from now on.
     """
     marks = {name: None if source is None else mark_of(source) for name, source in made_from.items()}
     now = json.loads(json.dumps({"class": type(config).__name__, **config_to_dict(config)}))

@@ -52,8 +52,7 @@ def write_cache(
     device: str = "auto",
     dtype: str = "fp32",
 ) -> list[str]:
-    """Encode the pictures of the shards in `data`, one folder or several, and with a text encoder's checkpoint their
-    captions; the same call resumes.
+    """Encode the pictures of one folder of shards or several, with a text encoder also captions; the same call resumes.
 
     device, dtype: as pick_device and place take them; of several processes each has a card of its own. fp32 weights
     compute in bf16 where the device is fast at it. check: pictures and captions to encode again once the cache is

@@ -50,8 +50,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW over the parameters that are trained: fused (3 times faster than foreach on CPU; LOG.md), or of 8 bits.
 
-    weight_decay, betas: in place of the config's. Raises ImportError when bitsandbytes is missing (Dettmers et al.
-    2022).
+    weight_decay, betas: in place of the config's. Raises ImportError without bitsandbytes (Dettmers et al. 2022).
     """
     trained = [p for p in parameters if p.requires_grad]
     first, second = config.betas if betas is None else betas
@@ -91,9 +90,7 @@ def _local(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 
 
 class Meter:
-    """Means of logged values over the steps that counted, steps per second, and the share of time spent waiting for
-    data.
-    """
+    """Means of logged values over the steps that counted, steps per second, and the share of time waiting for data."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}

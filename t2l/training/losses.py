@@ -176,11 +176,9 @@ def reference_kl_loss(
     reference_logvar: Tensor,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
-    """KL to another diagonal Gaussian, (log s_r - log s + (s + (mean - mean_r)^2) / s_r - 1) / 2 with variances s and
-    s_r.
+    """KL to another diagonal Gaussian, (log s_r - log s + (s + (mean - mean_r)^2) / s_r - 1) / 2, variances s and s_r.
 
-    All (N, C, h, w), reduced as in `kl_loss`. AlphaVAE (arXiv 2507.09308) takes the frozen encoder of ordinary
-    pictures.
+    All (N, C, h, w), reduced as in `kl_loss`. AlphaVAE (arXiv 2507.09308) takes ordinary pictures' frozen encoder.
     """
     logvar, reference_logvar = at_least_float32(logvar), at_least_float32(reference_logvar)
     distance = _difference(mean, reference_mean) ** 2 + logvar.exp()
@@ -210,8 +208,7 @@ def adaptive_weight(
 
     The gradients are those at the last layer's weight, or at several taken as one vector; 0 where a loss does not reach
     it. mean: makes a gradient the mean over all processes. scaled: what fp16 multiplies a loss by before its backward
-    pass; the norms are those without it. Keeps both graphs for the backward pass. ldm's factor 0.5 is
-    LossWeights.adversarial.
+    pass; the norms are without it. Keeps both graphs for that pass. ldm's factor 0.5 is LossWeights.adversarial.
     """
     at = [last_layer_weight] if isinstance(last_layer_weight, Tensor) else list(last_layer_weight)
     pair = (reconstruction_loss, adversarial_loss)
@@ -226,9 +223,7 @@ _Terms = dict[str, tuple[float, Callable[[], Tensor]]]  # name -> weight and how
 def _image_terms(
     decoded: Decoded, target: Layers, weights: LossWeights, perceptual: PerceptualDistance | None
 ) -> _Terms:
-    """L_img of F, B and I: L1 + lpips LPIPS + gradient + colour, each with the map that says where it counts how
-    much.
-    """
+    """L_img of F, B and I: L1 + lpips LPIPS + gradient + colour, each with a map of how much it counts where."""
     outside, hidden = weights.foreground_outside, weights.hidden_background
     foreground_map = None if outside == 1 else outside + (1 - outside) * at_least_float32(target.mask)
     background_map = None if hidden == 1 else 1 + (hidden - 1) * at_least_float32(target.mask)

@@ -1,8 +1,7 @@
 """The processes of a run, one device each: which samples of a batch are whose, and what they agree on.
 
-`accelerate launch` and torchrun start several, on one machine or on many; without them there is one. The batch of a
-step is the same whatever their number: each takes its slice of it, and gradients, losses and BatchNorm are those of the
-whole.
+`accelerate launch` and torchrun start several, on one machine or on many; without them there is one. A step's batch is
+the same whatever their number: each takes a slice; gradients, losses and BatchNorm are the whole's.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ PATIENCE = timedelta(hours=2)  # how long the others wait while the first one wr
 
 
 class Processes:
-    """This process among those of the run. Raises ImportError when accelerate is missing, ValueError for a device there
-    is not.
+    """This process among those of the run. Raises ImportError without accelerate, ValueError for a device there is not.
 
     device: as `pick_device` takes it; of several processes each has a card of its own, so that a number is refused.
     patience: how long one waits for the others before it takes them for dead.

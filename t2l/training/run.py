@@ -36,8 +36,7 @@ from .processes import Processes
 
 
 class Run:
-    """Opens or continues the run folder of a config. Raises ValueError when it belongs to another config, data or
-    start.
+    """Opens or continues the run folder of a config. Raises ValueError if it belongs to another config, data or start.
 
     Every process opens it and calls the same methods; only the main one writes. made_from: what the run begins with, by
     the option that names it. any_processes: go on also when the state was written by another number of processes: the
@@ -78,8 +77,7 @@ class Run:
         """The last saved state, or None at the start. Log lines written after it are dropped, they will come again.
 
         template: gives today's state of a sharded model, to be filled. Raises ValueError for a damaged state, for one
-        of another number of processes unless that is allowed, and for a sharded one where a whole one is needed, or the
-        other way round.
+        of another number of processes unless allowed, and for a sharded one where a whole one is needed, or vice versa.
         """
         self._check_kind(template is not None)
         world_size = self._processes.world_size
@@ -100,9 +98,7 @@ class Run:
         return state
 
     def _check_kind(self, is_sharded: bool) -> None:
-        """One process keeps a whole state, several with sharding "fsdp" a sharded one; neither goes on from the
-        other's.
-        """
+        """One process keeps a whole state, several with sharding "fsdp" a sharded one; neither reads the other's."""
         if is_sharded and self._state.exists():
             raise ValueError(
                 f"the run folder {self.folder} holds the state of one process, which several with sharding fsdp cannot "
@@ -151,9 +147,7 @@ class Run:
 
     @contextmanager
     def writing(self, what: str, kinds: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
-        """Says in a sentence that something could not be written, and that the run can go on. kinds: errors that mean
-        it.
-        """
+        """Says in a sentence that something was not written, and that the run can go on. kinds: errors that mean it."""
         try:
             yield
         except kinds as error:

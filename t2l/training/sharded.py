@@ -86,9 +86,8 @@ def save(state: dict[str, Any], folder: Path, step: int) -> None:
 def load(template: Callable[[], dict[str, Any]], folder: Path) -> dict[str, Any] | None:
     """The last state written, or None when there is none; all processes must call.
 
-    template: today's state, whose tensors are filled. It is asked for only when it is needed: to have moments to fill,
-    torch takes an empty step with the optimiser, which would count in a run that starts. Raises ValueError for a
-    damaged state.
+    template: today's state, whose tensors are filled. Asked for only when needed: to have moments to fill, torch takes
+    an empty optimiser step, which would count in a run that starts. Raises ValueError for a damaged state.
     """
     from torch.distributed.checkpoint import load
 
@@ -110,9 +109,7 @@ def remove_unfinished(folder: Path) -> None:
 
 @contextmanager
 def _raises(kind: type[Exception], sentence: Callable[[BaseException], str]) -> Iterator[None]:
-    """What a process failed with, in a sentence: torch collects it from all of them in an error that is no
-    Exception.
-    """
+    """What a process failed with, in a sentence: torch collects it from all in an error that is no Exception."""
     from torch.distributed.checkpoint import CheckpointException
 
     try:

@@ -1,6 +1,4 @@
-"""What a training run begins with: random weights, a checkpoint of ours, or Stable Diffusion 1.x, told apart by the
-file.
-"""
+"""What a training run begins with: random weights, a checkpoint of ours or Stable Diffusion 1.x; the file tells."""
 
 from __future__ import annotations
 
@@ -89,12 +87,10 @@ def trains_text_encoder(config: UNetTrainConfig) -> bool:
 def add_vocabulary(
     config: UNetTrainConfig, captions: Iterable[str], init: Path | None, before: Path | None = None
 ) -> tuple[UNetTrainConfig, str]:
-    """The config with a row for every token of the captions, beside those that its start has; and a sentence on new
-    words.
+    """The config with a row for every token of the captions and of its start; and a sentence on new words.
 
-    The sentence is empty where a start lacks no word of the captions, and where it has none to compare. captions: read
-    once at most. before: the snapshot of a run that goes on, whose rows are those of its state. A config that names its
-    own tokens keeps them.
+    The sentence is empty where a start lacks no word, or has none to compare. captions: read once at most. before: the
+    snapshot of a run that goes on, whose rows are those of its state. A config that names its own tokens keeps them.
     """
     if before is not None:
         return _with_token_ids(config, read_vocabulary(before)), ""

@@ -53,10 +53,9 @@ def train_autoencoder(
 ) -> Path:
     """Train until config.num_steps, from the run folder's last state when there is one; returns the snapshot's path.
 
-    data: a folder of shards, or several as one. init: a checkpoint whose autoencoder is the starting point, ours or
-    Stable Diffusion 1.x. validation: shards the EMA weights are tried on whenever the state is saved, always the same
-    batch. any_processes, accept_changes: as Run takes them. device: as `pick_device` takes it. tell: gets what is worth
-    saying. Raises as `fit` does.
+    data: a folder of shards or several. init: a checkpoint whose autoencoder is the start, ours or Stable Diffusion
+    1.x. validation: shards to try the EMA weights on at each save, always the same batch. any_processes,
+    accept_changes: as in Run. device: as in `pick_device`. tell: gets what is worth saying. Raises as `fit` does.
     """
     torch.manual_seed(config.seed)
     processes = Processes(device)
@@ -187,8 +186,7 @@ class AutoencoderTask(Task):
         return probability > 0 and float(torch.rand((), generator=step_generator(self.config.seed, step))) < probability
 
     def _noise(self, target: Layers, step: int) -> tuple[Tensor, Tensor]:
-        """What the posteriors of this process's samples are drawn with, (N, C, h, w), and the `extra` of
-        Reconstruction.
+        """What this process's posteriors are drawn with, (N, C, h, w), and the `extra` of Reconstruction.
 
         The latter, (N, 1, 1, 1), is |n| latent_noise with n ~ N(0, 1). What a UNet leaves a little noisy then still
         becomes a picture (Zheng et al. 2025, RAE, 2510.11690, for a decoder alone); an encoder that learns too
@@ -225,9 +223,7 @@ class AutoencoderTask(Task):
         return None if self.reference is None else self.reference.encode(Layers.flat(target.composite()))
 
     def _adversarial(self, discriminator: PatchDiscriminator, decoded: Decoded, total: Tensor, step: int) -> Tensor:
-        """The adversarial part of L_img for F, B and I, each balanced at the last layer that makes it (paper, Eq.
-        4).
-        """
+        """The adversarial part of L_img for F, B and I, each balanced at its last layer (paper, Eq. 4)."""
         weight, result = self.config.loss.adversarial, torch.zeros((), device=self.device)
         if step < self.config.loss.adversarial_start:
             return result
@@ -344,8 +340,7 @@ def _compiled(network: Reconstruction, config: AutoencoderTrainConfig) -> nn.Mod
     """torch.compile on what pays: the whole, or with a discriminator what its adaptive weight does not look through.
 
     That weight asks for gradients at the last layers while the graph is kept. A compiled graph gives all its gradients
-    or none, and may overwrite what a second pass needs; so the last layers, and what comes after them, stay as they are
-    then.
+    or none, and may overwrite what a second pass needs; so the last layers and what follows stay as they are then.
     """
     if not config.compile:
         return network

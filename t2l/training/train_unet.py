@@ -1,6 +1,4 @@
-"""Trains the diffusion UNet on cached latents, with its text encoder when that is ours to train (paper, section
-4.2).
-"""
+"""Trains the diffusion UNet on cached latents, with its text encoder if that is to be trained (paper, section 4.2)."""
 
 from __future__ import annotations
 
@@ -139,9 +137,7 @@ class UNetTask(Task):
         self._drawn: Text2Layer | None = None
 
     def check_embeddings(self, cached: Latents) -> None:
-        """Raise ValueError when a cache's text embeddings are not what this run's text encoder would say at every
-        step.
-        """
+        """Raise ValueError when a cache's text embeddings are not what this run's text encoder says at every step."""
         remedy = "or make the cache without --text-encoder"
         if trains_text_encoder(self.config):
             raise ValueError(
@@ -161,9 +157,7 @@ class UNetTask(Task):
             )
 
     def step(self, batch: Batch, step: int) -> StepResult:
-        """One optimiser step on the mean squared error of the prediction (paper, Eq. 5), on this process's samples of a
-        batch.
-        """
+        """One optimiser step on the prediction's mean squared error (paper, Eq. 5), on this process's samples."""
         batch = batch.to(self.device, self.dtype)
         set_learning_rate(self.update.optimizer, self.lr(step))
         losses = []
@@ -236,9 +230,7 @@ class UNetTask(Task):
                 self._whole.cpu()  # there is no room for it while training
 
     def sample_prompts(self) -> tuple[list[str], Tensor | None]:
-        """The config's prompts; else captions of held-out pictures, or of those trained on, and the pictures'
-        numbers.
-        """
+        """The config's prompts; else captions of pictures held out, or else trained on, and the pictures' numbers."""
         if self.config.sample_prompts:
             return list(self.config.sample_prompts), None
         cached = self.held_out or self.cached

@@ -1,7 +1,6 @@
 """From losses to new weights: the parts of a step, their gradients over all processes, scaling, clipping, the guard.
 
-Whether a step was finite stays on the device, which so never waits: what it must not change is changed by nothing
-there.
+Whether a step was finite stays on the device, which so never waits: what must not change is changed by nothing.
 """
 
 from __future__ import annotations
@@ -85,9 +84,7 @@ class Updater:
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=config.precision == "fp16")
 
     def micro_batches(self, size: int) -> Iterator[slice]:
-        """The parts of a batch of `size` samples, one forward and backward pass each; gradients are exchanged in the
-        last.
-        """
+        """The parts of a batch of `size` samples, a forward and backward pass each; the last exchanges gradients."""
         self.optimizer.zero_grad()
         self._before = [buffer.clone() for buffer in self._buffers]
         length = size // self._accumulate
@@ -120,9 +117,7 @@ class Updater:
         return Outcome(norm, finite)
 
     def _change(self, finite: Tensor) -> None:
-        """The optimiser's step where it is finite: torch's fused ones look themselves, for others the device is
-        asked.
-        """
+        """The optimiser's step if it is finite: torch's fused ones look themselves, for others the device is asked."""
         is_sharded = any(hasattr(p, "full_tensor") for p in self._parameters)
         if self.optimizer.param_groups[0].get("fused") and not is_sharded:
             self.optimizer.grad_scale, self.optimizer.found_inf = None, (~finite).float()

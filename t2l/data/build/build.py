@@ -8,8 +8,7 @@
     OUT/kept.jpg, OUT/dropped.jpg   some of each, to be looked at
     OUT/plan.jsonl, OUT/hashes      which pictures go where, and what they look like
 
-The bytes of the shards depend neither on the engine nor on the number of workers. The same command goes on after the
-last finished shard.
+The shards' bytes do not depend on the engine or the number of workers. The same command resumes after the last shard.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Who works on which shard: processes of this machine, or a Ray cluster. Both do the same work, so both write the same
-bytes.
+"""Who works on which shard: processes of this machine, or a Ray cluster. Both write the same bytes.
 
 A worker takes a next shard when it has finished one, so nothing piles up in front of a slow one.
 """

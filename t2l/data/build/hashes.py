@@ -1,8 +1,7 @@
 """Which pictures look alike: a perceptual hash of 64 bits, and which of many are like one that came before.
 
 The rule: a picture is a duplicate when any picture before it in the source differs by so many bits or fewer, whether or
-not that one is a duplicate itself. It names each one by itself, so it depends on no order of work and no number of
-processes.
+not that one is a duplicate itself. So neither the order of work nor the number of processes matters.
 """
 
 from __future__ import annotations
@@ -25,11 +24,9 @@ def perceptual_hash(image: Image.Image) -> int:
 
 
 def find_duplicates(numbers: np.ndarray, hashes: np.ndarray, distance: int) -> np.ndarray:
-    """Pictures that look like one before them, and that one: (D, 2) int64, sorted. numbers: (N,), rising; hashes: (N,)
-    hashes.
+    """Pictures that look like one before them, and that one: (D, 2) int64, sorted. numbers: (N,), rising; hashes: (N,).
 
-    Hashes that differ in `distance` bits agree in one of distance + 1 bands; only those are compared. Where several
-    came before, the one is the first.
+    Hashes `distance` bits apart share one of distance + 1 bands; only those are compared. Of several, the first.
     """
     first = np.arange(len(hashes))
     for band in _bands(hashes.view(np.uint64), distance + 1):

@@ -1,5 +1,4 @@
-"""The paper's steps, one stage each: a stage takes a batch of samples and answers for each one, with a sample or with
-why it is dropped.
+"""The paper's steps, a stage each: it answers for each sample of a batch, with a sample or why it is dropped.
 
 Stages know nothing of processes, shards or sources. What a stage answers for a picture depends on that picture alone,
 so neither the engine nor the number of workers changes a data set.

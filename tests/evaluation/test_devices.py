@@ -21,6 +21,10 @@ TOWER = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "nu
 @pytest.fixture
 def fake():
     with FakeTensorMode() as mode:
+        try:
+            on_card(lambda: torch.nn.Linear(1, 1))(torch.ones(1, 1, device=CUDA))
+        except (RuntimeError, AssertionError):
+            pytest.skip("this torch makes no fake CUDA tensors where there is no driver")
         yield mode
 
 

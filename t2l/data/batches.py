@@ -68,9 +68,8 @@ class LatentBatches:
         config, generator = self.config, step_generator(self.config.seed, step)
         size, local = config.batch_size, list(self.local_indices)
         bucket, ranks = self.order[step]
-        even = (
-            torch.rand((), generator=generator) + torch.arange(size) / size
-        ) % 1  # one t from every part of the schedule
+        # one t from every part of the schedule
+        even = (torch.rand((), generator=generator) + torch.arange(size) / size) % 1
         t = (even * config.num_train_steps).long()[torch.randperm(size, generator=generator)]
         text = self._text(self.cached.pictures(bucket, ranks[local]), generator)
         mean, std = self.cached.read_bucket(bucket, ranks[local])

@@ -21,7 +21,7 @@ from ..budget import parse_json, read_text, shown
 from ..data.buckets import center_crop
 from ..data.shards import Shards
 from ..generate import GenerateConfig, generate
-from ..io.atomic import atomic_path
+from ..io.atomic import write_whole
 from ..io.image import contact_sheet, save_png, to_image, to_pixels
 from ..io.picture_file import read_mask
 from ..layers import Layers
@@ -101,8 +101,7 @@ def draw(task: DrawingTask, indices: Sequence[int], keep: int) -> Drawn:
     drawn = Drawn(indices, concatenate(task.group.gather(parts)), kept)
     if task.files.export is not None and task.group.is_main:
         rows = [describe_composite(task, i, position) for position, i in enumerate(indices)]
-        with atomic_path(task.files.export / LIST) as partial:
-            partial.write_text("".join(json.dumps(found) + "\n" for found in rows), encoding="utf-8")
+        write_whole(task.files.export / LIST, "".join(json.dumps(found) + "\n" for found in rows))
     return drawn
 
 

@@ -28,7 +28,7 @@ from ..data.cache_folder import evenly_spaced
 from ..data.claim import hash_file
 from ..data.shards import Shards
 from ..generate import GenerateConfig
-from ..io.atomic import atomic_path
+from ..io.atomic import atomic_path, write_whole
 from ..io.checkpoint import read_metadata
 from ..layers import Layers
 from ..model.autoencoder import Autoencoder
@@ -393,8 +393,7 @@ class _Enough(Exception):
 def _write(task: Task, metrics: Metrics, path: Path) -> None:
     """Write the metrics, whole or not at all; who returns may read the file."""
     if task.group.is_main:
-        with atomic_path(path) as partial:
-            partial.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+        write_whole(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     task.group.wait()
 
 

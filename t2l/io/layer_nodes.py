@@ -108,9 +108,7 @@ class Clipped:
 
     base: Layer | Group
     above: tuple[Layer | Group | Special, ...]  # from the bottom up
-    as_group: bool = (
-        True  # painted onto the base before its blend mode; otherwise each meets what lies below in its own mode
-    )
+    as_group: bool = True  # painted onto the base before its blend mode; otherwise each meets what lies below by itself
     opacity: float = 1.0  # of those above when they are no group: the base's, without its fill
 
 

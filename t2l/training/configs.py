@@ -34,9 +34,7 @@ class LoopConfig:
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
     gradient_accumulation_steps: int = 1  # micro-batches that a process computes its samples in, to need less memory
-    gradient_checkpointing: bool = (
-        False  # compute activations again in the backward pass: a third slower, far less memory
-    )
+    gradient_checkpointing: bool = False  # activations again in the backward pass: a third slower, far less memory
     compile: bool = False  # torch.compile: pays after some thousand steps
     precision: Precision = "auto"
     seed: int = 0

@@ -11,7 +11,7 @@ from typing import Any
 from ..budget import read_object
 from ..config import config_from_dict, config_to_dict
 from ..data.several import Data
-from ..io.atomic import atomic_path
+from ..io.atomic import write_whole
 from .configs import LoopConfig
 
 MADE_FROM = "made_from"  # in config.json, beside the config's own names
@@ -47,8 +47,7 @@ def keep_identity(
                 "another folder, the config it was started with, or --accept-changes to go on with the new values "
                 "from here"
             )
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(now | {MADE_FROM: marks}, indent=2) + "\n")
+    write_whole(path, json.dumps(now | {MADE_FROM: marks}, indent=2) + "\n")
 
 
 def mark_of(source: Data) -> str:

@@ -27,7 +27,7 @@ import torch
 from tqdm import tqdm
 
 from ..data.several import Data
-from ..io.atomic import atomic_path, remove_partials
+from ..io.atomic import atomic_path, remove_partials, write_whole
 from ..io.plot import write_plot
 from . import sharded
 from .configs import LoopConfig
@@ -197,12 +197,9 @@ class Run:
     def _drop_stats_after(self, step: int) -> None:
         if not self._stats.exists():
             return
-        lines = [
-            x for x in self._stats.read_text().splitlines(keepends=True) if x.endswith("\n")
-        ]  # a kill cuts one off
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        with atomic_path(self._stats) as partial:
-            partial.write_bytes("".join(kept).encode())
+        lines = self._stats.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]  # a kill cuts one off
+        write_whole(self._stats, "".join(line for line in whole if json.loads(line)["step"] <= step))
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

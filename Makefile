@@ -141,7 +141,7 @@ SYSTEM_PLACES := "forest", "desert", "wooden table", "beach", "snow", "space", "
 SYSTEM_WORLD ?= size=128 train=4000 test=256 held_out=0 recoloured=0 shard_size=500 'things=[$(SYSTEM_THINGS)]' 'places=[$(SYSTEM_PLACES)]'
 SYSTEM_SIZE ?= 64
 SYSTEM_AUTOENCODER ?= data.crop=$(SYSTEM_SIZE)
-SYSTEM_UNET ?= steps=800
+SYSTEM_UNET ?= num_steps=800
 SYSTEM_EVALUATE ?= --limit 256 prompts=128 probe_examples=2000
 AUTOENCODERS := $(SYSTEMS)/autoencoder
 LATENTS := $(SYSTEMS)/latents

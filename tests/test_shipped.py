@@ -77,7 +77,7 @@ def test_a_prompt_becomes_a_foreground_a_background_and_a_mask_that_joins_them(m
 
 
 def test_the_same_seed_draws_the_same_picture_and_another_seed_another(model, teapot):
-    settings = size_of(model) | {"steps": 10}
+    settings = size_of(model) | {"num_steps": 10}
     again = generate(model, [PROMPT], GenerateConfig(seed=7, **settings)).layers
     other = generate(model, [PROMPT], GenerateConfig(seed=8, **settings)).layers
     assert torch.equal(again.stacked, teapot.layers.stacked)

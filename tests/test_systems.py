@@ -38,7 +38,9 @@ def t2l(*argv):
 def example(i):
     layers = Layers.from_stacked(torch.rand(1, 7, 64, 64, generator=torch.Generator().manual_seed(i)))
     thing, place = ("cat", "dog")[i % 2], ("table", "forest")[i // 2 % 2]
-    return Example(f"{i:04d}", layers, f"a {thing} on a {place}", f"a {thing}", f"on a {place}", thing, place)
+    return Example(
+        f"{i:04d}", layers, f"a {thing} on a {place}", f"a {thing}", f"on a {place}", {"thing": thing, "place": place}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -169,8 +169,8 @@ def pack(
     def say(job: Job, done: int) -> None:
         progress(f"{job.name} is packed ({done} of {len(unfinished)})")
 
-    for folder in (out, *(out / split for split in SPLITS)):
-        remove_partials(folder)
+    for part in (out, *(out / split for split in SPLITS)):
+        remove_partials(part)
     run_jobs(_pack_shard, unfinished, config.processes, say, progress)
     packed = _write_summary(out, jobs, skipped, _find_long_captions(jobs, count_tokens), bool(unfinished))
     if not packed.train:

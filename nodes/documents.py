@@ -193,7 +193,8 @@ def _blend_mode(item: dict[str, Any]) -> BlendMode:
     mode = text.lower().replace("_", " ").replace("-", " ")
     mode = "add" if mode == "linear dodge" else mode
     own = item.get(OWN_MODE)
-    return own if isinstance(own, str) and own in WITHOUT_NAME and NAMES[own] == given else mode  # type: ignore[return-value]
+    is_own = isinstance(own, str) and own in WITHOUT_NAME and NAMES[own] == given
+    return own if is_own else mode  # type: ignore[return-value]
 
 
 def _item_pixels(item: dict[str, Any], source: str) -> tuple[Tensor, Tensor]:

@@ -226,7 +226,18 @@ def test_a_misspelt_public_name_is_answered_with_those_that_exist():
         t2l.Layer  # noqa: B018
 
 
-WRITTEN = ["*", "tests/**/*", "docs/**/*", "recipes/**/*", "benchmarks/**/*", "models/*", "workflows/*", "web/**/*"]
+WRITTEN = [
+    "*",
+    "t2l/**/*",
+    "nodes/*",
+    "tests/**/*",
+    "docs/**/*",
+    "recipes/**/*",
+    "benchmarks/**/*",
+    "models/*",
+    "workflows/*",
+    "web/**/*",
+]
 SOURCES = sorted(file for where in WRITTEN for file in ROOT.glob(f"{where}.py"))
 DOCUMENTS = sorted(file for where in WRITTEN for file in ROOT.glob(f"{where}.md"))
 

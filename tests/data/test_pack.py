@@ -361,7 +361,7 @@ def test_a_folder_without_anything_usable_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="and 1 other pictures; .*skipped.txt says why of each"):
         packed(tmp_path / "in", tmp_path)
     write_set(tmp_path / "in", mask=picture(0, mode="L"))
-    with pytest.raises(ValueError, match="no picture in .* can be trained on; .*skipped.txt says why of each"):
+    with pytest.raises(ValueError, match="no picture in .*/in can be trained on; .*skipped.txt says why of each"):
         packed(tmp_path / "in", tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere"):
         packed(tmp_path / "nowhere", tmp_path)

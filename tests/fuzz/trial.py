@@ -6,6 +6,7 @@ import os
 import pickle
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -67,8 +68,33 @@ def run(call: Callable[[], object], folder: Path, limit: float = 30.0) -> Outcom
     return outcome
 
 
+def run_afresh(call: Callable[[], object], folder: Path, limit: float = 120.0) -> Outcome:
+    """As run, in a new interpreter, whose heap no earlier test has left full of holes: its memory is what is promised.
+
+    call: can be pickled. The time that it takes is not counted.
+    """
+    program = "import sys; from tests.fuzz.trial import tell_outcome; tell_outcome(sys.stdin.buffer.read())"
+    command, told = [sys.executable, "-c", program], pickle.dumps((call, folder))
+    done = subprocess.run(command, input=told, capture_output=True, timeout=limit)
+    assert done.returncode == 0, done.stderr.decode()
+    return pickle.loads(done.stdout)
+
+
+def tell_outcome(told: bytes) -> None:
+    """In the new interpreter: call, and write the outcome to standard output."""
+    call, folder = pickle.loads(told)
+    sys.stdout.buffer.write(pickle.dumps(_outcome(call, folder)))
+
+
 def _tell(writer: int, call: Callable[[], object], folder: Path) -> None:
     """In the child: call, and write the outcome into the pipe."""
+    outcome = _outcome(call, folder)
+    with os.fdopen(writer, "wb") as pipe:
+        pipe.write(pickle.dumps(outcome))
+    os._exit(0)
+
+
+def _outcome(call: Callable[[], object], folder: Path) -> Outcome:
     outcome = Outcome()
     before = _memory()
     try:
@@ -78,9 +104,7 @@ def _tell(writer: int, call: Callable[[], object], folder: Path) -> None:
     except BaseException as error:
         outcome.sentence, outcome.raised = str(error), type(error).__name__
     outcome.memory = max(0, _memory() - before)
-    with os.fdopen(writer, "wb") as pipe:
-        pipe.write(pickle.dumps(outcome))
-    os._exit(0)
+    return outcome
 
 
 def _give_back_what_is_free() -> None:
@@ -91,6 +115,10 @@ def _give_back_what_is_free() -> None:
 
 
 def _memory() -> int:
+    """The most bytes that this process has held. Linux's ru_maxrss would count those of the process that started it."""
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

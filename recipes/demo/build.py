@@ -1,6 +1,6 @@
 """Build the demo data set: fetch the sources, plan who stands where, draw, write shards.
 
-    OUT/train, OUT/test, OUT/held_out    shards
+    OUT/train, OUT/test, OUT/held_out, OUT/validation    shards
     OUT/config.json                      what the folder was begun with; another config is refused
     OUT/dataset.json                     config, things, places, counts, words
     OUT/ledger.csv                       every source file with its licence and author
@@ -30,12 +30,13 @@ from t2l.data.workers import run_jobs
 from t2l.io.atomic import remove_partials, write_whole
 from t2l.layers import Layers
 
-from .captions import Thing, describe, load_things
+from .captions import SIZES, Thing, describe, load_things
 from .cutouts import COLOURS, can_recolour, place_cutout, random_pose, read_cutout, recolour
-from .places import Place, PlaceArtist, load_places
+from .places import Place, PlaceArtist, in_light, load_places
 from .sources import fetch_sources, read_source, write_ledger
 
-SPLITS = ("train", "test", "held_out")
+SPLITS = ("train", "test", "held_out", "validation")  # new ones last: their places seed what is drawn
+SHARED_LIGHT = 0.35  # of a place's light that falls on the thing too
 FLOATING = {"sea", "space", "underwater"}  # places without ground to stand on
 
 
@@ -45,32 +46,37 @@ class DemoConfig:
 
     seed: int = 0
     size: int = 256  # pixels per side
-    train: int = 12000  # samples
-    test: int = 512  # samples of (thing, place) pairs that train never shows
+    train: int = 24000  # samples
+    test: int = 512  # samples of (thing, place) pairs that train never shows: for the figures, once
+    validation: int = 512  # samples of other pairs that train never shows: for every choice
     held_out: int = 128  # samples of things that train never shows
     things: tuple[str, ...] = ()  # the only ones that are drawn, by their usual names; () = all
     places: tuple[str, ...] = ()
-    test_pairs: int = 2  # places per thing that only test shows
+    test_pairs: int = 2  # places per thing that only test shows, and as many that only validation shows
     recoloured: float = 0.4  # share of the samples of a recolourable thing
+    resized: float = 0.25  # share of the samples that are drawn, and called, small or large
+    lit: float = 0.3  # share of the samples at a place that can be graded, which are at night, in fog, ...
+    usual: float = 0.6  # share of the first name and phrase in captions; near words share the rest
     faulty: float = 0.0  # share of train with a fault that the paper's filters find (see `with_fault`)
     fluent: float = 0.6  # least share of the glossy emoji among a thing's pictures, where it has one
     shard_size: int = 1000  # samples a shard
     processes: int = 2
 
     def __post_init__(self) -> None:
-        least = {"size": 8, "shard_size": 1, "processes": 1, "train": 0, "test": 0, "held_out": 0, "test_pairs": 0}
+        least = {"size": 8, "shard_size": 1, "processes": 1, "test_pairs": 0} | dict.fromkeys(SPLITS, 0)
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be {bound} or more, got {getattr(self, name)}")
-        for name in ("recoloured", "faulty", "fluent"):
+        for name in ("recoloured", "resized", "lit", "usual", "faulty", "fluent"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         _check_names("things", self.things, [thing.name for thing in load_things()])
         _check_names("places", self.places, [place.name for place in load_places()])
-        if len(_places(self)) <= self.test_pairs:
+        hidden = self.test_pairs * (2 if self.validation else 1)
+        if len(_places(self)) <= hidden:
             raise ValueError(
-                f"places must be more than test_pairs, which only test shows, got {len(_places(self))} and "
-                f"{self.test_pairs}"
+                f"places must be more than the {hidden} of each thing that only test and validation show, got "
+                f"{len(_places(self))}"
             )
         for split in SPLITS:
             if self.count(split) and not _things(self, split == "held_out"):
@@ -150,13 +156,21 @@ def _artist(config: DemoConfig, downloads: Path) -> Artist:
     return Artist(config, partial(read_source, downloads))
 
 
-def pairs_for_test(config: DemoConfig) -> dict[str, tuple[str, ...]]:
-    """For every thing the places where only test shows it. The pairs of the README's example stay in train."""
-    rng = np.random.default_rng([config.seed, 99])
+@cache
+def hidden_pairs(config: DemoConfig, split: str) -> dict[str, tuple[str, ...]]:
+    """For every thing the places where only test, or only validation, shows it; none for the other splits.
+
+    The pairs of the README's example stay in train.
+    """
+    if split not in ("test", "validation"):
+        return {}
+    taken = hidden_pairs(config, "test") if split == "validation" else {}
+    rng = np.random.default_rng([config.seed, 99, 1] if taken else [config.seed, 99])
     names = [place.name for place in _places(config)]
     pairs = {}
     for thing in _things(config, held_out=False):
-        allowed = [name for name in names if (thing.name, name) != ("teapot", "wooden table")]
+        others = {*taken.get(thing.name, ()), *(["wooden table"] if thing.name == "teapot" else [])}
+        allowed = [name for name in names if name not in others]
         pairs[thing.name] = tuple(str(name) for name in rng.choice(allowed, config.test_pairs, replace=False))
     return pairs
 
@@ -165,14 +179,16 @@ def pairs_for_test(config: DemoConfig) -> dict[str, tuple[str, ...]]:
 def plan(config: DemoConfig, split: str) -> list[Pair]:
     """Who stands where, for every sample of a split: every thing equally often, places by their weights."""
     rng = np.random.default_rng([config.seed, 100 + SPLITS.index(split)])
-    things, hidden = _things(config, held_out=split == "held_out"), pairs_for_test(config)
+    things = _things(config, held_out=split == "held_out")
+    hidden = {name: hidden_pairs(config, name) for name in SPLITS if config.count(name)}
     rounds = -(-config.count(split) // len(things))
     order = np.concatenate([rng.permutation(len(things)) for _ in range(max(rounds, 1))])
     pairs = []
     for number in order[: config.count(split)]:
         thing = things[number]
-        only_test = hidden.get(thing.name, ())
-        places = [place for place in _places(config) if (place.name in only_test) == (split == "test")]
+        shown = {name: of.get(thing.name, ()) for name, of in hidden.items()}
+        others = {place for name, of in shown.items() if name != split for place in of}
+        places = [place for place in _places(config) if place.name in (shown.get(split) or {place.name} - others)]
         weights = np.array([place.weight for place in places])
         pairs.append((thing, places[int(rng.choice(len(places), p=weights / weights.sum()))]))
     return pairs
@@ -201,22 +217,34 @@ class Artist:
         config = self.config
         rng = np.random.default_rng([config.seed, SPLITS.index(split), index])
         source = self._choose(thing, rng)
-        colour = str(rng.choice(list(COLOURS))) if rng.random() < config.recoloured else None
-        if not (thing.recolour and self._can_recolour(source)):
-            colour = None
-        cutout = self._recoloured(source, colour) if colour else self._cutout(source)
-        pose = random_pose(rng, cutout, grounded=place.name not in FLOATING)
+        labels = {"thing": thing.name, "place": place.name} | self._looks(thing, place, source, rng)
+        looks = {name: labels.get(name, "") for name in ("colour", "size", "light")}
+        cutout = self._recoloured(source, looks["colour"]) if looks["colour"] else self._cutout(source)
+        pose = random_pose(rng, cutout, place.name not in FLOATING, looks["size"])
         foreground, mask = place_cutout(cutout, pose, config.size)
         background, plate = self.places.draw(place, rng, config.size)
-        texts: dict[str, Any] = describe(thing, place, colour, rng)
+        if looks["light"]:
+            background = in_light(background, looks["light"])
+            foreground = torch.lerp(foreground, in_light(foreground, looks["light"]), SHARED_LIGHT)
+        texts: dict[str, Any] = describe(thing, place, rng, config.usual, **looks)
         sources = (source, plate) if plate else (source,)
         layers = Layers(foreground[None], background[None], mask[None])
         faults = np.random.default_rng([config.seed, SPLITS.index(split), index, 1])
         if split == "train" and faults.random() < config.faulty:
             layers = with_fault(layers, faults)
         key = f"{split}-{index:06d}"
-        labels = {"thing": thing.name, "place": place.name} | ({"colour": colour} if colour else {})
         return Example(key, layers, labels=labels, sources=sources, **texts)
+
+    def _looks(self, thing: Thing, place: Place, source: str, rng: np.random.Generator) -> dict[str, str]:
+        """In which colour, how large and in which light a sample is drawn, as far as it is not as usual."""
+        config, looks = self.config, {}
+        if rng.random() < config.recoloured and thing.recolour and self._can_recolour(source):
+            looks["colour"] = str(rng.choice(list(COLOURS)))
+        if rng.random() < config.resized:
+            looks["size"] = str(rng.choice(list(SIZES)))
+        if place.lights and rng.random() < config.lit:
+            looks["light"] = str(rng.choice(place.lights))
+        return looks
 
     def _choose(self, thing: Thing, rng: np.random.Generator) -> str:
         """One of a thing's pictures: the emoji most often, clip art least."""
@@ -257,7 +285,8 @@ def _describe(config: DemoConfig, out: Path) -> None:
         "things": {thing.name: len(thing.pictures) for thing in _things(config, held_out=False)},
         "held_out_things": {thing.name: len(thing.pictures) for thing in _things(config, held_out=True)},
         "places": {place.name: list(place.phrases) for place in _places(config)},
-        "test_only_pairs": pairs_for_test(config),
+        "test_only_pairs": hidden_pairs(config, "test"),
+        "validation_only_pairs": hidden_pairs(config, "validation"),
         "words": sorted(words),
     }
     write_whole(out / "dataset.json", json.dumps(summary, indent=2) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,13 @@ WORDINGS = [  # share, wording; {bare} has no article
     (0.12, "a picture of {foreground} {background}"),
     (0.12, "{bare}, {background}"),
 ]
-USUAL = 0.75  # share of the first name and the first phrase
+SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}  # the usual word first
+LIGHTS = {
+    "night": ("at night", "by night", "in the dark", "at midnight"),
+    "fog": ("in fog", "in the mist", "in the fog", "on a foggy day"),
+    "dusk": ("at dusk", "in the evening", "at twilight"),
+    "warm": ("in warm light", "in golden light", "in the afternoon"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +50,31 @@ def load_things() -> tuple[Thing, ...]:
     return tuple(config_from_dict(Thing, row) for row in rows)
 
 
-def describe(thing: Thing, place: Place, colour: str | None, rng: np.random.Generator) -> dict[str, str]:
-    """caption, foreground_caption and background_caption: lower case, plain ASCII, no full stop."""
-    name = _usually_first(thing.names, rng)
-    bare = f"{colour} {name}" if colour else name
+def describe(
+    thing: Thing,
+    place: Place,
+    rng: np.random.Generator,
+    usual: float = 1.0,
+    colour: str = "",
+    size: str = "",
+    light: str = "",
+) -> dict[str, str]:
+    """caption, foreground_caption and background_caption: lower case, plain ASCII, no full stop.
+
+    usual: share of the first name and the first phrase; the near words share the rest. colour: one of COLOURS; size:
+    of SIZES; light: of LIGHTS; "": nothing is said of it.
+    """
+    said = partial(_usually_first, usual=usual, rng=rng)
+    bare = " ".join(filter(None, (said(SIZES[size]) if size else "", colour, said(thing.names))))
     article = thing.article if thing.article is not None else ("an" if bare[0] in "aeiou" else "a")
     foreground = f"{article} {bare}".strip()
-    background = _usually_first(place.phrases, rng)
+    background = " ".join(filter(None, (said(place.phrases), said(LIGHTS[light]) if light else "")))
     wording = WORDINGS[int(rng.choice(len(WORDINGS), p=[share for share, _ in WORDINGS]))][1]
     caption = wording.format(foreground=foreground, background=background, bare=bare)
     return {"caption": caption, "foreground_caption": foreground, "background_caption": background}
 
 
-def _usually_first(choices: tuple[str, ...], rng: np.random.Generator) -> str:
-    if len(choices) == 1 or rng.random() < USUAL:
+def _usually_first(choices: tuple[str, ...], usual: float, rng: np.random.Generator) -> str:
+    if len(choices) == 1 or rng.random() < usual:
         return choices[0]
     return choices[1 + int(rng.integers(len(choices) - 1))]

@@ -24,7 +24,13 @@ COLOURS = {  # hue in degrees, saturation, value of a fully lit surface
     "green": (130, 0.80, 0.72),
     "blue": (215, 0.88, 0.92),
     "purple": (276, 0.72, 0.80),
+    "orange": (26, 0.92, 0.98),
+    "pink": (335, 0.48, 0.98),
+    "brown": (24, 0.62, 0.50),
+    "white": (40, 0.03, 0.96),
+    "black": (230, 0.12, 0.20),
 }
+EXTENTS = {"": 0.66, "small": 0.41, "large": 0.86}  # of the frame's side, by the word for a thing's size
 CELL = 1 / 16  # of the frame: 8 of 128 pixels
 LARGEST, SMALLEST = 384, 200  # pixels a cut-out has along its longer side: shrunk above, doubled below
 
@@ -105,15 +111,17 @@ class Pose:
     y: float  # of the box's lower edge, 0 = top
 
 
-def random_pose(rng: np.random.Generator, cutout: Tensor, grounded: bool) -> Pose:
-    """A pose with the whole thing inside the frame, upright, always as large. grounded: it stands low in the frame.
+def random_pose(rng: np.random.Generator, cutout: Tensor, grounded: bool, size: str = "") -> Pose:
+    """A pose with the whole thing inside the frame, upright, as large as its size says (EXTENTS).
+
+    grounded: it stands low in the frame.
 
     Positions are whole cells of the latents of a 128 pixel picture: a thing is the same latents wherever it stands, and
     the diffusion model learns what it looks like from fewer views. Layers move, turn and scale afterwards anyway.
     """
     height, width = cutout.shape[1:]
     aspect = min(height, width) / max(height, width)
-    extent = 0.66 + 0.08 * (1 - aspect)  # slim things may be longer
+    extent = EXTENTS[size] + 0.08 * (1 - aspect)  # slim things may be longer
     scale = extent / max(height, width)
     aside = max(0, math.floor((0.49 - scale * width / 2) / CELL))
     x = 0.5 + CELL * float(np.clip(np.round(rng.normal(0, 1.2)), -aside, aside))

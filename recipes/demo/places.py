@@ -26,6 +26,11 @@ from .scenes import SCENES
 
 Read = Callable[[str], bytes]  # a source file's id -> its bytes
 LONGEST = 1600  # pixels a photo keeps along its longer side
+GRADES = {  # what shadows and lights are multiplied with
+    "night": ((0.16, 0.22, 0.38), (0.44, 0.54, 0.80)),
+    "dusk": ((0.38, 0.30, 0.62), (0.95, 0.58, 0.55)),
+    "warm": ((0.95, 0.70, 0.42), (1.20, 1.00, 0.66)),
+}
 SOFTEST = 2.5 / 256  # standard deviation of the blur as a share of the picture's side
 
 
@@ -44,6 +49,7 @@ class Place:
     scene: str = ""  # drawn: a function of scenes.py
     colour: str = ""  # drawn: its colour, where it takes one
     weight: float = 1.0  # how often, 1 = usual
+    lights: tuple[str, ...] = ()  # what it may be graded to: some of LIGHTS
 
 
 @cache
@@ -93,6 +99,17 @@ def vary(plate: Tensor, rng: np.random.Generator) -> Tensor:
     tint = torch.tensor([1 + warmth, 1.0, 1 - warmth]).view(3, 1, 1) * brightness
     mean = plate.mean()
     return ((plate - mean) * contrast + mean).mul(tint).clamp(0, 1).float()
+
+
+def in_light(picture: Tensor, light: str) -> Tensor:
+    """A picture by day, (3, H, W) in [0, 1], as it is at night, in fog, at dusk or in warm light, by a film's grades."""
+    luma = (picture * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
+    if light == "fog":  # the farther, which is the higher in the frame, the less is seen
+        veil = torch.linspace(0.88, 0.45, picture.shape[-2]).view(1, -1, 1)
+        return torch.lerp(torch.lerp(picture, luma, 0.5), torch.tensor([0.80, 0.82, 0.84]).view(3, 1, 1), veil)
+    muted = torch.lerp(picture, luma, 0.35)
+    shadows, lights = (torch.tensor(colour).view(3, 1, 1) for colour in GRADES[light])
+    return (muted * torch.lerp(shadows, lights, luma)).clamp(0, 1)
 
 
 def out_of_focus(plate: Tensor, rng: np.random.Generator) -> Tensor:

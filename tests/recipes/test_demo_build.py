@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from recipes.demo import DemoConfig, build_demo, sources
-from recipes.demo.build import pairs_for_test, plan
+from recipes.demo.build import SPLITS, hidden_pairs, plan
 from recipes.demo.sources import Package, fetch_sources, read_source
 from t2l.data.shards import Shards
 
-TINY = DemoConfig(size=32, train=5, test=2, held_out=2, shard_size=3, processes=1)
+TINY = DemoConfig(size=32, train=5, test=2, held_out=2, validation=0, shard_size=3, processes=1)
 
 
 def files(out) -> dict[str, bytes]:
@@ -35,20 +35,25 @@ def built(out):
     return out
 
 
-def test_test_pairs_never_occur_in_train_and_their_things_and_places_do():
+def test_pairs_of_test_and_validation_occur_nowhere_else_and_their_things_and_places_do():
     config = DemoConfig()
-    train, test, held_out = (plan(config, split) for split in ("train", "test", "held_out"))
-    names = [{(thing.name, place.name) for thing, place in pairs} for pairs in (train, test, held_out)]
-    assert [len(pairs) for pairs in (train, test, held_out)] == [12000, 512, 128]
-    assert not names[0] & names[1]
-    assert {thing for thing, _ in names[1]} == {thing for thing, _ in names[0]}
-    assert {place for _, place in names[1]} <= {place for _, place in names[0]}
-    assert not {thing for thing, _ in names[2]} & {thing for thing, _ in names[0]}
-    assert ("teapot", "wooden table") in names[0]
+    planned = {split: plan(config, split) for split in SPLITS}
+    names = {split: {(thing.name, place.name) for thing, place in pairs} for split, pairs in planned.items()}
+    things, places = ({split: {pair[i] for pair in pairs} for split, pairs in names.items()} for i in (0, 1))
+    assert [len(planned[split]) for split in SPLITS] == [24000, 512, 128, 512]
+    for split in ("test", "validation"):
+        assert all(not names[split] & names[other] for other in {*SPLITS} - {split})
+        assert things[split] == things["train"] and places[split] <= places["train"]
+    assert not things["held_out"] & things["train"]
+    assert ("teapot", "wooden table") in names["train"]
+
+
+def test_what_test_shows_does_not_depend_on_whether_there_is_a_validation_split():
+    assert plan(DemoConfig(validation=0), "test") == plan(DemoConfig(), "test")
 
 
 def test_a_small_world_shows_the_things_and_places_that_were_named_and_no_others():
-    config = DemoConfig(things=("tiger", "teapot", "koala"), places=("snow", "beach", "forest"))
+    config = DemoConfig(things=("tiger", "teapot", "koala"), places=("snow", "beach", "forest"), validation=0)
     train, test, held_out = (plan(config, split) for split in ("train", "test", "held_out"))
     assert {place.name for _, place in train + test + held_out} == {"snow", "beach", "forest"}
     assert {thing.name for thing, _ in train} == {thing.name for thing, _ in test} == {"tiger", "teapot"}
@@ -71,9 +76,12 @@ def test_a_small_world_goes_on_and_its_ledger_names_only_its_pictures(out):
     [
         ({"things": ("tiger", "hydra")}, "things must be among dog, .*; got hydra"),
         ({"places": ("moon",)}, "places must be among forest, .*; got moon"),
-        ({"places": ("snow", "beach")}, "places must be more than test_pairs, .* got 2 and 2"),
+        (
+            {"places": ("snow", "beach")},
+            "places must be more than the 4 of each thing that only test and validation show, got 2",
+        ),
         ({"things": ("tiger",)}, "held_out must be 0: none of the things is drawn there, got 128"),
-        ({"things": ("koala",)}, "train must be 0: none of the things is drawn there, got 12000"),
+        ({"things": ("koala",)}, "train must be 0: none of the things is drawn there, got 24000"),
     ],
 )
 def test_a_world_that_cannot_be_drawn_is_refused(values, message):
@@ -83,7 +91,7 @@ def test_a_world_that_cannot_be_drawn_is_refused(values, message):
 
 def test_every_thing_is_shown_about_equally_often():
     train = plan(DemoConfig(), "train")
-    counts = [[thing.name for thing, _ in train].count(name) for name in pairs_for_test(DemoConfig())]
+    counts = [[thing.name for thing, _ in train].count(name) for name in hidden_pairs(DemoConfig(), "test")]
     assert max(counts) - min(counts) <= 1
 
 

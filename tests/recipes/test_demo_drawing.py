@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from recipes.demo.captions import describe, load_things
+from recipes.demo.captions import LIGHTS, SIZES, describe, load_things
 from recipes.demo.cutouts import (
     COLOURS,
     Pose,
@@ -20,7 +20,7 @@ from recipes.demo.cutouts import (
     read_cutout,
     recolour,
 )
-from recipes.demo.places import PlaceArtist, decode_panorama, load_places, out_of_focus
+from recipes.demo.places import PlaceArtist, decode_panorama, in_light, load_places, out_of_focus
 from recipes.demo.sources import HERE, licence_of
 
 FREE = {"MIT", "CC0-1.0", "CC-BY-3.0", "CC-BY-3.0-US", "CC-BY-4.0", "public domain"}
@@ -92,8 +92,13 @@ def test_a_recoloured_thing_has_that_hue_and_keeps_its_outline(colour):
     cutout = disc(120, (200, 60, 20))
     painted = recolour(cutout, colour)
     r, g, b = painted[:3, 60, 60].tolist()
-    strongest = {"red": r, "yellow": min(r, g), "green": g, "blue": b, "purple": min(r, b)}[colour]
-    weakest = {"red": max(g, b), "yellow": b, "green": max(r, b), "blue": max(r, g), "purple": g}[colour]
+    if colour in ("white", "black"):
+        assert max(r, g, b) - min(r, g, b) < 0.12 and (min(r, g, b) > 0.8 if colour == "white" else max(r, g, b) < 0.3)
+        return
+    strongest = {"red": r, "yellow": min(r, g), "green": g, "blue": b, "purple": min(r, b), "orange": r, "pink": r}
+    strongest = (strongest | {"brown": r})[colour]
+    weakest = {"red": max(g, b), "yellow": b, "green": max(r, b), "blue": max(r, g), "purple": g}
+    weakest = (weakest | {"orange": b, "pink": g, "brown": b})[colour]
     assert strongest > weakest + 0.15
     assert torch.equal(painted[3], cutout[3])
 
@@ -137,23 +142,52 @@ def test_every_caption_is_plain_lower_case_and_there_are_few_words():
     rng, words = np.random.default_rng(0), set()
     for thing in load_things():
         for place in load_places():
-            for colour in (None, *COLOURS) if thing.recolour else (None,):
-                texts = describe(thing, place, colour, rng)
-                assert all(re.fullmatch(r"[a-z, ]+", text) for text in texts.values()), texts
+            for colour in ("", *COLOURS) if thing.recolour else ("",):
+                looks = {"colour": colour, "size": str(rng.choice(["", *SIZES]))}
+                texts = describe(thing, place, rng, 0.5, **looks, light=str(rng.choice(["", *place.lights])))
+                assert all(re.fullmatch(r"[a-z, -]+", text) for text in texts.values()), texts
                 words |= set(texts["caption"].replace(",", "").split())
-    assert len(words) < 600
+    assert len(words) < 800
+
+
+def test_what_a_thing_looks_like_and_in_which_light_is_said():
+    things, places = ({row.name: row for row in rows} for rows in (load_things(), load_places()))
+    texts = describe(things["teapot"], places["forest"], np.random.default_rng(0), 1.0, "red", "small", "night")
+    assert texts["foreground_caption"] == "a small red teapot"
+    assert texts["background_caption"] == "in a forest at night"
+
+
+def test_every_light_is_an_even_change_that_tells_a_place_from_day():
+    day = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    lit = {light: in_light(day, light) for light in LIGHTS}
+    assert set(LIGHTS) >= {light for place in load_places() for light in place.lights}
+    assert all(x.shape == day.shape and 0 <= x.min() and x.max() <= 1 for x in lit.values())
+    assert lit["night"].mean() < 0.5 * day.mean() and lit["night"][2].mean() > 1.3 * lit["night"][0].mean()
+    assert lit["fog"].std() < 0.6 * day.std() and lit["fog"][:, 0].std() < lit["fog"][:, -1].std()
+    assert lit["warm"][0].mean() > 1.3 * lit["warm"][2].mean()
+    assert lit["dusk"].mean() < 0.8 * day.mean()
+
+
+@pytest.mark.parametrize(("size", "least", "most"), [("small", 0.3, 0.55), ("large", 0.75, 0.98)])
+def test_a_small_thing_is_small_and_a_large_one_is_whole(size, least, most):
+    cutout, rng = disc(120, (10, 10, 200)), np.random.default_rng(0)
+    for _ in range(20):
+        mask = place_cutout(cutout, random_pose(rng, cutout, True, size), 64)[1][0]
+        assert least < (mask > 0.5).any(1).sum().item() / 64 < most
+        assert max(mask[0].max(), mask[-1].max(), mask[:, 0].max(), mask[:, -1].max()) < 0.05
 
 
 def test_articles_fit_their_nouns():
     by_name, place = {thing.name: thing for thing in load_things()}, load_places()[0]
     rng = np.random.default_rng(0)
     plain = {
-        name: describe(by_name[name], place, None, rng)["foreground_caption"] for name in ("apple", "ufo", "grapes")
+        name: describe(by_name[name], place, rng)["foreground_caption"] for name in ("apple", "ufo", "grapes", "moon")
     }
     assert plain["apple"] == "an apple"
-    assert plain["ufo"] in ("a ufo", "a flying saucer")
+    assert plain["ufo"] == "a ufo"
     assert plain["grapes"] == "grapes"
-    assert describe(by_name["apple"], place, "red", rng)["foreground_caption"] == "a red apple"
+    assert plain["moon"] == "the moon"
+    assert describe(by_name["apple"], place, rng, colour="red")["foreground_caption"] == "a red apple"
 
 
 def test_names_are_unique_and_every_file_has_a_free_licence():

@@ -153,7 +153,7 @@ def test_help_and_model_card_list_the_things_and_places_it_was_trained_on(path):
     assert {name for row in names.split(", ") for name in row.split(" / ")} <= drawn
     for row, both in zip(places.split(", "), phrases, strict=True):
         assert set(row.split(" / ")) <= set(both)
-    assert set(re.findall("[a-z]+", colours.partition(";")[0])) <= set(COLOURS)
+    assert set(re.findall("[a-z]+", re.split("[;；]", colours)[0])) <= set(COLOURS)
 
 
 def test_every_word_of_the_lists_is_known(model):

@@ -158,11 +158,11 @@ def _artist(config: DemoConfig, downloads: Path) -> Artist:
 
 @cache
 def hidden_pairs(config: DemoConfig, split: str) -> dict[str, tuple[str, ...]]:
-    """For every thing the places where only test, or only validation, shows it; none for the other splits.
+    """For every thing the places where only test, or only validation if there is one, shows it; none for other splits.
 
     The pairs of the README's example stay in train.
     """
-    if split not in ("test", "validation"):
+    if split != "test" and not (split == "validation" and config.validation):
         return {}
     taken = hidden_pairs(config, "test") if split == "validation" else {}
     rng = np.random.default_rng([config.seed, 99, 1] if taken else [config.seed, 99])
@@ -180,7 +180,7 @@ def plan(config: DemoConfig, split: str) -> list[Pair]:
     """Who stands where, for every sample of a split: every thing equally often, places by their weights."""
     rng = np.random.default_rng([config.seed, 100 + SPLITS.index(split)])
     things = _things(config, held_out=split == "held_out")
-    hidden = {name: hidden_pairs(config, name) for name in SPLITS if config.count(name)}
+    hidden = {name: hidden_pairs(config, name) for name in SPLITS}
     rounds = -(-config.count(split) // len(things))
     order = np.concatenate([rng.permutation(len(things)) for _ in range(max(rounds, 1))])
     pairs = []

@@ -81,6 +81,18 @@ def training_target(x: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor,
     return velocity(x, noise, t, alphas_cumprod) if prediction == "v" else noise
 
 
+def clean_estimate(prediction: Tensor, x_t: Tensor, t: Tensor, alphas_cumprod: Tensor, kind: str) -> Tensor:
+    """The clean latents that a prediction at time t means: the inverse of `add_noise` with what was predicted."""
+    signal, sigma = _signal_and_sigma(t, alphas_cumprod)
+    return signal * x_t - sigma * prediction if kind == "v" else (x_t - sigma * prediction) / signal
+
+
+def prediction_of(clean: Tensor, x_t: Tensor, t: Tensor, alphas_cumprod: Tensor, kind: str) -> Tensor:
+    """The prediction at time t that means these clean latents: the inverse of `clean_estimate`."""
+    signal, sigma = _signal_and_sigma(t, alphas_cumprod)
+    return (signal * x_t - clean) / sigma if kind == "v" else (x_t - signal * clean) / sigma
+
+
 def min_snr_weight(t: Tensor, alphas_cumprod: Tensor, gamma: float, prediction: str) -> Tensor:
     """min(SNR, gamma) / SNR for eps, min(SNR, gamma) / (SNR + 1) for v, with SNR = a_t / (1 - a_t): (N,).
 

@@ -68,6 +68,7 @@ def _add_cache(command: Command) -> None:
     add("--buckets", **step, help="aspect buckets: sides in steps of 64 or STEP pixels, at most the square's area")
     std = "keep the latents' std in 16 bits (default), 8 bits, or not at all"
     add("--std", choices=("fp16", "uint8", "none"), help=std)
+    add("--keep", action="store_true", help="each layer alone, too: for a UNet that learns to keep one")
     workers = "processes that read pictures (default: one a core, 8 at most)"
     add("--workers", type=whole("workers", 0, 1024), metavar="N", help=workers)
     add("--text-encoder", type=Path, metavar="FILE", help="frozen one: cache the captions' embeddings too")
@@ -142,7 +143,13 @@ def cache_latents(args: argparse.Namespace) -> None:
     from ..data.several import as_data
     from ..training.latent_cache import CacheConfig, write_cache
 
-    given = {"size": args.size, "bucket_step": args.buckets, "std": args.std, "num_workers": args.workers}
+    given = {
+        "size": args.size,
+        "bucket_step": args.buckets,
+        "std": args.std,
+        "num_workers": args.workers,
+        "keep": args.keep,
+    }
     config = CacheConfig(**{name: value for name, value in given.items() if value is not None})
     where = {"device": args.device, "dtype": args.dtype}
     data = as_data(args.data)

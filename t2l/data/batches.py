@@ -1,4 +1,4 @@
-"""Batches for the UNet: latents, noise, times and texts, a pure function of (seed, step)."""
+"""Batches for the UNet: latents, noise, times, texts and kept layers, a pure function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..draws import sample_noise, step_generator
+from ..keep import KINDS, keep_channels, keep_condition
 from .buckets import BucketOrder
 from .latents import Latents
 
@@ -27,6 +28,8 @@ class BatchConfig:
     cond_drop_prob: float
     unknown_word: float
     num_train_steps: int  # of the noise schedule
+    keep_prob: float = 0.0
+    keeps: bool = False  # whether the UNet has channels for a kept layer
 
 
 class Batch(NamedTuple):
@@ -36,6 +39,7 @@ class Batch(NamedTuple):
     noise: Tensor  # the same shape
     t: Tensor  # (N,), integers
     text: Tensor  # (N, 77), token ids; (N, 77, width) where the cache has the text encoder's output
+    kept: Tensor  # (N, C + 3, h, w), what is said of a kept layer (keep.py); (N, 0, h, w) for a UNet that keeps none
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
         """On a device, and all but whole numbers in a dtype."""
@@ -76,7 +80,20 @@ class LatentBatches:
         own = [step * size + i for i in local]  # positions in the run
         latents = mean + std * sample_noise(config.seed, own, mean.shape[1:], "posterior")
         noise = sample_noise(config.seed, own, mean.shape[1:], "noise")
-        return Batch(latents * self.latent_scale, noise, t[local], text)
+        kept = self._kept(bucket, ranks[local], mean, generator) if config.keeps else mean[:, :0]
+        return Batch(latents * self.latent_scale, noise, t[local], text, kept)
+
+    def _kept(self, bucket: int, ranks: Tensor, mean: Tensor, generator: torch.Generator) -> Tensor:
+        """What is said of a kept layer: of some pictures the foreground is kept, of as many the background."""
+        size, local = self.config.batch_size, list(self.local_indices)
+        drawn = torch.rand(size, generator=generator)[local] / max(self.config.keep_prob, 1e-9)
+        parts = {kind: (drawn >= i / 2) & (drawn < (i + 1) / 2) for i, kind in enumerate(KINDS)}
+        told = mean.new_zeros(len(local), keep_channels(mean.shape[1]), *mean.shape[2:])
+        for kind, chosen in parts.items():
+            if chosen.any():
+                alone, mask = self.cached.read_kept(bucket, ranks[chosen], kind)
+                told[chosen] = keep_condition(alone * self.latent_scale, mask, kind)
+        return told
 
     def _text(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         """One caption of each picture of the share; some dropped, some words replaced by the unknown one."""

@@ -8,7 +8,8 @@
 Of more than ten million pictures a file holds more, so that there are at most 10,000 files (`divide_rows` in
 cache_folder.py). With aspect buckets a file holds mean.192x320, std.192x320 and pictures.192x320 for every shape that
 occurs, width x height in pixels; `pictures` (n,), rising, are their places in the file, and so in its captions. std may
-also be uint8 (`std_to_bytes`), or missing where cache.json says so: then latents are the means.
+also be uint8 (`std_to_bytes`), or missing where cache.json says so: then latents are the means. For a UNet that learns
+to keep a layer there are also foreground and background, the means of each alone (t2l/keep.py), and mask (n, 1, h, w).
 
 Written file by file: the same command goes on where it stopped. `encode` is a callable, so data knows no model.
 """
@@ -32,6 +33,7 @@ from torch.utils.data import Dataset
 from ..budget import shown
 from ..io.atomic import atomic_path, remove_partials
 from ..io.header import Entry, Header
+from ..keep import KINDS, Kept, layers_to_encode, mask_on_grid
 from ..layers import Layers
 from .ahead import read_ahead, read_in_workers
 from .buckets import Size, center_crop, center_crop_stacked, nearest_bucket
@@ -63,6 +65,7 @@ from .texts import TextEmbeddings
 
 Encode = Callable[[Layers], tuple[Tensor, Tensor]]  # layers -> mean and std of the posterior
 Std = Literal["fp16", "uint8", "none"]  # how a cache keeps the posterior's std
+KEEP_PARTS = (*KINDS, "mask")  # tensors of a cache for a UNet that learns to keep a layer
 LEAST_STD, MOST_STD, STEPS = 2.0**-16, 2.0**4, 254  # of a std in 8 bits: 254 equal ratios
 
 
@@ -79,25 +82,28 @@ def cache_latents(
     buckets: Sequence[Size] | None = None,
     std: Std = "fp16",
     workers: int = 0,
+    keep: bool = False,
 ) -> None:
     """Encode every picture of the shards in `data` into the folder `out`, at size x size or the nearest bucket's.
 
     A picture of another shape is cropped, not squeezed. autoencoder: the file `encode` came from; it is kept beside the
     latents. process: this one's number among `processes` that share the work by whole files; the folder is the same
     whatever their number. wait: returns when all of them have called it. workers: processes that read pictures ahead
-    while `encode` computes; 0 reads them in between. Raises ValueError when `out` holds the latents of another
-    autoencoder, data set, size or std, or other buckets, and for a std that 8 bits do not hold.
+    while `encode` computes; 0 reads them in between. keep: each layer alone, too, three times the work. Raises
+    ValueError when `out` holds the latents of another autoencoder, data set, size or std, or other buckets, and for a
+    std that 8 bits do not hold.
     """
     if process == 0:
         remove_partials(out)
     wait()  # before anybody writes
     shards = open_shards(data)
     chunks = divide_rows(len(shards), begun=read_about(out).get("files"))
-    about = {"size": size, "pictures": len(shards), "files": len(chunks)}
+    about: dict[str, Any] = {"size": size, "pictures": len(shards), "files": len(chunks)}
     shapes = None if buckets is None else [_format_size(bucket) for bucket in buckets]
     digest = hash_file(autoencoder)
     kept = None if std == "fp16" else std
-    claim(out, about | {"autoencoder": digest, "buckets": shapes, "std": kept, DATA: shards.digest()})
+    about |= {"autoencoder": digest, "buckets": shapes, "std": kept, DATA: shards.digest(), "keep": keep or None}
+    claim(out, about)
     with atomic_path(out / "autoencoder.safetensors") as partial:
         shutil.copyfile(autoencoder, partial)
 
@@ -108,7 +114,7 @@ def cache_latents(
         pictures = read_ahead((found._replace(stacked=found.stacked.clone()) for found in read), 2 * batch_size)
         for number in numbers:
             groups, captions = _encode_all(
-                encode, islice(pictures if workers else read, len(chunks[number])), batch_size
+                encode, islice(pictures if workers else read, len(chunks[number])), batch_size, keep
             )
             yield _name_tensors(groups, std, bucketed=buckets is not None) | pack_captions(captions), {}
 
@@ -134,7 +140,7 @@ class Latents:
         groups: dict[tuple[int, ...], list[_Group]] = {}
         self._ends: list[int] = []  # of the pictures of each file
         for number, header in enumerate(read_headers(folder, names)):
-            found = _find_groups(folder / names[number], number, header, self.about.get("std") != "none")
+            found = _find_groups(folder / names[number], number, header, self.about)
             count = sum(len(group) for group in found)
             for group in found:
                 groups.setdefault(group.mean.shape[1:], []).append(group)
@@ -178,6 +184,16 @@ class Latents:
             return mean, torch.zeros_like(mean)
         std = found.std[ranks]
         return mean, std_from_bytes(std) if std.dtype == torch.uint8 else std.float()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it has each layer alone, too."""
+        return bool(self.about.get("keep"))
+
+    def read_kept(self, bucket: int, ranks: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
+        """The same pictures' kept layer alone: its mean, (N, C, h, w), and the mask, (N, 1, h, w). For `keeps`."""
+        found = self._buckets[bucket]
+        return found.kept[kept][ranks].float(), found.kept["mask"][ranks].float()
 
     def read(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """The same by their numbers in the order of the data, (N,), all of one bucket."""
@@ -267,16 +283,22 @@ class _Encoded:
     waiting: list[Tensor] = field(default_factory=list)  # to be encoded
     mean: list[Tensor] = field(default_factory=list)
     std: list[Tensor] = field(default_factory=list)
+    kept: dict[str, list[Tensor]] = field(default_factory=lambda: {part: [] for part in KEEP_PARTS})
 
-    def encode(self, encode: Encode) -> None:
-        mean, std = encode(Layers.from_stacked(torch.cat(self.waiting)))
+    def encode(self, encode: Encode, keep: bool) -> None:
+        layers = Layers.from_stacked(torch.cat(self.waiting))
+        mean, std = encode(layers)
         self.mean.append(mean.half().cpu())
         self.std.append(std.cpu())
+        if keep:
+            for kind in KINDS:
+                self.kept[kind].append(encode(layers_to_encode(layers, kind))[0].half().cpu())
+            self.kept["mask"].append(mask_on_grid(layers.mask, (mean.shape[-2], mean.shape[-1])).half())
         self.waiting.clear()
 
 
 def _encode_all(
-    encode: Encode, pictures: Iterable[_Picture], batch_size: int
+    encode: Encode, pictures: Iterable[_Picture], batch_size: int, keep: bool
 ) -> tuple[dict[Size, _Encoded], list[list[str]]]:
     """The latents of some pictures by their size, and the captions of each."""
     groups: dict[Size, _Encoded] = {}
@@ -287,10 +309,10 @@ def _encode_all(
         group.pictures.append(place)
         group.waiting.append(stacked)
         if len(group.waiting) == batch_size:
-            group.encode(encode)
+            group.encode(encode, keep)
     for group in groups.values():
         if group.waiting:
-            group.encode(encode)
+            group.encode(encode, keep)
     return groups, captions
 
 
@@ -303,6 +325,7 @@ def _name_tensors(groups: dict[Size, _Encoded], std: Std, bucketed: bool) -> dic
         if std != "none":
             whole = torch.cat(group.std)
             tensors[f"std{ending}"] = std_to_bytes(whole) if std == "uint8" else whole.half()
+        tensors |= {f"{part}{ending}": torch.cat(some) for part, some in group.kept.items() if some}
         if bucketed:
             tensors[f"pictures{ending}"] = torch.tensor(group.pictures)
     return tensors
@@ -316,6 +339,7 @@ class _Group(NamedTuple):
     mean: Entry
     std: Entry | None
     pictures: Entry | None  # their places in the file; None = all, in their order
+    kept: dict[str, Entry]  # of KEEP_PARTS, where the cache has them
 
     def __len__(self) -> int:
         return self.mean.shape[0]
@@ -333,6 +357,7 @@ class _Bucket:
         self.mean = Rows((group.path, group.mean) for group in groups)
         stds = [(group.path, group.std) for group in groups if group.std is not None]
         self.std = Rows(stds) if stds else None
+        self.kept = {part: Rows((group.path, group.kept[part]) for group in groups) for part in groups[0].kept}
         self._files = [group.file for group in groups]  # they rise
 
     def picture(self, rank: int, ends: Sequence[int]) -> int:
@@ -356,16 +381,23 @@ class _Bucket:
         return start + row if row < len(places) and places[row] == place else None
 
 
-def _find_groups(path: Path, file: int, header: Header, needs_std: bool) -> list[_Group]:
+def _find_groups(path: Path, file: int, header: Header, about: dict[str, Any]) -> list[_Group]:
     """The groups of a file. Raises ValueError that names it when its tensors are not those of a cache."""
     groups, tensors = [], header.tensors
+    needs_std, parts = about.get("std") != "none", KEEP_PARTS if about.get("keep") else ()
     for ending in [key.removeprefix("mean") for key in tensors if key.startswith("mean")]:
         mean, std, pictures = (tensors.get(f"{name}{ending}") for name in ("mean", "std", "pictures"))
         assert mean is not None, "it was looked up"
         fits = std is not None and std.shape == mean.shape and std.dtype in DTYPES if needs_std else std is None
         if len(mean.shape) != 4 or mean.dtype not in DTYPES or not fits:
             raise ValueError(f"{path.name} needs mean{ending} and std{ending} of one shape; make the cache again")
-        groups.append(_Group(path, file, mean, std, pictures))
+        kept = {part: tensors[f"{part}{ending}"] for part in parts if f"{part}{ending}" in tensors}
+        shapes = {part: (mean.shape[0], 1 if part == "mask" else mean.shape[1], *mean.shape[2:]) for part in parts}
+        if any(
+            part not in kept or kept[part].shape != shapes[part] or kept[part].dtype not in DTYPES for part in parts
+        ):
+            raise ValueError(f"{path.name} needs {', '.join(parts)} beside mean{ending}; make the cache again")
+        groups.append(_Group(path, file, mean, std, pictures, kept))
     kinds_fit = all(group.pictures is None or group.pictures.dtype == "I64" for group in groups)
     places = [group.places() for group in groups] if kinds_fit else []
     together = np.concatenate(places).ravel() if places else np.zeros(0)

@@ -3,6 +3,7 @@
 At twice the size: one more level is put around it (Karras et al. 2018, progressive growing; Gu et al. 2023, Matryoshka
 diffusion). The paper resumes the same network at twice the size instead, and so pays four times as much for every step.
 With attention at more levels: each new one begins as nothing (zero residuals, as in ControlNet, Zhang et al. 2023).
+With input channels for a kept layer: their weights begin as 0, as inpainting models' do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import differences
+from ..keep import keep_channels
 from .autoencoder import add_identity
 from .from_sd import with_channels
 from .unet import UNetConfig, build_unet, config_of_unet
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 def grow_to(
     wanted: UNetConfig, unet: UNet2DConditionModel, alphas_cumprod: Tensor, source: str
 ) -> UNet2DConditionModel:
-    """A trained UNet as it is, or as its new config wants: one more level, more attention, three times the channels.
+    """A trained UNet as it is, or as its new config wants: one more level, more attention, other channels.
 
     alphas_cumprod: the noise schedule it knows. Raises ValueError, naming the source, for any other config.
     """
@@ -36,6 +38,8 @@ def grow_to(
         return grow(unet, alphas_cumprod)
     if adds_attention(wanted, found):
         return with_attention(unet, wanted)
+    if wanted == replace(found, in_channels=found.out_channels + keep_channels(found.out_channels)):
+        return with_keep_channels(unet, wanted)
     if replace(wanted, in_channels=found.in_channels, out_channels=found.out_channels) == found:
         wider = build_unet(wanted)
         wider.load_state_dict(with_channels(unet.state_dict(), wanted, source))
@@ -43,7 +47,7 @@ def grow_to(
     has, asked = differences(found, wanted)
     raise ValueError(
         f"{source} holds a UNet with {has}, the config asks for {asked}; make them equal, or give it one level more, "
-        "attention at more levels, or three times the channels"
+        "attention at more levels, input channels for a kept layer, or three times the channels"
     )
 
 
@@ -92,6 +96,18 @@ def with_attention(unet: UNet2DConditionModel, config: UNetConfig) -> UNet2DCond
         if name.endswith(".proj_out") and name not in known:
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
+    return larger
+
+
+@torch.no_grad()
+def with_keep_channels(unet: UNet2DConditionModel, config: UNetConfig) -> UNet2DConditionModel:
+    """The UNet of `config`, which has input channels for a kept layer, that predicts what `unet` does whatever they say."""
+    larger = build_unet(config)
+    state = unet.state_dict()
+    known = state["conv_in.weight"]
+    weight = known.new_zeros(known.shape[0], config.in_channels, *known.shape[2:])
+    weight[:, : known.shape[1]] = known
+    larger.load_state_dict(state | {"conv_in.weight": weight})
     return larger
 
 

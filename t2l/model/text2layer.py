@@ -21,6 +21,7 @@ from ..config import config_from_dict, config_to_dict
 from ..diffusion import DiffusionConfig
 from ..io.checkpoint import check_finite, fill_exactly, read_tensors, write_tensors
 from ..io.header import Entry, Header, check_fits, read_header
+from ..keep import keep_channels
 from .about import AUTOENCODER, FORMAT, TEXT_ENCODER, UNET, VERSION, describe
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .device import device_of
@@ -68,7 +69,7 @@ class Text2Layer:
 
     def __post_init__(self) -> None:
         unet, channels = config_of_unet(self.unet), self.autoencoder.config.latent_channels
-        if unet.in_channels != channels or unet.out_channels != channels:
+        if unet.in_channels not in (channels, channels + keep_channels(channels)) or unet.out_channels != channels:
             raise ValueError(
                 f"the autoencoder has {channels} latent channels, the UNet takes {unet.in_channels} "
                 f"and gives {unet.out_channels}"
@@ -86,6 +87,11 @@ class Text2Layer:
     @property
     def device(self) -> torch.device:
         return device_of(self.unet)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the UNet has input channels for a layer that is kept (keep.py)."""
+        return config_of_unet(self.unet).in_channels > self.autoencoder.config.latent_channels
 
     def to(self, *args: Any, **kwargs: Any) -> Text2Layer:
         """Move all three networks, in place; takes what nn.Module.to takes."""

@@ -91,6 +91,7 @@ class UNetTrainConfig(LoopConfig):
     lora_rank: int = 0  # train only matrices of this rank beside the UNet's attentions; 0 = train the UNet
     min_snr_gamma: float = 0.0  # of min-SNR weighting (Hang et al. 2023: 5); 0 = every t counts alike
     cond_drop_prob: float = 0.1  # share of samples that see the empty prompt, for classifier-free guidance
+    keep_prob: float = 0.0  # share of samples that are told one of their layers (keep.py); needs input channels for it
     unknown_word: float = 0.01  # share of tokens replaced by one the vocabulary does not have
     num_steps: int = 75_000
     batch_size: int = 32  # of one optimiser step, over all processes
@@ -112,7 +113,9 @@ class UNetTrainConfig(LoopConfig):
     @property
     def batches(self) -> BatchConfig:
         """How batches are drawn from latents."""
-        names = ("seed", "batch_size", "cond_drop_prob", "unknown_word")
+        names = ("seed", "batch_size", "cond_drop_prob", "unknown_word", "keep_prob")
         return BatchConfig(
-            num_train_steps=self.diffusion.num_train_steps, **{name: getattr(self, name) for name in names}
+            num_train_steps=self.diffusion.num_train_steps,
+            keeps=self.unet.in_channels > self.unet.out_channels,
+            **{name: getattr(self, name) for name in names},
         )

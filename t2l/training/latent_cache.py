@@ -35,6 +35,7 @@ class CacheConfig:
 
     size: int = 256  # pixels, height and width; with buckets the root of a picture's largest area
     bucket_step: int | None = None  # the sides of aspect buckets are multiples of it; None = every picture is square
+    keep: bool = False  # each layer alone, too: for a UNet that learns to keep one and paint the other
     std: Std = "fp16"  # the posterior's: 8 bits are 2.8 % off; with none latents are the means
     num_workers: int = field(
         default_factory=lambda: min(8, count_processors())
@@ -66,7 +67,12 @@ def write_cache(
     encode = latent_encoder(network, own, dtype)
     texts = None if text_encoder is None else starting_text_encoder(text_encoder, config.text_encoder)
     encode_text = None if texts is None else text_embedder(texts, own, dtype)
-    kept: dict[str, Any] = {"buckets": buckets, "std": config.std, "workers": config.num_workers}
+    kept: dict[str, Any] = {
+        "buckets": buckets,
+        "std": config.std,
+        "workers": config.num_workers,
+        "keep": config.keep,
+    }
     with explain_worker_death():
         cache_latents(encode, autoencoder, data, out, config.size, **kept, **workers)
     if texts is not None and encode_text is not None:

@@ -13,6 +13,7 @@ from torch import nn
 from ..config import differences
 from ..data.latents import Latents
 from ..diffusion import scaled_linear_schedule
+from ..keep import keep_channels
 from ..model.autoencoder import Autoencoder, AutoencoderConfig
 from ..model.from_sd import autoencoder_from_sd, is_foreign, text_encoder_from_sd, unet_from_sd
 from ..model.grow import grow_to
@@ -128,11 +129,18 @@ def check_cache(cached: Latents, config: UNetTrainConfig, autoencoder: Autoencod
             f"the latents in {folder} have {found} channels, and the autoencoder beside them makes {channels}; make "
             "the cache again in another folder"
         )
-    if not unet.in_channels == unet.out_channels == channels:
+    keeping = channels + keep_channels(channels)
+    if unet.in_channels not in (channels, keeping) or unet.out_channels != channels:
         raise ValueError(
             f"the latents in {folder} have {channels} channels, the config's UNet takes {unet.in_channels} and gives "
-            f"{unet.out_channels}; set unet.in_channels and unet.out_channels to {channels}, or make latents with "
-            "another autoencoder"
+            f"{unet.out_channels}; set unet.in_channels and unet.out_channels to {channels} (in_channels to {keeping} "
+            "where it is to learn to keep a layer), or make latents with another autoencoder"
+        )
+    if config.keep_prob and not (unet.in_channels == keeping and cached.keeps):
+        raise ValueError(
+            f"keep_prob {config.keep_prob:g} needs a UNet with channels for a kept layer and a cache with each layer "
+            f"alone: set unet.in_channels to {keeping}, got {unet.in_channels}, and make the latents in {folder} with "
+            "--keep, or set keep_prob to 0"
         )
     smallest = min(-(-side // autoencoder.config.downscale) for size in cached.sizes for side in size)
     needed = 2 ** (len(unet.channel_multipliers) - 1)

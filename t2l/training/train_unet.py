@@ -185,7 +185,7 @@ class UNetTask(Task):
         x_t = add_noise(batch.latents, batch.noise, batch.t, self.alphas_cumprod)
         target = training_target(batch.latents, batch.noise, batch.t, self.alphas_cumprod, kind)
         with precision_context(self.device, self.config.precision):
-            prediction = network(x_t, batch.t, batch.text)
+            prediction = network(torch.cat([x_t, batch.kept], dim=1), batch.t, batch.text)
         error = F.mse_loss(at_least_float32(prediction), target, reduction="none").mean(dim=(1, 2, 3))
         if self.config.min_snr_gamma:
             error = error * min_snr_weight(batch.t, self.alphas_cumprod, self.config.min_snr_gamma, kind)

@@ -108,7 +108,7 @@ def test_the_batches_of_square_pictures_are_written_out(unet_config, latents):
         mean, std = cached.read(index)
         drawn = (mean + std * sample_noise(config.seed, positions, mean.shape[1:], "posterior")) * SCALE
         noise = sample_noise(config.seed, positions, mean.shape[1:], "noise")
-        expected = drawn, noise, t, torch.where(dropped[:, None], tokenizer([""]), text)
+        expected = drawn, noise, t, torch.where(dropped[:, None], tokenizer([""]), text), mean[:, :0]
         assert all(torch.equal(x, y) for x, y in zip(batches[step], expected, strict=True))
 
 

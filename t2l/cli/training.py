@@ -151,7 +151,8 @@ def train(args: argparse.Namespace) -> None:
         say(f"set aside: {', '.join(aside)}; without --redo they begin again" if aside else f"{args.redo} is not begun")
     elif args.list:
         for stage in folder.select(args.first, args.last):
-            print(f"{stage.name:20} {stage.command:18} {folder.state(stage)}")
+            other = ", with other values" if folder.differing(stage) else ""
+            print(f"{stage.name:20} {stage.command:18} {folder.state(stage)}{other}")
     else:
         check_out(folder.folder)
         print(run_recipe(recipe, args.run, args.data, args.first, args.last, args.device, say))

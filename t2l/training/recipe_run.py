@@ -77,7 +77,7 @@ class RecipeRun:
     def check(self, selected: Sequence[Stage]) -> None:
         """Raise ValueError when what is there does not fit what is wanted, before anything is computed."""
         for stage in selected:
-            if stage.name in self._record and (names := self._differing(stage)):
+            if names := self.differing(stage):
                 raise ValueError(
                     f"{self.recipe.path}: stage {stage.name} was {self.state(stage)} in {self.folder} with other "
                     f"values ({', '.join(names)} differ); take another --run folder, or set it aside, with what is "
@@ -131,8 +131,10 @@ class RecipeRun:
         found = self._record.get(stage.name)
         return found if isinstance(found, dict) else {}
 
-    def _differing(self, stage: Stage) -> list[str]:
+    def differing(self, stage: Stage) -> list[str]:
         """The names of what a stage was begun with and is wanted otherwise; values that change nothing may differ."""
+        if stage.name not in self._record:
+            return []
         found, wanted = self._found(stage), _made_of(stage)
         if isinstance(config := found.get("config"), dict):
             try:  # what an older version did not know yet had today's default, and may have had another name
@@ -172,7 +174,10 @@ def run_recipe(
             continue
         tell(f"{where}: {stage.command}")
         folder.note(stage, False)
-        stage.kind.run(stage.config, folder.place(stage, device, tell))
+        try:
+            stage.kind.run(stage.config, folder.place(stage, device, tell))
+        except KeyboardInterrupt as stopped:  # a training has a sentence of its own
+            raise KeyboardInterrupt(*(stopped.args or (f"stopped in {where}; what was finished is kept",))) from None
         folder.note(stage, True)
         _release()
     return folder.product(selected[-1])

@@ -187,6 +187,9 @@ def test_a_stage_that_was_finished_with_other_values_is_refused(copied, capsys):
         line = refusal(capsys, "train", path, "--run", run, change)
         assert f"stage autoencoder was finished in {run} with other values ({names} differ)" in line
         assert "another --run folder" in line and "--redo autoencoder" in line
+    cli.main(["train", str(path), "--run", str(run), "--list", "--until", "latents", "autoencoder.lr=1e-3"])
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=2)[2] for line in listed] == ["finished", "finished, with other values", "finished"]
     assert "values (config.count differ)" in refusal(capsys, "train", path, "--run", run, "data.count=9")
 
 
@@ -220,11 +223,18 @@ def test_an_interrupt_says_how_to_go_on(path, tmp_path, made, capsys, monkeypatc
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt("stopped after step 3 of 6; run holds its state and its snapshot")
 
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
     monkeypatch.setattr("t2l.training.stages.train_autoencoder", stopped)
     words = ["train", str(path), "--run", str(tmp_path / "run"), "--data", str(made[1] / "data")]
     assert cli.main(words) == 130
     assert capsys.readouterr().err.endswith(f"its snapshot; go on with: t2l {' '.join(words)}\n")
     assert states(path, tmp_path / "run")["autoencoder"] == "begun"
+    monkeypatch.setattr("t2l.training.stages.train_autoencoder", interrupted)
+    assert cli.main(words) == 130
+    said = capsys.readouterr().err
+    assert "t2l: stopped in stage autoencoder (2 of 6); what was finished is kept; go on with: t2l train" in said
 
 
 def test_a_card_that_disappears_is_the_sentence_of_the_training(path, tmp_path, made, capsys, monkeypatch):
@@ -346,6 +356,13 @@ def test_the_figures_are_a_stage_too(made, tmp_path):
     figures = run_recipe(load_recipe(recipe), run, device="cpu")
     assert json.loads(figures.read_text())["split"] == "validation"
     assert {file.name for file in figures.parent.iterdir()} == {"figures.json", "figures.md", "samples.png"}
+
+
+def test_the_recipe_of_the_training_guide_is_taken(path, made):
+    guide = (ROOT / "docs" / "training.md").read_text()
+    path.write_text(guide.split("```toml\n")[1].split("```")[0])
+    folder = RecipeRun(load_recipe(path), made[1].parent / "none", made[1] / "data")
+    folder.check(folder.select())
 
 
 def test_the_recipe_that_ships_can_be_read_from_anywhere_and_ends_in_figures(tmp_path):

@@ -167,9 +167,10 @@ def run_recipe(
     folder = RecipeRun(recipe, run, data)
     selected = folder.select(first, last)
     folder.check(selected)
+    renewed: set[str] = set()  # what takes from these looks for itself whether it is still the same
     for stage in selected:
         where = f"stage {stage.name} ({recipe.stages.index(stage) + 1} of {len(recipe.stages)})"
-        if folder.state(stage) == "finished":
+        if folder.state(stage) == "finished" and not renewed & {*stage.sources()}:
             tell(f"{where} is finished")
             continue
         tell(f"{where}: {stage.command}")
@@ -179,6 +180,7 @@ def run_recipe(
         except KeyboardInterrupt as stopped:  # a training has a sentence of its own
             raise KeyboardInterrupt(*(stopped.args or (f"stopped in {where}; what was finished is kept",))) from None
         folder.note(stage, True)
+        renewed.add(stage.name)
         _release()
     return folder.product(selected[-1])
 

@@ -208,6 +208,14 @@ def test_redo_sets_a_stage_and_what_was_made_of_it_aside(copied, capsys):
     assert cli.main(redo) == 0 and (run / "latents.replaced-2").is_dir()
 
 
+def test_what_was_made_of_a_stage_that_vanished_looks_whether_it_is_the_same_again(copied):
+    path, run = copied
+    before = (run / "model.safetensors").read_bytes(), (run / "unet" / "state.pt").stat().st_mtime_ns
+    shutil.rmtree(run / "latents")
+    run_recipe(load_recipe(path), run)
+    assert ((run / "model.safetensors").read_bytes(), (run / "unet" / "state.pt").stat().st_mtime_ns) == before
+
+
 def test_what_a_stage_was_begun_with_is_compared_through_old_names_and_new_defaults(copied):
     path, run = copied
     record = json.loads((run / "stages.json").read_text())

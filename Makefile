@@ -99,38 +99,8 @@ bench: $(FULL) ## run every script of benchmarks/
 	    echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
 	done
 
-train-demo: AE := $(RUNS)/demo-autoencoder
-train-demo: UNET := $(RUNS)/demo-unet
-train-demo: $(FULL) ## the shipped checkpoint from nothing: data, autoencoder, UNet at 128 and 256, export, figures
-	$(BIN)/python -m recipes.demo --out $(DATA)
-	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json --data $(DATA)/train --run $(AE)
-	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-folded.json --data $(DATA)/train --run $(AE)-folded \
-	    --init $(AE)/snapshot.safetensors
-	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-colour.json --data $(DATA)/train --run $(AE)-colour \
-	    --init $(AE)-folded/snapshot.safetensors
-	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-soft.json --data $(DATA)/train --run $(AE)-soft \
-	    --init $(AE)-colour/snapshot.safetensors
-	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-robust.json --data $(DATA)/train --run $(AE)-robust \
-	    --init $(AE)-soft/snapshot.safetensors
-	$(BIN)/t2l cache-latents --checkpoint $(AE)-robust/snapshot.safetensors --data $(DATA)/train --size 128 --out $(RUNS)/demo-latents-128
-	$(BIN)/t2l train-unet configs/demo-unet.json --latents $(RUNS)/demo-latents-128 --run $(UNET)
-	$(BIN)/t2l train-unet configs/demo-unet-long.json --latents $(RUNS)/demo-latents-128 --run $(UNET)-long \
-	    --init $(UNET)/snapshot.safetensors
-	$(BIN)/t2l train-unet configs/demo-unet-finish.json --latents $(RUNS)/demo-latents-128 --run $(UNET)-finish \
-	    --init $(UNET)-long/snapshot.safetensors
-	$(BIN)/t2l train-unet configs/demo-unet-polish.json --latents $(RUNS)/demo-latents-128 --run $(UNET)-polish \
-	    --init $(UNET)-finish/snapshot.safetensors
-	$(BIN)/t2l cache-latents --checkpoint $(AE)-robust/snapshot.safetensors --data $(DATA)/train --size 256 --out $(RUNS)/demo-latents-256
-	$(BIN)/t2l train-unet configs/demo-unet-256.json --latents $(RUNS)/demo-latents-256 --run $(UNET)-256 \
-	    --init $(UNET)-polish/snapshot.safetensors
-	$(BIN)/t2l train-unet configs/demo-unet-soft.json --latents $(RUNS)/demo-latents-256 --run $(UNET)-soft \
-	    --init $(UNET)-256/snapshot.safetensors
-	$(BIN)/t2l train-unet configs/demo-unet-robust.json --latents $(RUNS)/demo-latents-256 --run $(UNET)-robust \
-	    --init $(UNET)-soft/snapshot.safetensors
-	$(BIN)/t2l train-unet configs/demo-unet-steady.json --latents $(RUNS)/demo-latents-256 --run $(UNET)-steady \
-	    --init $(UNET)-robust/snapshot.safetensors
-	$(BIN)/t2l export --run $(UNET)-steady --out $(RUNS)/text2layer-demo.safetensors
-	$(BIN)/t2l evaluate --checkpoint $(RUNS)/text2layer-demo.safetensors --data $(DATA) --json $(RUNS)/demo-evaluation.json
+train-demo: $(FULL) ## the small checkpoint from nothing, by recipes/demo.toml (RUNS=runs, DATA=demo-data); goes on where it was stopped
+	$(BIN)/t2l train recipes/demo.toml --run $(RUNS)/demo --data $(DATA)
 
 # A small world, in which every system learns something in a few hours (LOG.md). In the demo's own: SYSTEM_WORLD=
 # SYSTEM_SIZE=128 SYSTEM_AUTOENCODER= SYSTEM_UNET=. The ordinary autoencoder and the text-to-image model trained here play Stable

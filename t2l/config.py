@@ -7,10 +7,12 @@ in earlier versions, old -> new: those names go on working, in files and on the 
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +50,8 @@ def config_from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
     values = {old.get(name, name): value for name, value in values.items()}
     if unknown := sorted(values.keys() - known):
         names = ", ".join(shown(name)[1:-1] for name in unknown[:MOST_NAMES])
-        raise ValueError(f"{cls.__name__} has no {names}; it has {', '.join(sorted(known))}")
+        there_are = f"it has {', '.join(sorted(known))}{did_you_mean(unknown[0], known)}"
+        raise ValueError(f"{cls.__name__} has no {names}; {there_are}")
     hints = typing.get_type_hints(cls)
     try:
         return cls(**{name: _convert(f"{cls.__name__}.{name}", hints[name], v) for name, v in values.items()})
@@ -92,6 +95,12 @@ def present_name(cls: Any, name: str) -> str:
     first = getattr(cls, "OLD_NAMES", {}).get(first, first)
     inner = typing.get_type_hints(cls).get(first)
     return first + dot + (present_name(inner, rest) if is_dataclass(inner) else rest)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a misspelt name, nothing where no name is near."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def dotted_names(values: dict[str, Any]) -> list[str]:

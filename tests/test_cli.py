@@ -23,6 +23,7 @@ COMMANDS = [
     "build",
     "build-demo",
     "pack",
+    "train",
     "train-autoencoder",
     "cache-latents",
     "train-unet",
@@ -107,6 +108,7 @@ def test_an_unknown_option_is_named(command, capsys):
         "build": ["s"],
         "pack": ["f"],
         "split": ["x"],
+        "train": ["r"],
         "train-autoencoder": ["c"],
         "train-unet": ["c"],
     }.get(command, [])

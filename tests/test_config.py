@@ -32,6 +32,13 @@ def test_a_misspelt_field_is_named_with_the_ones_that_exist():
         config_from_dict(Outer, {"steps": 1, "model": {"latent_chanels": 4}})
 
 
+def test_a_name_that_is_near_is_proposed_and_others_are_not():
+    with pytest.raises(ValueError, match="; did you mean latent_channels\\?$"):
+        config_from_dict(AutoencoderConfig, {"latent_chanels": 4})
+    with pytest.raises(ValueError, match="Outer has no xyz; it has [a-z_, ]*$"):
+        config_from_dict(Outer, {"steps": 1, "xyz": 4})
+
+
 def test_a_missing_field_is_named():
     with pytest.raises(ValueError, match="Outer is incomplete: .*'steps'"):
         config_from_dict(Outer, {})

@@ -45,6 +45,7 @@ ARROWS = {
     "generate": {"model", "diffusion"},
     "labelling": {"data"},
     "training": {"model", "data", "diffusion", "io"},
+    "training.stages": {"model", "data", "io", "generate", "evaluation"},
     "labelling.train_filter": {"model", "data", "evaluation.features", "evaluation.metrics", "io"},
     "evaluation": set(),
     "evaluation.report": {"generate", "model", "data", "io"},

@@ -20,11 +20,13 @@ def main() -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="name=value", help="replaces one value of DemoConfig, e.g. seed=1"
     )
+    parser.add_argument("--check", action="store_true", help="only say whether the values are right")
     args = parser.parse_intermixed_args()
     try:
-        build_demo(
-            override(DemoConfig(), args.overrides), args.out, lambda line: print(line, file=sys.stderr, flush=True)
-        )
+        config = override(DemoConfig(), args.overrides)
+        if args.check:
+            return 0
+        build_demo(config, args.out, lambda line: print(line, file=sys.stderr, flush=True))
     except (ValueError, OSError, RuntimeError) as error:
         print(f"recipes.demo: {error}", file=sys.stderr)
         return 2

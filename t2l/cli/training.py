@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .options import (
     DTYPES,
@@ -17,6 +16,7 @@ from .options import (
     add_device,
     add_out,
     add_overrides,
+    check_out,
     config_of,
     default_checkpoint,
     note,
@@ -26,20 +26,33 @@ from .options import (
     whole,
 )
 
-if TYPE_CHECKING:
-    from ..model.text2layer import Text2Layer
-
 SEVERAL = "; several are one data set, DIR:3 comes three times"
 
 
 def add_commands(command: Command) -> None:
     """Put this file's commands and their options into the command line."""
+    _add_recipe(command)
     _add_training(command)
     _add_export(command)
     _add_evaluation(command)
 
     add = command(info, "info")
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="a .safetensors file of this project")
+
+
+def _add_recipe(command: Command) -> None:
+    add = command(train, "train")
+    add("recipe", type=Path, metavar="RECIPE.toml", help="data, stages and their reasons; see recipes/")
+    run = "folder for all of it (default: the recipe's own); the same command goes on where it stopped"
+    add("--run", type=Path, metavar="DIR", help=run)
+    add("--data", type=Path, metavar="DIR", help="where the data set is, or will be made (default: data in --run)")
+    add("--from", dest="first", metavar="STAGE", help="begin there; the stages before it are taken as they are")
+    add("--until", dest="last", metavar="STAGE", help="stop after this stage")
+    add("--list", action="store_true", help="say which stages are finished, and do nothing")
+    aside = "set aside what this stage has made, and all that was made of it, and do nothing else"
+    add("--redo", metavar="STAGE", help=aside)
+    add_device(add, with_dtype=False)
+    add("overrides", nargs="*", metavar="STAGE.name=value", help="replaces one value, e.g. unet-128.num_steps=100")
 
 
 def _add_training(command: Command) -> None:
@@ -127,6 +140,25 @@ def _add_run(add: Any) -> None:
     add_overrides(add)
 
 
+def train(args: argparse.Namespace) -> None:
+    """Make a checkpoint by a recipe: data, stages, figures; the same command goes on where it stopped."""
+    from ..training.recipe import load_recipe
+    from ..training.recipe_run import RecipeRun, run_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    folder = RecipeRun(recipe, args.run, args.data)
+    if args.redo is not None:
+        aside = folder.set_aside(args.redo)
+        say(f"set aside: {', '.join(aside)}; without --redo they begin again" if aside else f"{args.redo} is not begun")
+    elif args.list:
+        for stage in folder.select(args.first, args.last):
+            other = ", with other values" if folder.differing(stage) else ""
+            print(f"{stage.name:20} {stage.command:18} {folder.state(stage)}{other}")
+    else:
+        check_out(folder.folder)
+        print(run_recipe(recipe, args.run, args.data, args.first, args.last, args.device, say))
+
+
 def train_autoencoder(args: argparse.Namespace) -> None:
     """Train the layered autoencoder; the same command resumes."""
     from ..data.several import as_data
@@ -161,10 +193,11 @@ def cache_latents(args: argparse.Namespace) -> None:
 def train_unet(args: argparse.Namespace) -> None:
     """Train the diffusion UNet on cached latents; the same command resumes."""
     from ..training.configs import UNetTrainConfig
+    from ..training.stages import draw_samples
     from ..training.train_unet import train_unet as train
 
     config = config_of(UNetTrainConfig, args)
-    print_once(train(config, args.latents, args.run, args.init, _draw_samples, args.validation, **_run_options(args)))
+    print_once(train(config, args.latents, args.run, args.init, draw_samples, args.validation, **_run_options(args)))
 
 
 def export(args: argparse.Namespace) -> None:
@@ -248,14 +281,3 @@ def _run_options(args: argparse.Namespace) -> dict[str, Any]:
         "device": args.device,
         "tell": note_once,
     }
-
-
-def _draw_samples(model: Text2Layer, prompts: Sequence[str], path: Path) -> None:
-    """A training run's sample grid: the same prompts and noise every time, at the size it trains on."""
-    from ..generate import GenerateConfig
-    from ..generate import generate as text_to_layers
-    from ..io.image import contact_sheet, save_png
-
-    size = model.trained_size
-    drawn = text_to_layers(model, prompts, GenerateConfig(height=size, width=size))
-    save_png(contact_sheet(drawn.layers, prompts, model.autoencoder.config.has_layers), path)

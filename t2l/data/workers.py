@@ -74,10 +74,10 @@ def _as_completed(running: Iterable[Future[None]], receiver: Connection, listen:
 
 def _begin(sender: Connection) -> None:
     _listeners.append(sender.send)
-    _end_with_the_caller()
+    end_with_the_caller()
 
 
-def _end_with_the_caller() -> None:
+def end_with_the_caller() -> None:
     """End this process when the one that started it is killed: its folder may be another run's by then."""
     caller = multiprocessing.parent_process()
     assert caller is not None, "run_jobs starts it"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class CacheConfig:
         default_factory=lambda: min(8, count_processors())
     )  # that read pictures while a network computes
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)  # of a Stable Diffusion file
+
+    CHANGES_NOTHING: ClassVar[tuple[str, ...]] = ("num_workers",)
 
 
 def write_cache(

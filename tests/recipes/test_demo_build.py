@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from recipes.demo import DemoConfig, build_demo, sources
+from recipes.demo.__main__ import main
 from recipes.demo.build import SPLITS, hidden_pairs, plan
 from recipes.demo.sources import Package, fetch_sources, read_source
 from t2l.data.shards import Shards
@@ -33,6 +34,15 @@ def out(tmp_path, downloads):
 def built(out):
     build_demo(TINY, out, progress=lambda line: None)
     return out
+
+
+def test_a_check_says_whether_the_values_are_right_and_does_nothing(tmp_path, monkeypatch, capsys):
+    for words, code in (["train=3"], 0), (["trian=3"], 2), (["size=3"], 2):
+        monkeypatch.setattr("sys.argv", ["demo", "--out", str(tmp_path / "out"), "--check", *words])
+        assert main() == code
+    said = capsys.readouterr()
+    assert "DemoConfig has no trian; it has " in said.err and "did you mean train?" in said.err and not said.out
+    assert "size must be 8 or more, got 3" in said.err and not (tmp_path / "out").exists()
 
 
 def test_pairs_of_test_and_validation_occur_nowhere_else_and_their_things_and_places_do():

@@ -28,7 +28,7 @@ def keep_channels(latent_channels: int) -> int:
 
 
 def layers_to_encode(layers: Layers, kept: Kept) -> Layers:
-    """What the autoencoder encodes of a kept layer: the foreground before gray, or the background with nothing in front.
+    """What the autoencoder encodes of a kept layer: the foreground before gray, or the background with nothing before.
 
     The other layer plays no part in it.
     """

@@ -101,7 +101,7 @@ def with_attention(unet: UNet2DConditionModel, config: UNetConfig) -> UNet2DCond
 
 @torch.no_grad()
 def with_keep_channels(unet: UNet2DConditionModel, config: UNetConfig) -> UNet2DConditionModel:
-    """The UNet of `config`, which has input channels for a kept layer, that predicts what `unet` does whatever they say."""
+    """The UNet of `config`, with input channels for a kept layer: it predicts what `unet` does, whatever they say."""
     larger = build_unet(config)
     state = unet.state_dict()
     known = state["conv_in.weight"]

@@ -12,7 +12,7 @@ from ..t2l.model.rewrite import rewrite
 from ..t2l.model.vocabulary import Vocabulary
 from .hints import hint
 
-EMBEDDING = re.compile(r"(?<!\S)embedding:\S*")  # core's word for a file of its own, which knows what it means
+EMBEDDING = re.compile(r"(?<!\S)embedding:[^\s,]*")  # core's word for a file of its own, which knows what it means
 
 
 class VocabularyTokenizer(sd1_clip.SD1Tokenizer):

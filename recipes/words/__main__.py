@@ -23,7 +23,7 @@ HEADER = """\
 # Words and what is drawn for them, written by python -m recipes.words; similar_words.txt is made by hand and wins.
 # From WordNet 3.1, Copyright 2006-2011 by Princeton University, All rights reserved: wordnet_words.LICENSE.txt.
 """
-MOST_PERSONS = 700  # among the things
+MOST_PERSONS = 450  # among the things
 SHORTEST = 3  # letters
 OFTEN_NAMED = {ANIMAL, ARTIFACT, FOOD}  # of these also words that CLIP's vocabulary holds in two pieces
 

@@ -264,6 +264,7 @@ class Rewriter:
                 self.named["things"] |= chunk.head is not None and self.role(chunk.head.word) == "things"
             elif self.name_head(chunk):
                 self.mend(chunk)
+                self.make_one(chunk)
             else:
                 self.lose(chunk)
 
@@ -328,6 +329,16 @@ class Rewriter:
                 for other in (unit, *(other for other in right if other.word in ARTICLES)):
                     other.become("")
 
+    def make_one(self, chunk: Chunk) -> None:
+        """Several things that are read as one get an article: red tulips, a red tulip."""
+        head, shown = chunk.head, [unit for unit in chunk.units if unit.stands]
+        if head is None or head.known or chunk.placing or not shown or shown[0].word in PLACING | JOINING | ARTICLES:
+            return
+        name = self.read.get(head.word, "")
+        if name in thesaurus().names["things"] and stems(head.word) and not name.endswith("s"):
+            first = shown[0].pieces[-1].text
+            shown[0].pieces[-1].become(f"{self.article(first)} {first}")
+
     def leave_out(self, units: Sequence[Unit] | Iterator[Unit]) -> None:
         for unit in units:
             if not unit.known and unit.word not in BESIDES and unit.word not in self.read:
@@ -347,10 +358,10 @@ class Rewriter:
         needed = {"things": bool(self.lost[False]), "places": bool(self.lost[True])}
         if not any(self.named.values()):
             needed = dict.fromkeys(needed, True)
-        drawn = zip(needed, thesaurus().lists["drawn"], strict=True)
+        drawn = zip(needed, (key, key >> 16), thesaurus().lists["drawn"], strict=True)
         thing, place = (
-            self.choose(key, names) if needed[section] and not (self.named[section] or kept) else ""
-            for section, names in drawn
+            self.choose(number, names) if needed[section] and not (self.named[section] or kept) else ""
+            for section, number, names in drawn
         )
         self.put(thing, place)
         return [text for text in (thing and f"{self.article(thing)} {thing}", place) if text]
@@ -358,7 +369,7 @@ class Rewriter:
     def choose(self, key: int, names: Sequence[str]) -> str:
         """One of the names that is known, always the same for a key; without one a word of the checkpoint's own."""
         known = [name for name in names if self.vocabulary.knows(name)]
-        if not known and names[0] not in PLACING:
+        if not known and names[0].split()[0] not in PLACING:
             known = [word for word in self.vocabulary.words if self.role(word) == "things"]
         return known[key % len(known)] if known else ""
 
@@ -390,19 +401,15 @@ class Rewriter:
         return "an" if name[0] in "aeiou" and self.vocabulary.knows("an") else "a"
 
     def mend_articles(self) -> None:
-        """a or an before words that have changed; none where nothing follows."""
-        for at, piece in enumerate(self.pieces):
-            if piece.word not in ("a", "an") or not piece.text:
+        """a or an before words that have changed; none where no noun follows any more."""
+        shown = [piece for piece in self.pieces if piece.text.strip() or piece.changed]
+        for at, piece in enumerate(shown):
+            following = next((other for other in shown[at + 1 :] if other.text.strip()), None)
+            if piece.word not in ("a", "an") or piece.changed or at + 1 == len(shown) or not shown[at + 1].changed:
                 continue
-            later = (other for other in self.pieces[at + 1 :] if other.text.strip() or other.changed)
-            following = [next(later, None)]
-            while following[-1] is not None and not following[-1].text.strip():
-                following.append(next(later, None))
-            noun = following[-1]
-            if len(following) == 1 and (noun is None or not noun.changed):
-                continue
-            needs_one = noun is not None and noun.text.lower().split()[0] not in BESIDES and re.match(r"\w", noun.text)
-            piece.become(self.article(noun.text.lower()) if noun is not None and needs_one else "")
+            first = following.text.lower().split()[0] if following else ""
+            is_noun = re.match(r"\w", first) and first not in PLACING | JOINING | ARTICLES | {"of"}
+            piece.become(self.article(first) if is_noun else "")
 
     def rendered(self) -> list[str]:
         """The parts as they stand; of what has changed, without spaces and commas that part nothing any more."""

@@ -18,8 +18,9 @@ EMBEDDING = re.compile(r"(?<!\S)embedding:[^\s,]*")  # core's word for a file of
 class VocabularyTokenizer(sd1_clip.SD1Tokenizer):
     """SD1Tokenizer with the vocabulary of a checkpoint; `name` is its file's.
 
-    A prompt of known words goes to core as it is. Of another, every weighted part keeps its weight and its embeddings. A
-    prompt that may be the negative one is not known from others: one of signs of a bad picture alone becomes empty.
+    A prompt of known words goes to core as it is. Of another, every weighted part keeps its weight and its embeddings.
+    Nothing says which prompt is the negative one: one of signs of a bad picture alone is taken for it, and becomes
+    empty.
     """
 
     def __init__(self, vocabulary: Vocabulary, name: str, **kwargs: Any) -> None:

@@ -39,8 +39,8 @@ class Thesaurus:
     """What words and phrases in lower case are read as.
 
     names[section][word]: names, the best first. lists[section]: those of the sections that are not of SECTIONS.
-    heads[section]: last words of all that names a thing or a place. said: words of lights and qualities. qualities: these,
-    and words that stand before a head alone.
+    heads[section]: last words of all that names a thing or a place. said: words of lights and qualities. qualities:
+    these, and words that stand before a head alone.
     """
 
     def __init__(self, hand_made: dict[str, list[Line]], generated: dict[str, list[Line]]) -> None:

@@ -1,17 +1,17 @@
 """A prompt in the words that a checkpoint knows: each other word is read as the nearest, or left out.
 
 A prompt is taken apart at signs and before prepositions and conjunctions: "a fluffy poodle | in a cathedral". The last
-word of a part that is a thing or a place is its head, and the other words say what it is like.
+word of such a chunk that is a thing or a place is its head, and the other words say what it is like.
 
 - A word is known when the checkpoint knows all of its tokens; what is known stays as it is.
-- A head is looked up in the thesaurus: "a poodle" becomes "a dog", "in a cathedral" as a whole "in a town square". Plurals
-  are looked up as what they are plurals of, and words that nobody writes as what is spelt about like them. One thing and
-  one place are read: two were never drawn. Other words are looked up among colours, sizes and the like, or left out.
-- Where no word names a thing, or a part with a preposition no place, one that the checkpoint knows is named, by a hash of
-  the prompt: no prompt is without a meaning to it.
-- `unwanted`: a prompt may be of what is not wanted, and nobody says so. If it names nothing and most of its unknown words
-  are signs of a bad picture ("blurry, ugly, watermark"), nothing is named: what is not known is left out, and where
-  nothing else remains the text is empty. Such words are not read as things where there are two of them.
+- A head is looked up in the thesaurus: "a poodle" becomes "a dog", "in a cathedral" as a whole "in a town square".
+  Plurals are looked up as what they are plurals of, and words that nobody writes as what is spelt about like them. One
+  thing and one place are read: two were never drawn. Other words are looked up among colours, sizes and the like.
+- What is not found is left out. Where no word names a thing, or a chunk with a preposition no place, one that the
+  checkpoint knows is named, by a hash of the prompt: no prompt is without a meaning to it.
+- `unwanted`: a prompt may be of what is not wanted, and nobody says whether. If it names nothing and most of its
+  unknown words are signs of a bad picture ("blurry, ugly, watermark"), nothing is named: what is not known is left out,
+  and where nothing else remains the text is empty. Two such words are not read as things either.
 - A text without an unknown word stays as it is. So what was rewritten stays so.
 """
 
@@ -35,8 +35,8 @@ PLACING = frozenset(
 JOINING = frozenset("and or with without wearing holding while for from to next like as break".split())
 ARTICLES = frozenset("a an the".split())
 BESIDES = frozenset(  # words of a sentence that say nothing of what is seen
-    "of is are was be being has have its it his her their my your our this that these those some very so not no one front "
-    "top photo picture there which who what how why when where about up down off out".split()
+    "of is are was be being has have its it his her their my your our this that these those some very so not no one "
+    "front top photo picture there which who what how why when where about up down off out".split()
 )
 BESIDES |= PLACING | JOINING | ARTICLES
 MOST_JOINED = 3  # words of one phrase
@@ -337,7 +337,7 @@ class Rewriter:
         name = self.read.get(head.word, "")
         if name in thesaurus().names["things"] and stems(head.word) and not name.endswith("s"):
             first = shown[0].pieces[-1].text
-            shown[0].pieces[-1].become(f"{self.article(first)} {first}")
+            shown[0].pieces[-1].become(self.with_article(first))
 
     def leave_out(self, units: Sequence[Unit] | Iterator[Unit]) -> None:
         for unit in units:
@@ -364,7 +364,7 @@ class Rewriter:
             for section, number, names in drawn
         )
         self.put(thing, place)
-        return [text for text in (thing and f"{self.article(thing)} {thing}", place) if text]
+        return [text for text in (thing and self.with_article(thing), place) if text]
 
     def choose(self, key: int, names: Sequence[str]) -> str:
         """One of the names that is known, always the same for a key; without one a word of the checkpoint's own."""
@@ -375,22 +375,26 @@ class Rewriter:
 
     def put(self, thing: str, place: str) -> None:
         """Write a thing and a place where a chunk named neither; without such a chunk, at the beginning."""
-        things, places = self.lost[False], self.lost[True]
-        for chunk in (*things[bool(thing) :], *places):
+        where, places = self.lost[False][:1] if thing else [], self.lost[True][:1]
+        for chunk in (*self.lost[False][len(where) :], *self.lost[True]):
             chunk.become("")
-        spoken = f"{self.article(thing)} {thing}" if thing else ""
-        if things and thing:
-            like = [unit for unit in things[0].units if unit.stands and self.is_quality(unit)]
-            for unit in things[0].units:
-                unit.become(unit.pieces[-1].text if like and (unit in like or unit.word in ARTICLES) else "")
-            spoken = " ".join(filter(None, (thing if like else spoken, "" if places else place)))
-            things[0].units[-1].pieces[-1].become(f"{things[0].units[-1].pieces[-1].text} {spoken}".strip())
-            spoken = ""
-        text = " ".join(filter(None, (spoken, place if places or not (things and thing) else "")))
-        if text and places:
-            places[0].become(text)
-        elif text:
-            next(piece for piece in self.pieces if not piece.text.isspace()).become(text)
+        if where:
+            self.describe(where[0], thing)
+            thing = ""
+        if places:
+            places[0].become(" ".join(filter(None, (thing and self.with_article(thing), place))))
+        elif thing or place:
+            last = where[0].units[-1].pieces[-1] if where else next(p for p in self.pieces if not p.text.isspace())
+            before = last.text if where else ""
+            last.become(" ".join(filter(None, (before, thing and self.with_article(thing), place))))
+
+    def describe(self, chunk: Chunk, thing: str) -> None:
+        """Write a thing where a chunk names none, after the chunk's qualities."""
+        like = [unit for unit in chunk.units if unit.stands and self.is_quality(unit)]
+        for unit in chunk.units:
+            unit.become(unit.pieces[-1].text if like and (unit in like or unit.word in ARTICLES) else "")
+        last = chunk.units[-1].pieces[-1]
+        last.become(f"{last.text} {thing}" if last.text else thing if like else self.with_article(thing))
 
     def is_quality(self, unit: Unit) -> bool:
         """A colour, size or the like, or what was read as one."""
@@ -399,6 +403,10 @@ class Rewriter:
     def article(self, name: str) -> str:
         """a or an."""
         return "an" if name[0] in "aeiou" and self.vocabulary.knows("an") else "a"
+
+    def with_article(self, thing: str) -> str:
+        """A thing that is spoken of for the first time."""
+        return f"{self.article(thing)} {thing}"
 
     def mend_articles(self) -> None:
         """a or an before words that have changed; none where no noun follows any more."""
@@ -428,5 +436,6 @@ def says_something(units: Sequence[Unit]) -> bool:
 
 def tidy(text: str) -> str:
     """Single spaces and commas, none at the ends of a line; empty where no word is left."""
-    lines = [re.sub(r"\s+", " ", re.sub(r"(?:\s*,)+", ",", line)).strip(" ,") for line in text.split("\n")]
+    text = re.sub(r"[^\S\n]+", " ", re.sub(r",(?:[^\S\n]*,)+", ",", text))
+    lines = [re.sub(r"(?<=\w) ,", ",", line).strip(" ,") for line in text.split("\n")]
     return "\n".join(lines) if re.search(r"\w", text) else ""

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-
 COMPARE = r"""
 import importlib, json, random, sys
 comfyui, custom_nodes, embeddings = sys.argv[1:4]
@@ -37,7 +36,8 @@ failed += [row for row in TABLE[:4] if not same(row[0], row[1], return_word_ids=
 if not same("a (poodle:1.3) in a cathedral", "a dog in a town square", True, disable_weights=True):
     failed.append("disable_weights")
 
-pieces = ["a dog", "zorbl", "(", ")", "((", ":1.3)", ":0.5)", ":x)", "\\(", "\\)", " ", ", ", "poodle", "\n", "embedding:mine"]
+signs = ["(", ")", "((", ":1.3)", ":0.5)", ":x)", "\\(", "\\)", " ", ", ", "\n"]
+pieces = ["a dog", "zorbl", "poodle", "embedding:mine", *signs]
 draw = random.Random(0)
 for _ in range(400):
     text = "".join(draw.choice(pieces) for _ in range(draw.randrange(12)))

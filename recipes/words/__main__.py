@@ -23,7 +23,7 @@ HEADER = """\
 # Words and what is drawn for them, written by python -m recipes.words; similar_words.txt is made by hand and wins.
 # From WordNet 3.1, Copyright 2006-2011 by Princeton University, All rights reserved: wordnet_words.LICENSE.txt.
 """
-MOST_PERSONS = 450  # among the things
+MOST_PERSONS = 330  # among the things
 SHORTEST = 3  # letters
 OFTEN_NAMED = {ANIMAL, ARTIFACT, FOOD}  # of these also words that CLIP's vocabulary holds in two pieces
 
@@ -54,10 +54,11 @@ def assign(nouns: Nouns, title: str) -> dict[str, str]:
         kind = None if sense is None else nouns.nearest_kind(sense, kinds)
         if sense is None or kind is None or word.replace("_", " ") in by_hand:
             continue
-        if nouns.file(sense) == PERSON:
-            persons += 1
-            if persons > MOST_PERSONS or word in places:
-                continue
+        persons += nouns.file(sense) == PERSON
+        if nouns.file(sense) == PERSON and persons > MOST_PERSONS:
+            continue
+        if title == "things" and word in places and nouns.file(sense) != ARTIFACT:
+            continue
         if commonness(word) < len(vocabulary()) or nouns.met(word) or nouns.file(sense) in OFTEN_NAMED:
             read[word] = kind
     return {word: kind for word, kind in read.items() if needed(word, kind, read, nouns)}

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .near_words import ENDINGS, PLURALS, SECTIONS, misspellings, stems, thesaurus
+from .near_words import ENDINGS, NAMING, PLURALS, SECTIONS, misspellings, stems, thesaurus
 from .tokenizer import vocabulary as clip_vocabulary
 from .vocabulary import LONGEST, MOST_NAMED, SHORTEST, Vocabulary
 
@@ -191,10 +191,19 @@ class Rewriter:
             apart, placed = not unit.word, placing
             if unit.word:
                 chunks[-1].units.append(unit)
-        chunks = [chunk for chunk in chunks if chunk.units]
-        for chunk in chunks:
-            chunk.head = next((unit for unit in reversed(chunk.units) if self.names_something(unit)), None)
-        return chunks
+        return [one for chunk in chunks if chunk.units for one in self.with_heads(chunk)]
+
+    def with_heads(self, chunk: Chunk) -> list[Chunk]:
+        """A chunk and its head; two chunks where it names a thing and then a place, as "a tram downtown" does."""
+        naming = [(at, unit, self.sections(unit)) for at, unit in enumerate(chunk.units) if self.sections(unit)]
+        if not naming:
+            return [chunk]
+        chunk.head = naming[-1][1]
+        things = [(at, unit) for at, unit, sections in naming if "things" in sections]
+        if chunk.placing or not things or things[-1][1] is chunk.head:
+            return [chunk]
+        at, thing = things[-1]
+        return [Chunk(chunk.units[: at + 1], thing), Chunk(chunk.units[at + 1 :], chunk.head)]
 
     def units(self) -> Iterator[Unit]:
         """Words, and phrases of the thesaurus that hold an unknown word; "" stands for a sign or a line break."""
@@ -242,13 +251,12 @@ class Rewriter:
         if word in BESIDES or not word:
             return ""
         heads = thesaurus().heads
-        found = next((section for section in ("things", "places") if word in heads[section]), None)
+        found = next((section for section in NAMING if word in heads[section]), None)
         return found or ("words" if word in thesaurus().qualities else "things")
 
-    def names_something(self, unit: Unit) -> bool:
-        if unit.known:
-            return self.role(unit.word) in self.named
-        return any(section in unit.reads for section in ("things", "places", "lights"))
+    def sections(self, unit: Unit) -> set[str]:
+        """What a word or phrase may name: things, places, lights."""
+        return ({self.role(unit.word)} if unit.known else unit.reads.keys()) & {*NAMING, "lights"}
 
     def signs(self, units: list[Unit]) -> list[Unit]:
         """Unknown words that say what a bad picture is like."""
@@ -264,7 +272,7 @@ class Rewriter:
                 self.named["things"] |= chunk.head is not None and self.role(chunk.head.word) == "things"
             elif self.name_head(chunk):
                 self.mend(chunk)
-                self.make_one(chunk)
+                self.add_article(chunk)
             else:
                 self.lose(chunk)
 
@@ -329,13 +337,13 @@ class Rewriter:
                 for other in (unit, *(other for other in right if other.word in ARTICLES)):
                     other.become("")
 
-    def make_one(self, chunk: Chunk) -> None:
-        """Several things that are read as one get an article: red tulips, a red tulip."""
+    def add_article(self, chunk: Chunk) -> None:
+        """What is read as a thing gets an article, as in the captions: red tulips, a red tulip."""
         head, shown = chunk.head, [unit for unit in chunk.units if unit.stands]
         if head is None or head.known or chunk.placing or not shown or shown[0].word in PLACING | JOINING | ARTICLES:
             return
         name = self.read.get(head.word, "")
-        if name in thesaurus().names["things"] and stems(head.word) and not name.endswith("s"):
+        if name in thesaurus().names["things"] and not re.search(r"(?<!u)s$", name):
             first = shown[0].pieces[-1].text
             shown[0].pieces[-1].become(self.with_article(first))
 
@@ -353,7 +361,9 @@ class Rewriter:
 
     def name_instead(self, words: list[Piece]) -> list[str]:
         """Name a thing and a place where the prompt named none, in place of what named nothing."""
-        key = zlib.crc32(" ".join(piece.word for piece in words).encode("utf-8", "replace"))
+        key = zlib.crc32(
+            " ".join(piece.word or piece.text for piece in words or self.pieces).encode("utf-8", "replace")
+        )
         kept = any(piece.kept for piece in self.pieces)  # it may name something
         needed = {"things": bool(self.lost[False]), "places": bool(self.lost[True])}
         if not any(self.named.values()):

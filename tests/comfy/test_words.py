@@ -57,7 +57,7 @@ print(json.dumps(failed))
 
 ROWS = [  # a prompt, and one that core's tokenizer reads as ours reads it
     ("a (poodle:1.3) in a cathedral", "(a:1.0)(dog:1.3)(in a town square:1.0)"),
-    ("((poodle)), \\(zorbl\\)", "(dog:1.2100000000000002)"),
+    ("((poodle)), \\(zorbl\\)", "(a dog:1.2100000000000002)"),
     ("a photo of a poodle embedding:mine in the snow", "a photo of a dog embedding:mine in the snow"),
     ("(embedding:mine:1.2) blurry, zorbl", "(embedding:mine:1.2)"),
     ("a (golden:0.5) (retriever:1.5)", "(a:1.0)(dog:1.5)"),

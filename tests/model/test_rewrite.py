@@ -92,7 +92,7 @@ def test_a_checkpoint_with_all_of_clips_words_is_never_rewritten():
         ("under the ocean, a squid", "under water, an octopus", "under the ocean, a squid"),
         ("a fox in a forest in the style of monet, 4k", "a fox in a forest", "a fox in a forest"),
         ("a vehicle", "a car", "a car"),
-        ("fruit", "apple", "apple"),
+        ("fruit", "an apple", "an apple"),
         ("a flower", "a rose", "a rose"),
         ("a bird in the rain", "a parrot in the mountains", "a parrot in fog"),
     ],

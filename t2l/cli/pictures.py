@@ -100,15 +100,12 @@ def generate(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     model = Text2Layer.load(checkpoint).to(device, DTYPES[args.dtype])
     config = _generate_config(args, model.trained_size)
-    known = dict(
-        zip(args.prompts, _in_known_words(model, args.prompts, args.strict_words, args.any_words), strict=True)
-    )
+    known = _in_known_words(model, args.prompts, args.strict_words, args.any_words)
     has_layers = model.autoencoder.config.has_layers
     if not has_layers and args.format != "png":
         raise ValueError("this checkpoint paints whole pictures, it has no layers; leave out --format")
-    drawn = text_to_layers(
-        model, [known[prompt] for prompt in prompts], config, partial(_show_progress, "drawing, step")
-    )
+    drawn_prompts = [prompt for prompt in known for _ in range(args.count)]
+    drawn = text_to_layers(model, drawn_prompts, config, partial(_show_progress, "drawing, step"))
     parts = PARTS if has_layers else ("composite",)
     for i, stem in enumerate(_stems(args.prompts)):
         for path in _save(drawn.layers[i * args.count : (i + 1) * args.count], args.out, stem, args.format, parts):

@@ -1,20 +1,27 @@
-"""Core's tokenizer, which also says which words of a prompt a checkpoint was never trained on."""
+"""Core's tokenizer, which reads words that a checkpoint was never trained on as the nearest that it knows."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from comfy import sd1_clip
 
+from ..t2l.model.rewrite import rewrite
 from ..t2l.model.vocabulary import Vocabulary
 from .hints import hint
 
-EMBEDDING = re.compile(r"embedding:\S*")  # core's word for a file of its own, which knows what it means
+EMBEDDING = re.compile(r"(?<!\S)embedding:[^\s,]*")  # core's word for a file of its own, which knows what it means
 
 
 class VocabularyTokenizer(sd1_clip.SD1Tokenizer):
-    """SD1Tokenizer with the vocabulary of a checkpoint; `name` is its file's."""
+    """SD1Tokenizer with the vocabulary of a checkpoint; `name` is its file's.
+
+    A prompt of known words goes to core as it is. Of another, every weighted part keeps its weight and its embeddings.
+    Nothing says which prompt is the negative one: one of signs of a bad picture alone is taken for it, and becomes
+    empty.
+    """
 
     def __init__(self, vocabulary: Vocabulary, name: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -22,16 +29,25 @@ class VocabularyTokenizer(sd1_clip.SD1Tokenizer):
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Any:
         weighted = not kwargs.get("disable_weights", False)
-        if unseen := self.vocabulary.unseen(strip_weights(text) if weighted else text):
+        parts = weighted_parts(text) if weighted else [(text, 1.0)]
+        rewritten = rewrite([part for part, _ in parts], self.vocabulary, keep=EMBEDDING, unwanted=True)
+        if said := rewritten.sentence():
             hint(
-                f"{self.file_name} was never trained on {self.vocabulary.named(unseen)}: it paints anything there. The "
-                "words it knows are in the help of Load Text2Layer Checkpoint"
+                f"{self.file_name} was never trained on {said}. The words it knows are in the help of Load Text2Layer "
+                "Checkpoint"
             )
+            weights = [weight for _, weight in parts]
+            text = join_parts(zip(rewritten.texts, weights, strict=True)) if weighted else rewritten.texts[0]
         return super().tokenize_with_weights(text, return_word_ids, **kwargs)
 
 
-def strip_weights(text: str) -> str:
-    """The words of a prompt, without weights, brackets and embeddings: "a (red:1.2) fox embedding:x" -> "a red fox"."""
-    segments = sd1_clip.token_weights(sd1_clip.escape_important(text), 1.0)
-    words = "\n".join(sd1_clip.unescape_important(segment) for segment, _ in segments)
-    return EMBEDDING.sub(" ", words)
+def weighted_parts(text: str) -> list[tuple[str, float]]:
+    """What core reads of a prompt, with the weights: "a (red:1.2) fox" -> "a ", 1; "red", 1.2; " fox", 1."""
+    parts = sd1_clip.token_weights(sd1_clip.escape_important(text), 1.0)
+    return [(sd1_clip.unescape_important(part), weight) for part, weight in parts]
+
+
+def join_parts(parts: Iterable[tuple[str, float]]) -> str:
+    """A prompt that core reads as these parts, without the empty ones."""
+    escaped = ((re.sub(r"([()])", r"\\\1", part), weight) for part, weight in parts if part.strip())
+    return "".join(f"({part}:{weight!r})" for part, weight in escaped)

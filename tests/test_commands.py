@@ -207,9 +207,32 @@ def test_two_prompts_with_the_same_file_name_do_not_overwrite_each_other(work, c
     assert len(set(capsys.readouterr().out.splitlines())) == 2 * 2 * 5 + 1 == len(list(tmp_path.iterdir()))
 
 
-def test_words_never_seen_are_named_and_nothing_is_drawn(work, capsys, tmp_path):
+def test_words_never_seen_are_drawn_as_the_nearest_and_said_once(work, capsys, tmp_path):
+    draw = ("--checkpoint", work / "model.safetensors", "--steps", 1, "--size", 64, "--count", 2)
+    t2l("generate", "a fluffy kitten", "--out", tmp_path / "read", *draw)
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "note" in line]
+    assert said.endswith("note: this checkpoint was never trained on 'kitten' (read as 'cat'), 'fluffy' (left out)")
+    t2l("generate", "a cat", "--out", tmp_path / "known", *draw)
+    assert "note" not in capsys.readouterr().err
+    read, known = (
+        sorted(path.read_bytes() for path in (tmp_path / name).glob("*_composite.png")) for name in ("read", "known")
+    )
+    assert len(read) == 2 and read == known
+
+
+def test_each_of_several_prompts_is_named_with_what_became_of_its_words(work, capsys, tmp_path):
+    prompts = ("a poodle", "a cat", "!!!", "a poodle")
+    t2l("generate", *prompts, "--checkpoint", work / "model.safetensors", "--steps", 1, "--size", 64, "--out", tmp_path)
+    said = [line for line in capsys.readouterr().err.splitlines() if "note" in line]
+    assert len(said) == 2
+    assert said[0] == "t2l: note: 'a poodle': this checkpoint was never trained on 'poodle' (read as 'dog')"
+    assert said[1].startswith("t2l: note: '!!!': ") and "drawn instead: a " in said[1]
+
+
+def test_words_never_seen_are_refused_where_they_are_to_be(work, capsys, tmp_path):
     out = tmp_path / "out"
-    line = refused(capsys, "generate", "a red Zeppelin", "--checkpoint", work / "model.safetensors", "--out", out)
+    checkpoint = ("--checkpoint", work / "model.safetensors", "--strict-words")
+    line = refused(capsys, "generate", "a red Zeppelin", *checkpoint, "--out", out)
     assert line.startswith("t2l: this checkpoint was never trained on 'zeppelin'; say it in other words")
     assert not out.exists()
 

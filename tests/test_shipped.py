@@ -14,7 +14,7 @@ from PIL import Image
 from recipes.demo.captions import load_things
 from recipes.demo.cutouts import COLOURS
 from t2l.cli.options import MODELS, default_checkpoint
-from t2l.cli.pictures import _check_words
+from t2l.cli.pictures import _in_known_words
 from t2l.generate import GenerateConfig, generate
 from t2l.io.checkpoint import read_metadata
 from t2l.model.text2layer import Text2Layer, load_autoencoder, read_trained_size
@@ -111,7 +111,7 @@ def test_previews_show_the_composite(model):
 def test_the_prompts_of_make_demo_use_words_it_was_trained_on(model):
     prompts = re.findall(r'^\t    "(.+)"', (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
     assert len(prompts) == 4
-    _check_words(model, prompts, any_words=False)
+    assert _in_known_words(model, prompts, strict=True, any_words=False) == prompts
 
 
 def test_the_autoencoder_alone_opens_from_the_whole_file(model):

@@ -58,7 +58,8 @@ def add_commands(command: Command) -> None:
     add("--count", type=whole("count", 1, 64), default=1, metavar="N", help="pictures per prompt (default: 1)")
     add("--sampler", metavar="NAME", help="sde, dpm, or the paper's ddim (default: sde)")
     add("--checkpoint", type=Path, metavar="FILE", help="default: the one in models/")
-    add("--any-words", action="store_true", help="draw also when the checkpoint was never trained on some words")
+    add("--strict-words", action="store_true", help="refuse words that the checkpoint was never trained on")
+    add("--any-words", action="store_true", help=argparse.SUPPRESS)  # each unknown word is read as no word at all
     add("--format", choices=("png", "psd", "ora"), default="png", help="layers as PNG files, or one file a picture")
     add_device(add)
 
@@ -86,7 +87,7 @@ def add_commands(command: Command) -> None:
 def generate(args: argparse.Namespace) -> None:
     """Prompts -> a folder of pictures: layers, mask, composite, cut-out, contact sheet; or layered files for
     editors."""
-    prompts = [_checked_prompt(prompt) for prompt in args.prompts for _ in range(args.count)]
+    prompts = [prompt for prompt in map(_checked_prompt, args.prompts) for _ in range(args.count)]
     height, width = args.size or (256, 256)
     check_out(args.out, needed=40 * height * width * len(prompts))
     checkpoint = args.checkpoint or default_checkpoint()
@@ -99,11 +100,12 @@ def generate(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     model = Text2Layer.load(checkpoint).to(device, DTYPES[args.dtype])
     config = _generate_config(args, model.trained_size)
-    _check_words(model, args.prompts, args.any_words)
+    known = _in_known_words(model, args.prompts, args.strict_words, args.any_words)
     has_layers = model.autoencoder.config.has_layers
     if not has_layers and args.format != "png":
         raise ValueError("this checkpoint paints whole pictures, it has no layers; leave out --format")
-    drawn = text_to_layers(model, prompts, config, partial(_show_progress, "drawing, step"))
+    drawn_prompts = [prompt for prompt in known for _ in range(args.count)]
+    drawn = text_to_layers(model, drawn_prompts, config, partial(_show_progress, "drawing, step"))
     parts = PARTS if has_layers else ("composite",)
     for i, stem in enumerate(_stems(args.prompts)):
         for path in _save(drawn.layers[i * args.count : (i + 1) * args.count], args.out, stem, args.format, parts):
@@ -214,18 +216,37 @@ def _checked_prompt(prompt: str) -> str:
     return prompt
 
 
-def _check_words(model: Text2Layer, prompts: Sequence[str], any_words: bool) -> None:
-    """Refuse, or with any_words only mention, words that the checkpoint was never trained on."""
-    from ..model.tokenizer import END_ID, MAX_TOKENS, Tokenizer
+def _in_known_words(model: Text2Layer, prompts: Sequence[str], strict: bool, any_words: bool) -> list[str]:
+    """Prompts without words that the checkpoint was never trained on, and a note of what these are read as.
+
+    strict: such words are refused. any_words: they are only mentioned.
+    """
+    from ..model.rewrite import rewrite
     from ..model.vocabulary import Vocabulary
 
-    tokenizer, known = Tokenizer(), Vocabulary(model.text_encoder.config.token_ids)
-    unseen = known.unseen("\n".join(prompts))
-    if unseen:
-        sentence = f"this checkpoint was never trained on {known.named(unseen)}"
-        if not any_words:
-            raise ValueError(f"{sentence}; say it in other words, or add --any-words to draw it all the same")
-        note(sentence)
+    vocabulary = Vocabulary(model.text_encoder.config.token_ids)
+    never = "this checkpoint was never trained on"
+    known = list(prompts)
+    if strict or any_words:
+        if unseen := vocabulary.unseen("\n".join(prompts)):
+            sentence = f"{never} {vocabulary.named(unseen)}"
+            if strict:
+                raise ValueError(f"{sentence}; say it in other words, or leave out --strict-words")
+            note(sentence)
+    else:
+        rewritten = {prompt: rewrite([prompt], vocabulary) for prompt in prompts}
+        for prompt, one in rewritten.items():
+            if sentence := one.sentence():
+                note(f"{never} {sentence}" if len(rewritten) == 1 else f"{prompt[:60]!r}: {never} {sentence}")
+        known = [rewritten[prompt].texts[0] for prompt in prompts]
+    _mention_what_is_not_read(known)
+    return known
+
+
+def _mention_what_is_not_read(prompts: Sequence[str]) -> None:
+    from ..model.tokenizer import END_ID, MAX_TOKENS, Tokenizer
+
+    tokenizer = Tokenizer()
     for prompt in prompts:
         spoken = sum(int((ids != END_ID).sum()) - 1 for ids in tokenizer(prompt.split()))  # without start and end
         if spoken + 2 > MAX_TOKENS:

@@ -1,7 +1,7 @@
 """The words a text encoder was trained on: which of a prompt it never saw, and which it knows are near them.
 
-A word counts as seen when all of its tokens were. Words of like meaning come from a small table made by hand,
-similar_words.txt: no model decides, and only words that the checkpoint itself knows are offered.
+A word counts as seen when all of its tokens were. Words of like meaning come from the tables of near_words.py: no model
+decides, and only words that the checkpoint itself knows are offered.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from difflib import SequenceMatcher
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 
+from .near_words import SECTIONS, thesaurus
 from .tokenizer import END_ID, START_ID, VOCABULARY_SIZE, Tokenizer, in_batches, vocabulary
 
 END_OF_WORD = "</w>"
 ALIKE = 0.75  # of spelling, 0 to 1: below it "aunt" would be near "anna"
 SHORTEST, LONGEST = 3, 40  # letters of a word that is offered; of one that is looked up
 MOST_WORDS = 1000  # different words of one text that are looked at
+MOST_REMEMBERED = 20_000  # words that were looked up
 MOST_NAMED = 8  # in one sentence
-SIMILAR = Path(__file__).with_name("similar_words.txt")
 PIECES = r"'(?:s|t|re|ve|m|ll|d)|\w+|[^\w\s]+"  # words, signs and English endings, about as CLIP cuts a text
 
 
@@ -49,6 +49,17 @@ class Vocabulary:
 
     def __init__(self, token_ids: Collection[int] | None) -> None:
         self._token_ids = None if token_ids is None else frozenset(token_ids) | {START_ID, END_ID}
+        self._looked_up: dict[str, bool] = {}
+
+    def knows(self, text: str) -> bool:
+        """Whether every token of a word or phrase was seen in training. Answers are remembered."""
+        if self._token_ids is None:
+            return True
+        if text not in self._looked_up:
+            if len(self._looked_up) >= MOST_REMEMBERED:
+                self._looked_up.clear()
+            self._looked_up[text] = self._token_ids.issuperset(Tokenizer()([text])[0].tolist())
+        return self._looked_up[text]
 
     def unseen(self, text: str) -> list[str]:
         """The words of a text, lower case, each once and in order, that hold a token which training never showed."""
@@ -84,10 +95,13 @@ class Vocabulary:
 
     def nearest(self, word: str, count: int = 3) -> list[str]:
         """Known words of like meaning, then known words of like spelling; empty where nothing is near."""
-        meaning = [known for known, others in _similar_words().items() if word in others and not self.unseen(known)]
-        spelling = [known for known in self.words if _likeness(word, known) >= ALIKE]
-        spelling.sort(key=lambda known: _likeness(word, known), reverse=True)
-        return list(dict.fromkeys([*meaning, *spelling]))[:count]
+        meaning = [known for section in SECTIONS for known in thesaurus().read(word, section) if self.knows(known)]
+        return list(dict.fromkeys([*meaning, *self.alike(word)]))[:count]
+
+    def alike(self, word: str) -> list[str]:
+        """Known words of like spelling, the most alike first."""
+        likeness = {known: _likeness(word, known) for known in self.words}
+        return sorted((known for known in likeness if likeness[known] >= ALIKE), key=likeness.__getitem__, reverse=True)
 
     def named(self, words: Sequence[str]) -> str:
         """Words and what is near them, as a part of a sentence: 'aurora', 'ocean' (near: sea)."""
@@ -111,9 +125,3 @@ class Vocabulary:
 def _likeness(word: str, known: str) -> float:
     """Of spelling, 0 to 1; words that begin otherwise are not alike: "lions" is near "lion", not "elions"."""
     return SequenceMatcher(None, word[:LONGEST], known).ratio() if word[0] == known[0] else 0.0
-
-
-@cache
-def _similar_words() -> dict[str, list[str]]:
-    lines = SIMILAR.read_text(encoding="utf-8").splitlines()
-    return {known: others.split() for known, _, others in (line.partition(":") for line in lines if line[0] != "#")}

@@ -140,7 +140,7 @@ def test_a_hint_stays_on_the_node_until_it_runs_again_and_is_no_part_of_the_work
     page.evaluate(PROMPT_ALONE)
     height = page.evaluate("app.graph._nodes[1].size[1]")
     page.evaluate("app.queuePrompt(0, 1)")
-    page.wait_for_function(f"() => ({HINT})().includes(\"'zeppelin' (near: balloon)\")")
+    page.wait_for_function(f"() => ({HINT})().includes(\"'zeppelin' (read as 'balloon')\")")
     server.wait_until_idle()
     page.wait_for_timeout(500)
     assert "'zeppelin'" in page.evaluate(HINT)

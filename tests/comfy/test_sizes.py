@@ -60,14 +60,14 @@ def logged(server, sentence):
     return server.log.read_text().count(sentence)
 
 
-def test_unknown_words_are_named_with_the_nearest_on_the_node_and_in_the_log(server):
-    ((where, sentence),) = hints(server, drawing("a (basilica:1.3) in the ocean, aurora", size=256))
+def test_unknown_words_are_read_as_the_nearest_and_named_on_the_node_and_in_the_log(server):
+    ((where, sentence),) = hints(server, drawing("a (basilica:1.3) in the pacific, aurora", size=256))
     assert where == "prompt"
     for part in (
         DEMO,
-        "'basilica' (near: castle",
-        "'ocean' (near: sea)",
-        "'aurora'",
+        "'basilica' (read as 'castle')",
+        "'pacific' (read as 'above the sea')",
+        "'aurora' (left out)",
         "help of Load Text2Layer Checkpoint",
     ):
         assert part in sentence
@@ -95,7 +95,7 @@ def test_a_clip_that_was_cloned_or_merged_still_knows_its_words(server):
         "merged": node("CLIPMergeSimple", clip1=["last", 0], clip2=["again", 1], ratio=0.5),
     }
     ((where, sentence),) = hints(server, drawing("a zeppelin", size=256, clip=("merged", 0)) | changed)
-    assert where == "prompt" and "'zeppelin' (near: balloon)" in sentence
+    assert where == "prompt" and "'zeppelin' (read as 'balloon')" in sentence
 
 
 def test_another_size_is_said_at_every_run_on_the_node_and_once_in_the_log(server):

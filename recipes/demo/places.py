@@ -102,7 +102,7 @@ def vary(plate: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def in_light(picture: Tensor, light: str) -> Tensor:
-    """A picture by day, (3, H, W) in [0, 1], as it looks at night, in fog, at dusk or in warm light: a film's grades."""
+    """A picture by day, (3, H, W) in [0, 1], as it looks at night, in fog, at dusk or in warm light: film grades."""
     luma = (picture * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
     if light == "fog":  # the farther, which is the higher in the frame, the less is seen
         veil = torch.linspace(0.88, 0.45, picture.shape[-2]).view(1, -1, 1)

@@ -6,6 +6,7 @@ from .edges import BestLayers, CleanEdges, RecomposeCheck, UpscaleLayers
 from .files import LoadLayers, SaveLayers
 from .fit import FitLayers
 from .images import ImagesToLayers
+from .keep import KeepLayer
 from .latent import DecodeLayers, DecodeLayersTiled, EncodeLayers, EncodeLayersTiled
 from .layers import CompositeLayers, JoinLayers, SplitLayers
 from .load import LoadAutoencoder, LoadCheckpoint, register_folders
@@ -19,6 +20,7 @@ NODES: list[type[io.ComfyNode]] = [
     EncodeLayersTiled,
     DecodeLayers,
     DecodeLayersTiled,
+    KeepLayer,
     JoinLayers,
     SplitLayers,
     CompositeLayers,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import comfy.conds
 import comfy.latent_formats
 import comfy.model_detection
 import comfy.model_management as mm
@@ -17,7 +19,7 @@ import comfy.supported_models_base
 import comfy.utils
 import folder_paths
 from comfy import sd1_clip
-from comfy.model_base import ModelType
+from comfy.model_base import BaseModel, ModelType
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
@@ -28,6 +30,8 @@ from ..t2l.model.text2layer import CheckpointParts
 from ..t2l.model.text_encoder import TextEncoderConfig
 from ..t2l.model.unet import UNetConfig
 from ..t2l.model.vocabulary import Vocabulary
+from .hints import hint
+from .latent import KEPT
 from .words import VocabularyTokenizer
 
 PREDICTIONS = {"eps": ModelType.EPS, "v": ModelType.V_PREDICTION}
@@ -64,6 +68,44 @@ class Text2LayerConfig(comfy.supported_models_base.BASE):
 
     def inpaint_model(self) -> bool:
         return False  # core takes more than four channels for an inpainting model
+
+    def get_model(self, state_dict: dict[str, Tensor], prefix: str = "", device: Any = None) -> LayeredModel:
+        return LayeredModel(self, self.prediction, device)
+
+
+class LayeredModel(BaseModel):
+    """Core's model around our UNet, which may be told a layer that is kept (keep.py), by its input channels or without."""
+
+    @property
+    def keep_channels(self) -> int:
+        """Input channels for a kept layer; 0: the UNet was not trained to be told one."""
+        return int(self.diffusion_model.in_channels) - int(self.latent_format.latent_channels)
+
+    def concat_cond(self, **kwargs: Any) -> Tensor | None:
+        if not self.keep_channels:
+            return None
+        noise, kept = kwargs["noise"], kwargs.get(KEPT)
+        if kept is None:
+            return noise.new_zeros(len(noise), self.keep_channels, *noise.shape[-2:])
+        return kept.condition(self.latent_format, noise)
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        kept = None if self.keep_channels else kwargs.get(KEPT)
+        return super().extra_conds(**kwargs) | ({} if kept is None else {KEPT: comfy.conds.CONDConstant(kept)})
+
+    def apply_model(self, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        kept = kwargs.pop(KEPT, None)
+        denoised = super().apply_model(x, t, *args, **kwargs)
+        if kept is None:
+            return denoised
+        hint(
+            "this checkpoint was not trained to be told a kept layer: it is put back at every step, which takes longer"
+        )
+        runs = len(kwargs.get("transformer_options", {}).get("cond_or_uncond", [0]))
+        loaded = mm.loaded_models(only_currently_used=True)  # the autoencoder may push the UNet out
+        latents = kept.put_back(self.latent_format.process_out(denoised), runs)
+        mm.load_models_gpu(loaded)
+        return self.latent_format.process_in(latents)
 
 
 def build_model(parts: CheckpointParts, autoencoder: AutoencoderConfig, path: str) -> ModelPatcher:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..t2l.layers import Layers
 from ..t2l.model.window import Window, followed
 from .documents import to_documents
-from .hints import hint_at_size
+from .hints import hint, hint_at_size
 from .inputs import kind_of, validated
 from .limits import check_pictures
 from .pairing import paired
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..t2l.model.autoencoder import Decoded
     from .autoencoder import ManagedAutoencoder
 
+KEPT = "t2l_kept"  # in a LATENT and in conditioning: the layer that Keep Layer keeps (KeptLayer)
 SIZE = "t2l_size"  # in a LATENT: where the pictures lie on the latent grid, which rounds their size up; None = unknown
 AUTOENCODER_INPUT = AUTOENCODER.Input(
     "autoencoder", tooltip="From Load Text2Layer Checkpoint or Load Layered Autoencoder."
@@ -174,7 +175,7 @@ def decode(node: str, autoencoder: Any, latent: Any, tiling: tuple[int, int] | N
     hint_at_latent(node, managed, latent)
     whole = managed.decode_tiled(samples, *tiling) if tiling else managed.decode(samples)
     decoded = cropped(whole, latent, managed)
-    layers = decoded.layers
+    layers = with_kept(node, decoded.layers, latent)
     return io.NodeOutput(
         *layers_to_sockets(layers),
         pixels_to_image(layers.composite()),
@@ -182,6 +183,20 @@ def decode(node: str, autoencoder: Any, latent: Any, tiling: tuple[int, int] | N
         pixels_to_image(decoded.auxiliary),
         layers_to_cutout(layers),
     )
+
+
+def with_kept(node: str, layers: Layers, latent: dict[str, Any]) -> Layers:
+    """Decoded layers with the one that Keep Layer keeps in its place, as far as they lie where it does."""
+    kept = latent.get(KEPT)
+    if kept is None:
+        return layers
+    if kept.fits(layers, latent.get(SIZE)):
+        return kept.put_back_into(layers)
+    hint(
+        f"{node}: the latent was turned, cropped, enlarged or divided since Keep Layer, so the kept {kept.kind} comes out "
+        "as the autoencoder paints it; decode first, and change the layers after that"
+    )
+    return layers
 
 
 def check_autoencoder(autoencoder: Any) -> ManagedAutoencoder:

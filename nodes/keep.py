@@ -1,0 +1,177 @@
+"""Keep Layer: one layer stays as it is, a KSampler paints the other one to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import comfy.utils
+import node_helpers
+import torch
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ..t2l.keep import Kept, keep_condition, layers_to_encode, mask_on_grid, put_back
+from ..t2l.layers import Layers
+from ..t2l.model.window import Window
+from .hints import hint_at_size
+from .inputs import kind_of, validated
+from .latent import AUTOENCODER_INPUT, FIT_LAYERS, KEPT, SIZE, FollowedLatent, check_autoencoder
+from .types import POLARITY, image_to_alpha, read_together, schema
+
+if TYPE_CHECKING:
+    from .autoencoder import ManagedAutoencoder
+
+SHOWS, COVERS = 0.1, 0.9  # a mask that nowhere shows more is empty, one that nowhere shows less covers all
+ONE_OF_BOTH = (
+    "connect foreground (with its mask) to keep it and have another background painted, or background to have another "
+    "foreground painted"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptLayer:
+    """What conditioning and LATENT carry of a layer that is kept: n pictures."""
+
+    kind: Kept
+    layers: Layers  # of which one layer is kept; the other plays no part
+    latents: Tensor  # (n, C, h, w), of `layers_to_encode`
+    managed: ManagedAutoencoder
+
+    @property
+    def window(self) -> Window:
+        """Where the pictures lie on the grid of latents."""
+        return Window.of(self.layers.size, self.managed.downscale)
+
+    def condition(self, latent_format: Any, noise: Tensor) -> Tensor:
+        """What a UNet with channels for it sees, beside noise (N, C, h, w): (N, C + 3, h, w)."""
+        self.check_grid(noise)
+        latents = latent_format.process_in(self.latents).to(noise)
+        mask = mask_on_grid(self.layers.mask, self.window.grid).to(noise)
+        return comfy.utils.repeat_to_batch_size(keep_condition(latents, mask, self.kind), len(noise))
+
+    def put_back(self, latents: Tensor, runs: int) -> Tensor:
+        """Latents (N, C, h, w) with the layer in its place, decoded and encoded again.
+
+        runs: how often the batch is in N, once for every prompt.
+        """
+        self.check_grid(latents)
+        painted = self.managed.decode(latents).layers
+        size = self.layers.size
+        cut = Layers.from_stacked(painted.stacked[..., : size[0], : size[1]])
+        return self.managed.encode(self.put_back_into(cut, runs)).to(latents)
+
+    def put_back_into(self, painted: Layers, runs: int = 1) -> Layers:
+        """Painted layers with this one in its place, untouched."""
+        own = comfy.utils.repeat_to_batch_size(self.layers.stacked, len(painted) // runs).repeat(runs, 1, 1, 1)
+        return put_back(painted, Layers.from_stacked(own.to(painted.stacked)), self.kind)
+
+    def fits(self, painted: Layers, window: Any) -> bool:
+        """Whether decoded pictures lie where the kept layer does."""
+        return window == self.window and painted.size == self.layers.size and len(painted) % len(self.layers) == 0
+
+    def check_grid(self, latents: Tensor) -> None:
+        """Raises ValueError for latents of another size."""
+        if tuple(latents.shape[-2:]) != self.window.grid:
+            sizes = [
+                [length * self.managed.downscale for length in grid] for grid in (latents.shape[-2:], self.window.grid)
+            ]
+            (height, width), (own_height, own_width) = sizes
+            raise ValueError(
+                f"Keep Layer: the latent that is sampled is of {width} x {height} pixels, the kept layer of "
+                f"{own_width} x {own_height}; connect the latent of Keep Layer, and enlarge after Decode Layers"
+            )
+
+
+class KeepLayer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="T2L_KeepLayer",
+            display_name="Keep Layer",
+            category="text2layer/latent",
+            search_aliases=["inpaint", "new background", "replace background", "swap foreground", "redo layer"],
+            description="Keeps a foreground or a background as it is; the prompt paints the other layer to it.",
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="The prompt of the whole picture: thing and place."),
+                io.Conditioning.Input("negative", tooltip="From another CLIP Text Encode; an empty prompt is good."),
+                AUTOENCODER_INPUT,
+                io.Image.Input(
+                    "foreground",
+                    optional=True,
+                    tooltip="To be kept, where it stands. Move it with Composite Layers before. Without a mask its own "
+                    "transparency counts.",
+                ),
+                io.Mask.Input("mask", optional=True, tooltip=f"Of the foreground. {POLARITY}."),
+                io.Image.Input("background", optional=True, tooltip="To be kept instead of a foreground."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="For positive of KSampler."),
+                io.Conditioning.Output(display_name="negative", tooltip="For negative of KSampler."),
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="For latent_image of KSampler, denoise 1. Decode Layers puts the kept layer back into what "
+                    "comes out, exactly.",
+                ),
+            ],
+        )
+
+    @classmethod
+    @validated
+    def execute(
+        cls,
+        positive: Any,
+        negative: Any,
+        autoencoder: Any,
+        foreground: Any = None,
+        mask: Any = None,
+        background: Any = None,
+    ) -> io.NodeOutput:
+        managed = check_autoencoder(autoencoder)
+        prompts = [check_conditioning(x, name) for x, name in ((positive, "positive"), (negative, "negative"))]
+        kind, layers = read_kept(foreground, mask, background)
+        hint_at_size("Keep Layer", managed, layers.size, FIT_LAYERS)
+        kept = KeptLayer(kind, layers, managed.encode(layers_to_encode(layers, kind)), managed)
+        told = (node_helpers.conditioning_set_values(prompt, {KEPT: kept}) for prompt in prompts)
+        latent = FollowedLatent({"samples": torch.zeros_like(kept.latents), SIZE: kept.window, KEPT: kept})
+        return io.NodeOutput(*told, latent)
+
+
+def check_conditioning(value: Any, source: str) -> Any:
+    """A CONDITIONING. Raises ValueError for anything else."""
+    entries = value if isinstance(value, list) else [None]
+    if not all(isinstance(x, (list, tuple)) and len(x) == 2 and isinstance(x[1], dict) for x in entries):
+        raise ValueError(f"{source} needs a CONDITIONING, got {kind_of(value)}; connect CLIP Text Encode")
+    return value
+
+
+def read_kept(foreground: Any, mask: Any, background: Any) -> tuple[Kept, Layers]:
+    """Which layer is kept, and layers that hold it. Raises ValueError for none, for both and for a useless mask."""
+    if foreground is not None and background is not None:
+        raise ValueError(
+            f"foreground and background are both connected, so that nothing is left to paint; {ONE_OF_BOTH}. Composite Layers joins two layers as they are"
+        )
+    if foreground is None and background is None:
+        raise ValueError(f"a layer is needed, got neither foreground nor background; {ONE_OF_BOTH}")
+    if background is not None:
+        pixels = read_together(background=background)["background"]
+        return "background", Layers(pixels, pixels, torch.zeros_like(pixels[:, :1]))
+    found = read_together(foreground=foreground, mask=mask)
+    pixels = found["foreground"]
+    shown = found["mask"] if mask is not None else image_to_alpha(foreground, "foreground")
+    check_shown(shown)
+    return "foreground", Layers(pixels, torch.zeros_like(pixels), shown.to(pixels))
+
+
+def check_shown(mask: Tensor) -> None:
+    """Raises ValueError for a mask that shows nothing of the foreground, or hides nothing behind it."""
+    if float(mask.amax(dim=(1, 2, 3)).min()) <= SHOWS:
+        raise ValueError(
+            "mask shows nothing of the foreground, so that there is nothing to keep: it must be 1 where the foreground "
+            "shows; put Invert Mask before it if it is the other way round"
+        )
+    if float(mask.amin(dim=(1, 2, 3)).max()) >= COVERS:
+        raise ValueError(
+            "mask covers all of the picture, so that no background would be seen: connect a mask that is 0 where the "
+            "background shows, or a foreground with transparency"
+        )

@@ -19,6 +19,7 @@ from .layers import Layers
 Kept = Literal["foreground", "background"]
 KINDS: tuple[Kept, ...] = get_args(Kept)
 FLAGS = 3  # channels beside the kept layer's latents: its mask, and one for each kind
+SHOWS, COVERS = 0.1, 0.9  # a mask that nowhere shows more is empty, one that nowhere shows less covers all
 GRAY = 0.5  # of what is not there yet
 
 
@@ -35,6 +36,23 @@ def layers_to_encode(layers: Layers, kept: Kept) -> Layers:
     if kept == "foreground":
         return Layers(layers.foreground, torch.full_like(layers.background, GRAY), layers.mask)
     return Layers(layers.background, layers.background, torch.zeros_like(layers.mask))
+
+
+def check_kept_mask(mask: Tensor, source: str) -> None:
+    """Raises ValueError for a kept foreground's mask (N, 1, H, W) that shows nothing, or hides all that lies behind.
+
+    source: what it came from, which begins the sentence.
+    """
+    if float(mask.amax(dim=(1, 2, 3)).min()) <= SHOWS:
+        raise ValueError(
+            f"{source} shows nothing of the foreground, so that there is nothing to keep: a mask must be 1 (white) "
+            "where the foreground shows; turn it round if it is the other way"
+        )
+    if float(mask.amin(dim=(1, 2, 3)).max()) >= COVERS:
+        raise ValueError(
+            f"{source} covers all of the picture, so that no background would be seen: a mask must be 0 (black) where "
+            "the background shows; give a cut-out with transparency, or a mask"
+        )
 
 
 def mask_on_grid(mask: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import kept
 from .options import (
     Command,
     add_device,
@@ -60,6 +62,7 @@ def add_commands(command: Command) -> None:
     add("--checkpoint", type=Path, metavar="FILE", help="default: the one in models/")
     add("--strict-words", action="store_true", help="refuse words that the checkpoint was never trained on")
     add("--any-words", action="store_true", help=argparse.SUPPRESS)  # each unknown word is read as no word at all
+    kept.add_options(add)
     add("--format", choices=("png", "psd", "ora"), default="png", help="layers as PNG files, or one file a picture")
     add_device(add)
 
@@ -100,12 +103,18 @@ def generate(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     model = Text2Layer.load(checkpoint).to(device, DTYPES[args.dtype])
     config = _generate_config(args, model.trained_size)
+    keep = kept.read_kept(args, model.trained_size, model.autoencoder.config.downscale)
+    if keep is not None:
+        height, width = keep.layers.size
+        config = replace(config, height=height, width=width)
     known = _in_known_words(model, args.prompts, args.strict_words, args.any_words)
     has_layers = model.autoencoder.config.has_layers
     if not has_layers and args.format != "png":
         raise ValueError("this checkpoint paints whole pictures, it has no layers; leave out --format")
+    if not has_layers and keep is not None:
+        raise ValueError("this checkpoint paints whole pictures, it has no layers to keep; leave out --keep-*")
     drawn_prompts = [prompt for prompt in known for _ in range(args.count)]
-    drawn = text_to_layers(model, drawn_prompts, config, partial(_show_progress, "drawing, step"))
+    drawn = text_to_layers(model, drawn_prompts, config, partial(_show_progress, "drawing, step"), keep)
     parts = PARTS if has_layers else ("composite",)
     for i, stem in enumerate(_stems(args.prompts)):
         for path in _save(drawn.layers[i * args.count : (i + 1) * args.count], args.out, stem, args.format, parts):

@@ -108,7 +108,7 @@ train-demo: $(FULL) ## the small checkpoint from nothing, by recipes/demo.toml (
 SYSTEMS := $(RUNS)/systems
 SYSTEM_THINGS := "tiger", "penguin", "owl", "frog", "sunflower", "mushroom", "watermelon", "teapot", "rocket", "castle", "guitar", "pumpkin"
 SYSTEM_PLACES := "forest", "desert", "wooden table", "beach", "snow", "space", "blue wall", "yellow wall"
-SYSTEM_WORLD ?= size=128 train=4000 test=256 held_out=0 recoloured=0 shard_size=500 'things=[$(SYSTEM_THINGS)]' 'places=[$(SYSTEM_PLACES)]'
+SYSTEM_WORLD ?= size=128 train=4000 test=256 held_out=0 validation=0 recoloured=0 resized=0 lit=0 shard_size=500 'things=[$(SYSTEM_THINGS)]' 'places=[$(SYSTEM_PLACES)]'
 SYSTEM_SIZE ?= 64
 SYSTEM_AUTOENCODER ?= data.crop=$(SYSTEM_SIZE)
 SYSTEM_UNET ?= num_steps=800
@@ -119,7 +119,7 @@ CACHE = $(BIN)/t2l cache-latents
 TRAIN = $(BIN)/t2l train-unet
 train-systems: $(FULL) ## every system of the paper in a small world, and a table of their figures
 	$(BIN)/python -m recipes.demo --out $(SYSTEMS)/data $(SYSTEM_WORLD)
-	$(BIN)/python -m recipes.demo --out $(SYSTEMS)/data-unfiltered $(SYSTEM_WORLD) faulty=0.5 test=0 held_out=0
+	$(BIN)/python -m recipes.demo --out $(SYSTEMS)/data-unfiltered $(SYSTEM_WORLD) faulty=0.5 test=0 held_out=0 validation=0
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-no-sup.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)-no-sup
 	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-separate.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)-separate

@@ -193,14 +193,16 @@ class UNetStep:
         return self.config.batch_size
 
     def inputs(self, count: int) -> list[Tensor]:
-        shape = (count, self.config.unet.in_channels, self.cells, self.cells)
+        channels = self.config.unet.out_channels
+        shape = (count, channels, self.cells, self.cells)
+        kept = torch.zeros(count, self.config.unet.in_channels - channels, *shape[2:], device=self.device)
         t = torch.zeros(count, dtype=torch.long, device=self.device)
         tokens = torch.zeros(count, 77, dtype=torch.long, device=self.device)
-        return [torch.randn(shape, device=self.device), torch.randn(shape, device=self.device), t, tokens]
+        return [torch.randn(shape, device=self.device), torch.randn(shape, device=self.device), t, tokens, kept]
 
     def part(self, inputs: list[Tensor]) -> None:
-        latents, noise, t, tokens = inputs
-        x_t = add_noise(latents, noise, t, self.alphas_cumprod)
+        latents, noise, t, tokens, kept = inputs
+        x_t = torch.cat([add_noise(latents, noise, t, self.alphas_cumprod), kept], dim=1)
         with precision_context(self.device, self.config.precision):
             conditioning = self.model["text_encoder"](tokens)
             prediction = self.model["unet"](x_t, t, encoder_hidden_states=conditioning).sample

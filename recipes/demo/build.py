@@ -4,7 +4,7 @@
     OUT/config.json                      what the folder was begun with; another config is refused
     OUT/dataset.json                     config, things, places, counts, words
     OUT/ledger.csv                       every source file with its licence and author
-    OUT/downloads                        the packages, as fetched and unpacked
+    OUT/downloads                        the packages, as fetched and unpacked; none where an archive is drawn from
 
 Every sample is a function of (seed, split, index), so the bytes do not depend on the number of processes. The same
 command goes on after the last finished shard.
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from t2l.config import config_to_dict
-from t2l.data.claim import claim
+from t2l.data.claim import claim, hash_file
 from t2l.data.example import Example
 from t2l.data.shards import Shards, shard_is_finished, write_shard
 from t2l.data.workers import run_jobs
@@ -31,7 +31,8 @@ from t2l.io.atomic import remove_partials, write_whole
 from t2l.layers import Layers
 
 from .captions import SIZES, Thing, describe, load_things
-from .cutouts import COLOURS, can_recolour, place_cutout, random_pose, read_cutout, recolour
+from .cutouts import COLOURS, can_recolour, place_cutout, random_pose, recolour
+from .pictures import LEDGER, ArchivePictures, PackagePictures, Pictures
 from .places import Place, PlaceArtist, in_light, load_places
 from .sources import fetch_sources, read_source, write_ledger
 
@@ -61,6 +62,7 @@ class DemoConfig:
     fluent: float = 0.6  # least share of the glossy emoji among a thing's pictures, where it has one
     shard_size: int = 1000  # samples a shard
     processes: int = 2
+    archive: str = ""  # a file of recipes.demo.archive to draw from; "" = the packages, which are fetched
 
     def __post_init__(self) -> None:
         least = {"size": 8, "shard_size": 1, "processes": 1, "test_pairs": 0} | dict.fromkeys(SPLITS, 0)
@@ -72,6 +74,10 @@ class DemoConfig:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         _check_names("things", self.things, [thing.name for thing in load_things()])
         _check_names("places", self.places, [place.name for place in load_places()])
+        if self.archive and not Path(self.archive).is_file():
+            raise ValueError(
+                f"archive must be a file that python -m recipes.demo.archive packed, and {self.archive} is none"
+            )
         hidden = self.test_pairs * (2 if self.validation else 1)
         if len(_places(self)) <= hidden:
             raise ValueError(
@@ -102,12 +108,13 @@ def build_demo(config: DemoConfig, out: Path, progress: Callable[[str], None] = 
     """
     out = Path(out)
     _claim(out, config)
-    fetch_sources(out / "downloads", progress)
-    pictures = [
-        source for held_out in (False, True) for thing in _things(config, held_out) for source in thing.pictures
-    ]
-    plates = [source for place in _places(config) for source in place.files]
-    write_ledger(out / "ledger.csv", out / "downloads", pictures + plates)
+    used = [source for held_out in (False, True) for thing in _things(config, held_out) for source in thing.pictures]
+    used += [source for place in _places(config) for source in place.files]
+    if config.archive:
+        write_whole(out / LEDGER, ArchivePictures(Path(config.archive)).ledger(used))
+    else:
+        fetch_sources(out / "downloads", progress)
+        write_ledger(out / LEDGER, out / "downloads", used)
     draw_shards(config, out, progress)
     _describe(config, out)
     progress(f"the demo data set is complete in {out}")
@@ -118,7 +125,13 @@ def _claim(out: Path, config: DemoConfig) -> None:
 
     A value that was not there yet when `out` was begun is the default.
     """
-    claim(out, config_to_dict(replace(config, processes=1)), config_to_dict(DemoConfig()))
+    claim(out, _identity(config), config_to_dict(DemoConfig()))
+
+
+def _identity(config: DemoConfig) -> dict[str, Any]:
+    """What decides the pictures: of an archive what is in it, wherever it lies."""
+    archive = hash_file(Path(config.archive)) if config.archive else ""
+    return config_to_dict(replace(config, processes=1)) | {"archive": archive}
 
 
 def draw_shards(config: DemoConfig, out: Path, progress: Callable[[str], None]) -> None:
@@ -153,7 +166,9 @@ def _draw_shard(config: DemoConfig, out: Path, job: tuple[str, int]) -> None:
 @cache
 def _artist(config: DemoConfig, downloads: Path) -> Artist:
     """One artist per process: what it has decoded serves every shard."""
-    return Artist(config, partial(read_source, downloads))
+    if config.archive:
+        return Artist(config, ArchivePictures(Path(config.archive)))
+    return Artist(config, PackagePictures(partial(read_source, downloads)))
 
 
 @cache
@@ -203,12 +218,12 @@ def _places(config: DemoConfig) -> list[Place]:
 
 
 class Artist:
-    """Draws samples; keeps the cut-outs and plates it has decoded. read: a source file's id -> its bytes."""
+    """Draws samples; keeps the cut-outs and plates it has decoded."""
 
-    def __init__(self, config: DemoConfig, read: Callable[[str], bytes]) -> None:
+    def __init__(self, config: DemoConfig, pictures: Pictures) -> None:
         self.config = config
-        self.places = PlaceArtist(read)
-        self._cutout = cache(lambda source: read_cutout(read(source)))
+        self.places = PlaceArtist(pictures)
+        self._cutout = cache(pictures.cutout)
         self._can_recolour = cache(lambda source: can_recolour(self._cutout(source)))
         self._recoloured = lru_cache(64)(lambda source, colour: recolour(self._cutout(source), colour))
 
@@ -280,7 +295,7 @@ def _describe(config: DemoConfig, out: Path) -> None:
         for index in range(len(shards)):
             words |= set(shards.metadata(index)["caption"].replace(",", "").split())
     summary = {
-        "config": config_to_dict(replace(config, processes=1)),
+        "config": _identity(config),
         "counts": counts,
         "things": {thing.name: len(thing.pictures) for thing in _things(config, held_out=False)},
         "held_out_things": {thing.name: len(thing.pictures) for thing in _things(config, held_out=True)},

@@ -37,6 +37,11 @@ LARGEST, SMALLEST = 384, 200  # pixels a cut-out has along its longer side: shru
 
 def read_cutout(data: bytes) -> Tensor:
     """A picture file as a premultiplied cut-out, cropped to what is visible. Alpha is stretched to reach 0 and 1."""
+    return cutout_from(cut_out(data))
+
+
+def cut_out(data: bytes) -> Image.Image:
+    """The same as a premultiplied picture in 8 bits, shrunk where it is large."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
         rgba = picture.convert("RGBA")
     alpha = rgba.getchannel("A").point(lambda a: min(255, max(0, round((a - 8) * 255 / 239))))
@@ -44,6 +49,11 @@ def read_cutout(data: bytes) -> Tensor:
     rgba = rgba.crop(alpha.getbbox())
     premultiplied = rgba.convert("RGBa")  # resizing straight colours would drag in what lies under alpha 0
     premultiplied.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    return premultiplied
+
+
+def cutout_from(premultiplied: Image.Image) -> Tensor:
+    """What `cut_out` gives as a cut-out, doubled where it is small."""
     if max(premultiplied.size) < SMALLEST:  # poses are read from it bilinearly
         size = (2 * premultiplied.width, 2 * premultiplied.height)
         premultiplied = premultiplied.resize(size, Image.Resampling.BICUBIC)

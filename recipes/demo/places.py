@@ -7,10 +7,10 @@ import json
 import re
 import warnings
 from base64 import b64decode
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from t2l.io.picture_file import FORMATS
 
 from .scenes import SCENES
 
-Read = Callable[[str], bytes]  # a source file's id -> its bytes
 LONGEST = 1600  # pixels a photo keeps along its longer side
 GRADES = {  # what shadows and lights are multiplied with
     "night": ((0.16, 0.22, 0.38), (0.44, 0.54, 0.80)),
@@ -59,11 +58,19 @@ def load_places() -> tuple[Place, ...]:
     return tuple(config_from_dict(Place, row) for row in rows)
 
 
+class Plates(Protocol):
+    """Panoramas and photos by their ids, decoded (pictures.py)."""
+
+    def panorama(self, source: str, exposure: float) -> Tensor: ...
+
+    def photo(self, source: str) -> Tensor: ...
+
+
 class PlaceArtist:
     """Draws plates; keeps the decoded panoramas and photos."""
 
-    def __init__(self, read: Read) -> None:
-        self._read = read
+    def __init__(self, plates: Plates) -> None:
+        self._plates = plates
         self._pictures: dict[str, Tensor] = {}
 
     def draw(self, place: Place, rng: np.random.Generator, size: int) -> tuple[Tensor, str | None]:
@@ -84,12 +91,12 @@ class PlaceArtist:
 
     def _panorama(self, source: str, exposure: float) -> Tensor:
         if source not in self._pictures:
-            self._pictures[source] = decode_panorama(self._read(source), exposure)
+            self._pictures[source] = self._plates.panorama(source, exposure)
         return self._pictures[source]
 
     def _photo(self, source: str) -> Tensor:
         if source not in self._pictures:
-            self._pictures[source] = decode_photo(self._read(source))
+            self._pictures[source] = self._plates.photo(source)
         return self._pictures[source]
 
 
@@ -122,6 +129,18 @@ def decode_panorama(data: bytes, exposure: float) -> Tensor:
     """An equirectangular EXR, base64 inside a JavaScript module, as display colours in [0, 1].
 
     Returned at twice its size, (3, 2 H, 2 W), so that a view can be read from it bilinearly.
+    """
+    return doubled(tone_map(data, exposure))
+
+
+def doubled(picture: Tensor) -> Tensor:
+    """(3, H, W) in [0, 1] at twice its size."""
+    larger = F.interpolate(picture[None], scale_factor=2, mode="bicubic", align_corners=False)
+    return larger[0].clamp(0, 1).contiguous()
+
+
+def tone_map(data: bytes, exposure: float) -> Tensor:
+    """The display colours of a panorama as it comes, (3, H, W) in [0, 1].
 
     Tone-mapped here, before anything is interpolated: one infinite pixel (the sun) would spoil a whole view.
     exposure: 1 = the picture's own middle gray.
@@ -140,8 +159,7 @@ def decode_panorama(data: bytes, exposure: float) -> Tensor:
     exposed = radiance * (exposure * 0.2 / np.exp(np.log(middle + 1e-4).mean()))
     shown = exposed * (1 + exposed / 9) / (1 + exposed)  # Reinhard's curve with its white point at 3
     display = torch.from_numpy(np.clip(shown * 1.1, 0, 1) ** (1 / 2.2)).permute(2, 0, 1).float()
-    doubled = F.interpolate(_without_specks(display)[None], scale_factor=2, mode="bicubic", align_corners=False)
-    return doubled[0].clamp(0, 1).contiguous()
+    return _without_specks(display)
 
 
 def _without_specks(picture: Tensor) -> Tensor:
@@ -177,13 +195,23 @@ def panorama_view(
 
 def decode_photo(data: bytes) -> Tensor:
     """A JPEG as (3, H, W) in [0, 1], made smaller when it is large."""
+    return pixels(shrink_photo(data))
+
+
+def pixels(picture: Image.Image) -> Tensor:
+    """An RGB picture as (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+
+
+def shrink_photo(data: bytes) -> Image.Image:
+    """A JPEG as RGB, with at most LONGEST pixels along its longer side."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # one photo has 168 megapixels
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     picture.draft("RGB", (LONGEST, LONGEST))
     rgb = picture.convert("RGB")
     rgb.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float() / 255
+    return rgb
 
 
 def photo_crop(photo: Tensor, rng: np.random.Generator, region: tuple[float, ...], size: int) -> Tensor:

@@ -26,6 +26,7 @@ from t2l.layers import Layers
 
 from ..demo.captions import load_things
 from ..demo.cutouts import Pose, place_cutout, read_cutout
+from ..demo.pictures import PackagePictures
 from ..demo.places import Place, PlaceArtist, decode_photo, load_places, photo_crop
 from ..demo.sources import read_source
 from .planted_faults import FILL_FAULTS, MASK_FAULTS, SMALLEST, bad_fill, bad_mask, good_fill, good_mask
@@ -92,7 +93,7 @@ def demo_material(downloads: Path) -> Material:
     places = {
         source: place for place in load_places() for source in place.files or (f"scene/{place.scene}{place.colour}",)
     }
-    artist = PlaceArtist(cache(partial(read_source, downloads)))
+    artist = PlaceArtist(PackagePictures(partial(read_source, downloads)))
 
     def draw(source: str, rng: np.random.Generator) -> Tensor:
         place: Place = places[source]

@@ -17,6 +17,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from scipy import ndimage
 from t2l.compositing.edges import refine_mask
 from t2l.model.salient import load_salient
 
+from ..demo.pictures import PackagePictures
 from ..demo.places import Place, PlaceArtist, load_places
 from ..demo.sources import furniture_creators, licence_of, packages, read_source
 from .rcc import read_rcc
@@ -164,7 +166,8 @@ def cutouts(downloads: Path) -> Iterator[tuple[str, bool, np.ndarray]]:
 
 def plates(downloads: Path, per_place: int = 60) -> Iterator[tuple[str, bool, np.ndarray]]:
     """Views of panoramas and painted scenes, PLATE pixels square."""
-    artist, rng = PlaceArtist(lambda source: read_source(downloads, source)), np.random.default_rng(0)
+    artist = PlaceArtist(PackagePictures(partial(read_source, downloads)))
+    rng = np.random.default_rng(0)
     for place in load_places():
         if place.kind == "photo":
             continue

@@ -20,6 +20,7 @@ from recipes.demo.cutouts import (
     read_cutout,
     recolour,
 )
+from recipes.demo.pictures import PackagePictures
 from recipes.demo.places import PlaceArtist, decode_panorama, in_light, load_places, out_of_focus
 from recipes.demo.sources import HERE, licence_of
 
@@ -110,7 +111,10 @@ def test_a_gray_thing_cannot_be_recoloured():
 
 @pytest.mark.parametrize("place", load_places(), ids=lambda place: place.name)
 def test_every_place_is_drawn_complete_and_the_same_again(place, source_files):
-    plates = [PlaceArtist(source_files.__getitem__).draw(place, np.random.default_rng(5), 32)[0] for _ in range(2)]
+    plates = [
+        PlaceArtist(PackagePictures(source_files.__getitem__)).draw(place, np.random.default_rng(5), 32)[0]
+        for _ in range(2)
+    ]
     assert plates[0].shape == (3, 32, 32) and plates[0].dtype == torch.float32
     assert torch.isfinite(plates[0]).all() and plates[0].min() >= 0 and plates[0].max() <= 1
     assert torch.equal(*plates)

@@ -18,7 +18,7 @@ PSD_FILES := $(COMFY)/psd-files
 PORT ?= 8188
 
 .DEFAULT_GOAL := help
-.PHONY: help demo comfy test test-tools test-library test-lowest test-gpu test-comfy fuzz lint format bench train-demo train-systems clean
+.PHONY: help demo comfy test test-tools test-library test-lowest test-gpu test-comfy fuzz lint format bench train-demo train-gpu train-gpu-archive train-gpu-speed train-systems clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,7 +66,8 @@ test-lowest: ## the library's tests on the lowest versions that pyproject.toml n
 
 # PYTHON=python3 takes an interpreter that has the packages, where nothing can be installed.
 GPU_PYTHON := $(if $(filter line environment,$(origin PYTHON)),$(PYTHON),$(BIN)/python)
-test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(FULL)) ## what only a CUDA card can show; figures go to OUT/gpu.json and gpu.md (PYTHON=python3)
+GPU_NEEDS := $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(FULL))
+test-gpu: $(GPU_NEEDS) ## what only a CUDA card can show; figures go to OUT/gpu.json and gpu.md (PYTHON=python3)
 	OUT="$(OUT)" $(GPU_PYTHON) tests/gpu/run.py $(PYTEST)
 
 # An environment of its own: another ComfyUI brings another frontend.
@@ -101,6 +102,40 @@ bench: $(FULL) ## run every script of benchmarks/
 
 train-demo: $(FULL) ## the small checkpoint from nothing, by recipes/demo.toml (RUNS=runs, DATA=demo-data); goes on where it was stopped
 	$(BIN)/t2l train recipes/demo.toml --run $(RUNS)/demo --data $(DATA)
+
+# A larger one on one card of 80 GB. PYTHON=python3 as for test-gpu. A piece of PIECE ends by itself and the next goes on.
+# The checkpoint comes in parts of 15 MiB: PARTS of them from FROM on go to OUT. CHANGES="unet.num_steps=2000 ...".
+ARCHIVE ?= $(RUNS)/demo-archive.zip
+GPU_RUN := $(RUNS)/gpu
+GPU_MODEL := text2layer-gpu.safetensors
+GPU_RECIPE = $(GPU_PYTHON) -m t2l train recipes/gpu.toml --device $(DEVICE) data.archive="$(ARCHIVE)"
+SPEED := data.train=1024 data.validation=64 data.test=0 data.held_out=0 data.shard_size=64 \
+    autoencoder.num_steps=120 unet.num_steps=120
+PIECE ?= 9m
+DEVICE ?= cuda
+PARTS ?= 4
+FROM ?= 0
+train-gpu: $(GPU_NEEDS) ## a larger checkpoint on one card, by recipes/gpu.toml; again until it says that it is finished (PIECE=9m, PYTHON=python3)
+	@timeout -s INT $(PIECE) $(GPU_RECIPE) --run $(GPU_RUN) $(CHANGES); code=$$?; \
+	if [ -f $(GPU_RUN)/$(GPU_MODEL) ]; then $(MAKE) --no-print-directory $(GPU_RUN)/parts/SHA256SUMS; \
+	    mkdir -p "$(OUT)" && cp $(GPU_RUN)/parts/SHA256SUMS $$(ls $(GPU_RUN)/parts/*.part* | tail -n +$$(($(FROM) + 1)) | head -n $(PARTS)) "$(OUT)"; \
+	    cp $(GPU_RUN)/figures/figures.* $(GPU_RUN)/figures/samples.png "$(OUT)" 2>/dev/null; \
+	    echo "$(OUT) holds $(PARTS) of $$(ls $(GPU_RUN)/parts/*.part* | wc -l) parts, from $(FROM) on; for the next: make train-gpu FROM=$$(($(FROM) + $(PARTS)))"; \
+	    echo "when all are in one folder: cat $(GPU_MODEL).part* > $(GPU_MODEL) && sha256sum -c SHA256SUMS"; fi; \
+	case $$code in 0) cat $(GPU_RUN)/figures/figures.md; echo "train-gpu is finished";; \
+	    124) echo "after $(PIECE) train-gpu is not finished; to go on: make train-gpu";; *) exit $$code;; esac
+
+$(GPU_RUN)/parts/SHA256SUMS: $(GPU_RUN)/$(GPU_MODEL)
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@split -b 15M -d $< $(@D)/$(GPU_MODEL).part
+	@cd $(<D) && sha256sum $(GPU_MODEL) > parts/SHA256SUMS
+
+train-gpu-archive: $(FULL) ## what train-gpu draws from, one file of 6 MB (ARCHIVE=runs/demo-archive.zip, DATA=demo-data); with a network
+	$(BIN)/python -m recipes.demo.archive --downloads $(DATA)/downloads --out "$(ARCHIVE)"
+
+train-gpu-speed: $(GPU_NEEDS) ## how fast a card is at it, in some minutes: how many steps fit into the time of train-gpu
+	$(GPU_RECIPE) --run $(GPU_RUN)-speed --until unet $(SPEED) $(CHANGES)
+	$(GPU_PYTHON) -m recipes.speed $(GPU_RUN)-speed autoencoder=320 unet=620
 
 # A small world, in which every system learns something in a few hours (LOG.md). In the demo's own: SYSTEM_WORLD=
 # SYSTEM_SIZE=128 SYSTEM_AUTOENCODER= SYSTEM_UNET=. The ordinary autoencoder and the text-to-image model trained here play Stable

@@ -1,6 +1,6 @@
 """How much memory a config's training takes on one card, counted without one.
 
-    python benchmarks/training_memory.py CONFIG.json... [name=value ...] [--processes N] [--size PIXELS] [--measure]
+    python benchmarks/training_memory.py CONFIG.json|RECIPE.toml:STAGE... [name=value ...] [--processes N] [--size PIXELS] [--measure]
 
 A step runs forward and backward on torch's fake tensors, which have shapes and no values, and every storage that is
 made and freed is counted as it would be on a card: weights, gradients, the activations that the backward pass needs,
@@ -48,6 +48,7 @@ from t2l.model.text_encoder import TextEncoder
 from t2l.model.unet import build_unet
 from t2l.training import losses
 from t2l.training.configs import AutoencoderTrainConfig, UNetTrainConfig
+from t2l.training.recipe import load_recipe
 from t2l.training.start import freeze
 
 GIB = 2**30
@@ -342,6 +343,10 @@ def resident() -> int:
 
 
 def load(path: Path, changes: list[str]) -> Config:
+    """A config's file, or RECIPE.toml:STAGE for that of a recipe's stage."""
+    recipe, _, stage = str(path).partition(".toml:")
+    if stage:
+        return override(load_recipe(f"{recipe}.toml").stage(stage).config, changes)
     kind: Any = UNetTrainConfig if "unet" in path.stem else AutoencoderTrainConfig
     return override(load_config(kind, path), changes)
 
@@ -353,7 +358,7 @@ def row(name: str, memory: Memory) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG.json|name=value")
+    parser.add_argument("configs", nargs="+", metavar="CONFIG.json|RECIPE.toml:STAGE|name=value")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--measure", action="store_true")
@@ -370,7 +375,7 @@ def main() -> None:
     )
     for path in paths:
         memory = counted(load(path, changes), args.processes, args.size)
-        print(row(path.stem, memory), flush=True)
+        print(row(path.name.removesuffix(".json"), memory), flush=True)
         if args.measure:
             command = [sys.executable, __file__, str(path), *changes, "--size", str(args.size), "--child"]
             given_back = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed leaves the process at once

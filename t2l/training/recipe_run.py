@@ -21,6 +21,7 @@ import torch
 from ..budget import read_object
 from ..config import config_from_dict, config_to_dict
 from ..io.atomic import write_whole
+from ..model.device import pick_device
 from .fit import Tell
 from .recipe import Recipe, Stage
 from .stages import DATA, Place, check_data
@@ -167,6 +168,7 @@ def run_recipe(
     folder = RecipeRun(recipe, run, data)
     selected = folder.select(first, last)
     folder.check(selected)
+    pick_device(device)  # what is not there is said before anything is computed
     renewed: set[str] = set()  # what takes from these looks for itself whether it is still the same
     for stage in selected:
         where = f"stage {stage.name} ({recipe.stages.index(stage) + 1} of {len(recipe.stages)})"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from recipes.demo.archive import pack_archive
 from recipes.demo.captions import load_things
 from recipes.demo.places import load_places
 from recipes.demo.sources import packages
@@ -83,3 +84,11 @@ def downloads(tmp_path_factory, source_files) -> Path:
     for package in packages():
         (folder / package.file).touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def packed(downloads, tmp_path_factory) -> Path:
+    """The archive of the stand-ins."""
+    path = tmp_path_factory.mktemp("archive") / "demo.zip"
+    pack_archive(downloads, path, lambda line: None)
+    return path

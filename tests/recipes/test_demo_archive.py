@@ -22,13 +22,6 @@ def quiet(line: str) -> None:
     pass
 
 
-@pytest.fixture(scope="session")
-def packed(downloads, tmp_path_factory):
-    path = tmp_path_factory.mktemp("archive") / "demo.zip"
-    pack_archive(downloads, path, quiet)
-    return path
-
-
 def test_pictures_from_the_archive_are_those_from_the_packages_but_for_the_compression(packed, downloads):
     artists = [
         Artist(TINY, pictures)

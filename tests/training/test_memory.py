@@ -112,3 +112,9 @@ def test_checkpointing_computes_more_and_a_sample_costs_the_same_in_every_batch(
     flops = tool.flops_of(small, 256)
     assert flops == tool.flops_of(replace(small, batch_size=2), 256)
     assert 1.1 * flops < tool.flops_of(replace(small, gradient_checkpointing=True), 256) < 1.5 * flops
+
+
+@pytest.mark.slow
+def test_both_trainings_of_the_recipe_for_a_card_of_80_gb_leave_half_of_it_free(tool):
+    for stage in ("autoencoder", "unet"):
+        assert tool.counted(tool.load(ROOT / "recipes" / f"gpu.toml:{stage}", []), size=256).peak < 40e9

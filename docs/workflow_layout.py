@@ -32,6 +32,7 @@ SIZES = {
     "KSampler": (230, 500),
     "T2L_EncodeLayers": (230, 120),
     "T2L_DecodeLayers": (230, 190),
+    "T2L_KeepLayer": (230, 160),
     "PreviewImage": (240, 266),
     "MaskPreview": (240, 266),
     "SaveImage": (240, 306),

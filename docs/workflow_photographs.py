@@ -1,11 +1,26 @@
-"""The workflows that take a photograph apart; workflow_pages.py has the others."""
+"""The workflows that take a photograph apart, and that keep one of its layers; workflow_pages.py has the others."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from workflow_layout import BLUE, GREEN, PURPLE, YELLOW, Group, Node, Workflow
-from workflow_pages import mask, picture, read, saved, split, written
+from workflow_pages import (
+    BUTTERFLY,
+    COMPOSITE,
+    OWN,
+    SAMPLING,
+    decoder,
+    loader,
+    mask,
+    no_words,
+    picture,
+    read,
+    saved,
+    split,
+    words,
+    written,
+)
 
 PHOTOGRAPH = "dandelion.ora [example]"
 PAINTING = {"seed": 1, "steps": 30, "cfg": 1.0, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1.0}
@@ -27,7 +42,65 @@ def empty_prompt() -> Node:
     return Node("nothing", "CLIPTextEncode", {"clip": ["painter", 1], "text": ""}, height=100)
 
 
+def keeper(name: str, prompt: str, label: str, **kept: list[Any]) -> Node:
+    """kept: the foreground and its mask, or the background."""
+    wires = {"positive": [prompt, 0], "negative": ["nothing", 0], "autoencoder": ["load", 2], **kept}
+    return Node(name, "T2L_KeepLayer", wires, label)
+
+
+def painter(name: str, seed: int, kept: str) -> Node:
+    """Paints the layer beside the one that is kept; a higher cfg makes streaks where a layer is put back."""
+    wires = {"model": ["load", 0], **{key: [kept, i] for i, key in enumerate(("positive", "negative", "latent_image"))}}
+    return Node(name, "KSampler", {"seed": seed, **SAMPLING, "cfg": 2.0, "denoise": 1.0, **wires})
+
+
 PHOTOGRAPHS = [
+    Workflow(
+        "keep-a-layer",
+        "## Keep a layer\nOnce the cup stays and another place is painted around it; once the photographed meadow "
+        "stays and another thing is painted into it. What is kept keeps every pixel. Say the whole picture, thing and place; "
+        "leave *denoise* at 1.",
+        [
+            Group(
+                "1  Two layers, and words",
+                BLUE,
+                [
+                    [loader(), read("own", OWN)],
+                    [words("place", "a cup of coffee on a beach"), words("thing", BUTTERFLY), no_words()],
+                ],
+            ),
+            Group(
+                "2  Keep one",
+                YELLOW,
+                [
+                    [
+                        keeper("keep thing", "place", "the cup", foreground=["own", 1], mask=["own", 3]),
+                        keeper("keep place", "thing", "the meadow", background=["own", 2]),
+                    ]
+                ],
+            ),
+            Group(
+                "3  Paint the other, take apart",
+                PURPLE,
+                [
+                    [painter("new place", 7, "keep thing"), decoder("place layers", "new place", "new place")],
+                    [painter("new thing", 7, "keep place"), decoder("thing layers", "new thing", "new thing")],
+                ],
+            ),
+            Group(
+                "4  Look and keep",
+                GREEN,
+                [
+                    [
+                        saved("place layers", COMPOSITE, "new-place", "new place"),
+                        picture("new", "thing layers", COMPOSITE),
+                    ]
+                ],
+            ),
+        ],
+        thumbnail=["save", "new"],
+        note_height=115,
+    ),
     Workflow(
         "picture-to-layers",
         "## A photograph becomes layers\n*Picture to Layers* finds the subject, frees its edge of the old background "

@@ -6,6 +6,7 @@ tiles when memory runs out all the same.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -56,7 +57,14 @@ class ManagedAutoencoder:
         self.latent_channels = config.latent_channels
         self._decoded_channels = LAYER_CHANNELS + 3 * config.has_auxiliary
         passes = config.latent_channels // config.trunk_channels  # in one batch
+        self._shows_progress = True
         self._relative_cost = passes * config.base_channels / 128 / config.patch**2
+
+    def quietly(self) -> ManagedAutoencoder:
+        """The same, for work inside another node's, whose bar shows the progress."""
+        quiet = copy.copy(self)
+        quiet._shows_progress = False
+        return quiet
 
     def encode(self, layers: Layers) -> Tensor:
         """Layers -> latents (N, C, h, w), the mean of the posterior."""
@@ -136,10 +144,11 @@ class ManagedAutoencoder:
     def _in_batches(self, network: Callable[[Tensor], Tensor], x: Tensor, memory: float) -> Tensor:
         self._load(memory)
         count = max(1, int(mm.get_free_memory(self.device) / memory))
-        parts, bar = [], comfy.utils.ProgressBar(math.ceil(len(x) / count))
+        parts, bar = [], self._bar(math.ceil(len(x) / count))
         for part in x.split(count):
             parts.append(self._run(network, part).to(self.output_device))
-            bar.update(1)
+            if bar:
+                bar.update(1)
         return torch.cat(parts)
 
     def _tiled(
@@ -154,7 +163,7 @@ class ManagedAutoencoder:
         """The mean over three shapes of tiles, as core does, so that no seam of one shape shows."""
         height, width = x.shape[-2:]
         steps = [comfy.utils.get_tiled_scale_steps(width, height, *tile, overlap) for tile in tiles]
-        bar = comfy.utils.ProgressBar(len(x) * sum(steps))
+        bar = self._bar(len(x) * sum(steps))
         passes = (
             comfy.utils.tiled_scale(
                 x, lambda part: self._run(network, part), *tile, overlap, upscale, channels, self.output_device, bar
@@ -162,6 +171,9 @@ class ManagedAutoencoder:
             for tile in tiles
         )
         return sum(passes) / len(tiles)
+
+    def _bar(self, total: int) -> comfy.utils.ProgressBar | None:
+        return comfy.utils.ProgressBar(total) if self._shows_progress else None
 
     def _run(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         mm.throw_exception_if_processing_interrupted()

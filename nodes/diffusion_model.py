@@ -31,7 +31,7 @@ from ..t2l.model.text_encoder import TextEncoderConfig
 from ..t2l.model.unet import UNetConfig
 from ..t2l.model.vocabulary import Vocabulary
 from .hints import hint
-from .latent import KEPT
+from .latent import KEPT, kept_in
 from .words import VocabularyTokenizer
 
 PREDICTIONS = {"eps": ModelType.EPS, "v": ModelType.V_PREDICTION}
@@ -73,8 +73,15 @@ class Text2LayerConfig(comfy.supported_models_base.BASE):
         return LayeredModel(self, self.prediction, device)
 
 
+class KeptCondition(comfy.conds.CONDConstant):
+    """A kept layer beside a prompt, which may stand for an area of the picture."""
+
+    def process_cond(self, batch_size: int, area: Any = None, **kwargs: Any) -> KeptCondition:
+        return self._copy_with(self.cond if area is None else self.cond.cropped(area))
+
+
 class LayeredModel(BaseModel):
-    """Core's model around our UNet, which may be told a layer that is kept (keep.py), by its input channels or without."""
+    """Core's model around our UNet, which may be told a layer that is kept (keep.py), by its channels or without."""
 
     @property
     def keep_channels(self) -> int:
@@ -84,23 +91,29 @@ class LayeredModel(BaseModel):
     def concat_cond(self, **kwargs: Any) -> Tensor | None:
         if not self.keep_channels:
             return None
-        noise, kept = kwargs["noise"], kwargs.get(KEPT)
+        noise, kept = kwargs["noise"], kept_in(kwargs)
         if kept is None:
             return noise.new_zeros(len(noise), self.keep_channels, *noise.shape[-2:])
         return kept.condition(self.latent_format, noise)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
-        kept = None if self.keep_channels else kwargs.get(KEPT)
-        return super().extra_conds(**kwargs) | ({} if kept is None else {KEPT: comfy.conds.CONDConstant(kept)})
+        kept = kept_in(kwargs)
+        if kept is None:
+            return super().extra_conds(**kwargs)
+        kept.check_samples(kwargs["noise"])
+        kept.told = True
+        if self.keep_channels:
+            return super().extra_conds(**kwargs)
+        hint(
+            "this checkpoint was not trained to be told a kept layer: it is put back at every step, which takes longer"
+        )
+        return super().extra_conds(**kwargs) | {KEPT: KeptCondition(kept)}
 
     def apply_model(self, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         kept = kwargs.pop(KEPT, None)
         denoised = super().apply_model(x, t, *args, **kwargs)
         if kept is None:
             return denoised
-        hint(
-            "this checkpoint was not trained to be told a kept layer: it is put back at every step, which takes longer"
-        )
         runs = len(kwargs.get("transformer_options", {}).get("cond_or_uncond", [0]))
         loaded = mm.loaded_models(only_currently_used=True)  # the autoencoder may push the UNet out
         latents = kept.put_back(self.latent_format.process_out(denoised), runs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import comfy.utils
@@ -14,10 +15,11 @@ from torch import Tensor
 from ..t2l.keep import Kept, keep_condition, layers_to_encode, mask_on_grid, put_back
 from ..t2l.layers import Layers
 from ..t2l.model.window import Window
-from .hints import hint_at_size
+from .hints import hint, hint_at_size
 from .inputs import kind_of, validated
-from .latent import AUTOENCODER_INPUT, FIT_LAYERS, KEPT, SIZE, FollowedLatent, check_autoencoder
-from .types import POLARITY, image_to_alpha, read_together, schema
+from .latent import AUTOENCODER_INPUT, FIT_LAYERS, KEPT, SIZE, FollowedLatent, check_autoencoder, kept_in
+from .pairing import paired
+from .types import POLARITY, image_to_alpha, list_output, read_together, schema
 
 if TYPE_CHECKING:
     from .autoencoder import ManagedAutoencoder
@@ -29,7 +31,7 @@ ONE_OF_BOTH = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class KeptLayer:
     """What conditioning and LATENT carry of a layer that is kept: n pictures."""
 
@@ -37,6 +39,11 @@ class KeptLayer:
     layers: Layers  # of which one layer is kept; the other plays no part
     latents: Tensor  # (n, C, h, w), of `layers_to_encode`
     managed: ManagedAutoencoder
+    told: bool = False  # whether a model of ours has met it among its conditions
+
+    def __deepcopy__(self, memo: dict) -> KeptLayer:
+        """Itself: other packs copy conditioning in depth, and the autoencoder would come along."""
+        return self
 
     @property
     def window(self) -> Window:
@@ -45,7 +52,6 @@ class KeptLayer:
 
     def condition(self, latent_format: Any, noise: Tensor) -> Tensor:
         """What a UNet with channels for it sees, beside noise (N, C, h, w): (N, C + 3, h, w)."""
-        self.check_grid(noise)
         latents = latent_format.process_in(self.latents).to(noise)
         mask = mask_on_grid(self.layers.mask, self.window.grid).to(noise)
         return comfy.utils.repeat_to_batch_size(keep_condition(latents, mask, self.kind), len(noise))
@@ -55,11 +61,10 @@ class KeptLayer:
 
         runs: how often the batch is in N, once for every prompt.
         """
-        self.check_grid(latents)
-        painted = self.managed.decode(latents).layers
-        size = self.layers.size
-        cut = Layers.from_stacked(painted.stacked[..., : size[0], : size[1]])
-        return self.managed.encode(self.put_back_into(cut, runs)).to(latents)
+        self.check_samples(latents)
+        managed, (height, width) = self.managed.quietly(), self.layers.size
+        painted = Layers.from_stacked(managed.decode(latents).layers.stacked[..., :height, :width])
+        return managed.encode(self.put_back_into(painted, runs)).to(latents)
 
     def put_back_into(self, painted: Layers, runs: int = 1) -> Layers:
         """Painted layers with this one in its place, untouched."""
@@ -70,8 +75,20 @@ class KeptLayer:
         """Whether decoded pictures lie where the kept layer does."""
         return window == self.window and painted.size == self.layers.size and len(painted) % len(self.layers) == 0
 
-    def check_grid(self, latents: Tensor) -> None:
-        """Raises ValueError for latents of another size."""
+    def cropped(self, area: Sequence[int]) -> KeptLayer:
+        """The part in an area of the grid: height, width, top and left in latents."""
+        latents = self.latents[_rectangle(area)]
+        pixels = self.layers.stacked[_rectangle([length * self.managed.downscale for length in area])]
+        return replace(self, layers=Layers.from_stacked(pixels), latents=latents)
+
+    def check_samples(self, latents: Tensor) -> None:
+        """Raises ValueError for latents of another size or number."""
+        if len(latents) % len(self.layers):
+            raise ValueError(
+                f"Keep Layer: the latent that is sampled holds {len(latents)} pictures, the kept layer "
+                f"{len(self.layers)}; connect the latent of Keep Layer, and choose pictures before it or after Decode "
+                "Layers"
+            )
         if tuple(latents.shape[-2:]) != self.window.grid:
             sizes = [
                 [length * self.managed.downscale for length in grid] for grid in (latents.shape[-2:], self.window.grid)
@@ -83,6 +100,11 @@ class KeptLayer:
             )
 
 
+def _rectangle(area: Sequence[int]) -> tuple[Any, ...]:
+    height, width, top, left = area
+    return ..., slice(top, top + height), slice(left, left + width)
+
+
 class KeepLayer(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -92,6 +114,7 @@ class KeepLayer(io.ComfyNode):
             category="text2layer/latent",
             search_aliases=["inpaint", "new background", "replace background", "swap foreground", "redo layer"],
             description="Keeps a foreground or a background as it is; the prompt paints the other layer to it.",
+            is_input_list=True,
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The prompt of the whole picture: thing and place."),
                 io.Conditioning.Input("negative", tooltip="From another CLIP Text Encode; an empty prompt is good."),
@@ -106,18 +129,20 @@ class KeepLayer(io.ComfyNode):
                 io.Image.Input("background", optional=True, tooltip="To be kept instead of a foreground."),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="For positive of KSampler."),
-                io.Conditioning.Output(display_name="negative", tooltip="For negative of KSampler."),
-                io.Latent.Output(
-                    display_name="latent",
-                    tooltip="For latent_image of KSampler, denoise 1. Decode Layers puts the kept layer back into what "
-                    "comes out, exactly.",
+                list_output(io.Conditioning, "positive", "For positive of KSampler."),
+                list_output(io.Conditioning, "negative", "For negative of KSampler."),
+                list_output(
+                    io.Latent,
+                    "latent",
+                    "For latent_image of KSampler, denoise 1. Decode Layers puts the kept layer back into what comes "
+                    "out, exactly.",
                 ),
             ],
         )
 
     @classmethod
     @validated
+    @paired
     def execute(
         cls,
         positive: Any,
@@ -132,16 +157,21 @@ class KeepLayer(io.ComfyNode):
         kind, layers = read_kept(foreground, mask, background)
         hint_at_size("Keep Layer", managed, layers.size, FIT_LAYERS)
         kept = KeptLayer(kind, layers, managed.encode(layers_to_encode(layers, kind)), managed)
-        told = (node_helpers.conditioning_set_values(prompt, {KEPT: kept}) for prompt in prompts)
+        told = ([node_helpers.conditioning_set_values(prompt, {KEPT: kept})] for prompt in prompts)
         latent = FollowedLatent({"samples": torch.zeros_like(kept.latents), SIZE: kept.window, KEPT: kept})
         return io.NodeOutput(*told, latent)
 
 
 def check_conditioning(value: Any, source: str) -> Any:
-    """A CONDITIONING. Raises ValueError for anything else."""
-    entries = value if isinstance(value, list) else [None]
+    """A CONDITIONING that keeps no layer yet. Raises ValueError for anything else."""
+    entries = value if isinstance(value, list) and value else [None]
     if not all(isinstance(x, (list, tuple)) and len(x) == 2 and isinstance(x[1], dict) for x in entries):
         raise ValueError(f"{source} needs a CONDITIONING, got {kind_of(value)}; connect CLIP Text Encode")
+    if kept := next(filter(None, (kept_in(x[1]) for x in entries)), None):
+        raise ValueError(
+            f"{source} keeps a {kept.kind} already, by another Keep Layer, and only one layer can be kept; connect "
+            "CLIP Text Encode. Composite Layers joins two layers as they are"
+        )
     return value
 
 
@@ -149,11 +179,17 @@ def read_kept(foreground: Any, mask: Any, background: Any) -> tuple[Kept, Layers
     """Which layer is kept, and layers that hold it. Raises ValueError for none, for both and for a useless mask."""
     if foreground is not None and background is not None:
         raise ValueError(
-            f"foreground and background are both connected, so that nothing is left to paint; {ONE_OF_BOTH}. Composite Layers joins two layers as they are"
+            f"foreground and background are both connected, so that nothing is left to paint; {ONE_OF_BOTH}. Composite "
+            "Layers joins two layers as they are"
         )
     if foreground is None and background is None:
         raise ValueError(f"a layer is needed, got neither foreground nor background; {ONE_OF_BOTH}")
     if background is not None:
+        if mask is not None:
+            hint(
+                "Keep Layer: mask is of a kept foreground, and plays no part beside background; what is painted brings "
+                "a mask of its own"
+            )
         pixels = read_together(background=background)["background"]
         return "background", Layers(pixels, pixels, torch.zeros_like(pixels[:, :1]))
     found = read_together(foreground=foreground, mask=mask)

@@ -187,16 +187,27 @@ def decode(node: str, autoencoder: Any, latent: Any, tiling: tuple[int, int] | N
 
 def with_kept(node: str, layers: Layers, latent: dict[str, Any]) -> Layers:
     """Decoded layers with the one that Keep Layer keeps in its place, as far as they lie where it does."""
-    kept = latent.get(KEPT)
+    kept = kept_in(latent)
     if kept is None:
         return layers
+    if not kept.told:
+        hint(
+            f"{node}: no model was told of the kept {kept.kind}, so the other layer is not painted to it; connect "
+            "positive and negative of Keep Layer to KSampler, and the model of Load Text2Layer Checkpoint"
+        )
     if kept.fits(layers, latent.get(SIZE)):
         return kept.put_back_into(layers)
     hint(
-        f"{node}: the latent was turned, cropped, enlarged or divided since Keep Layer, so the kept {kept.kind} comes out "
-        "as the autoencoder paints it; decode first, and change the layers after that"
+        f"{node}: the latent was turned, cropped, enlarged or divided since Keep Layer, so the kept {kept.kind} comes "
+        "out as the autoencoder paints it; decode first, and change the layers after that"
     )
     return layers
+
+
+def kept_in(values: dict[str, Any]) -> Any:
+    """The layer that is kept (KeptLayer), in a LATENT or in what comes beside a prompt; None without one."""
+    kept = values.get(KEPT)
+    return kept if hasattr(kept, "put_back_into") else None
 
 
 def check_autoencoder(autoencoder: Any) -> ManagedAutoencoder:

@@ -26,6 +26,7 @@ NODES = {
     "T2L_SaveLayers",
     "T2L_LoadLayers",
     "T2L_FitLayers",
+    "T2L_KeepLayer",
 }
 
 

@@ -227,3 +227,22 @@ def test_a_full_size_autoencoder_is_an_ordinary_vae(server, full_size):
     assert composite(server, graph).shape == (64, 64, 3)
     new = server.log.read_text()[full_size:]
     assert not [line for line in new.splitlines() if re.search("missing|unexpected|warn|error", line, re.IGNORECASE)]
+
+
+def test_a_model_of_cores_own_is_not_told_of_a_kept_layer_and_somebody_says_so(server, full_size):
+    graph = text_to_layers(steps=1)
+    told = {"positive": ["keep", 0], "negative": ["keep", 1], "latent_image": ["keep", 2]}
+    graph |= {
+        "load": loaders("stock")[0],
+        "autoencoder": node("T2L_LoadAutoencoder", autoencoder="full.safetensors"),
+        "place": node("EmptyImage", width=64, height=64, batch_size=1, color=0x3070C0),
+        "decode": node("T2L_DecodeLayers", autoencoder=["autoencoder", 0], latent=["sample", 0]),
+        "background": node("PreviewImage", images=["decode", 1]),
+    }
+    wires = {"positive": ["prompt", 0], "negative": ["empty", 0], "background": ["place", 0]}
+    graph["keep"] = node("T2L_KeepLayer", autoencoder=["autoencoder", 0], **wires)
+    graph["sample"]["inputs"] |= told
+    result = server.run(graph)
+    assert result.error is None
+    assert result.pictures["background"][0].reshape(-1, 3).tolist() == [[0x30, 0x70, 0xC0]] * 64 * 64
+    assert "no model was told of the kept background" in server.log.read_text()

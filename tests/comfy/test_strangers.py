@@ -14,6 +14,8 @@ from tests.comfy.test_nodes import DEMO
 from tests.fuzz.raw_text import raw_words
 
 SOCKET = {"IMAGE": 0, "MASK": 1, "LATENT": 2, "LAYERS": 3, "AUTOENCODER": 4, "UPSCALE_MODEL": 5, "FLOAT": 6, "INT": 7}
+SOCKET["CONDITIONING"] = 11
+TOLD = [[{"tensor": [1, 77, 8]}, {}]]
 LARGE = {"tensor": [1, 16384, 16384, 3], "kind": "expanded"}  # takes a few bytes itself
 BIG = {"tensor": [1, 1024, 1024, 3], "kind": "noise", "fill": 1}
 PICTURE, MASK = {"tensor": [1, 16, 24, 3]}, {"tensor": [1, 16, 24]}
@@ -107,7 +109,7 @@ def test_the_tiled_decoder_refuses_them_as_well(server):
     assert f"Decode Layers (Tiled): latent {MOST}" in said(server, decoding(large, "T2L_DecodeLayersTiled", **TILES))
 
 
-@pytest.mark.parametrize("key", ["noise_mask", "t2l_size", "batch_index", "type"])
+@pytest.mark.parametrize("key", ["noise_mask", "t2l_size", "t2l_kept", "batch_index", "type"])
 @pytest.mark.parametrize("strange", ["strings", {"tensor": [0], "kind": "sparse"}, {"object": None}])
 def test_what_else_lies_in_a_latent_is_not_our_business(server, key, strange):
     assert server.run(decoding({"samples": {"tensor": [1, 8, 2, 3]}, key: strange})).error is None
@@ -203,6 +205,12 @@ def test_what_else_lies_in_a_latent_is_not_our_business(server, key, strange):
             {"foreground": ("IMAGE", LARGE), "background": ("IMAGE", PICTURE), "mask": ("MASK", MASK)},
             {"autoencoder": ["load", 0]},
             f"Encode Layers: foreground {MOST}, got 16384 x 16384",
+        ),
+        (
+            "T2L_KeepLayer",
+            {"background": ("IMAGE", LARGE)} | {wire: ("CONDITIONING", TOLD) for wire in ("positive", "negative")},
+            {"autoencoder": ["load", 0]},
+            f"Keep Layer: background {MOST}, got 16384 x 16384",
         ),
     ],
 )

@@ -6,7 +6,8 @@ import random
 from tests.fuzz.mutate import STRANGE, strange_json
 
 DEMO = "text2layer-demo.safetensors"
-TYPES = "IMAGE MASK LATENT LAYERS T2L_AUTOENCODER UPSCALE_MODEL FLOAT INT STRING BOOLEAN COMBO".split()
+TYPES = "IMAGE MASK LATENT LAYERS T2L_AUTOENCODER UPSCALE_MODEL FLOAT INT STRING BOOLEAN COMBO CONDITIONING".split()
+WIDGETS = "FLOAT INT STRING BOOLEAN COMBO".split()
 DTYPES = ["float16", "bfloat16", "float64", "int64", "uint8", "bool", "complex64", "float8_e4m3fn", "uint16", "bits8"]
 KINDS = ["", "", "", "meta", "sparse", "nested", "quantised", "expanded", "expanded", "noise", "grad"]
 SIDES = [0, 1, 2, 3, 7, 8, 16, 33, 64]
@@ -63,7 +64,12 @@ def _good_sources() -> dict:
     tensors = {"image": [1, 16, 24, 3], "mask": [1, 16, 24], "samples": [1, 8, 3, 2]}
     sources = {name: {"tensor": shape, "kind": "noise", "fill": 1} for name, shape in tensors.items()}
     sources |= {"latent": {"samples": sources.pop("samples")}, "layers": _document()}
+    sources["conditioning"] = _conditioning()
     return {f"good_{name}": node("ForeignAnything", recipe=json.dumps(recipe)) for name, recipe in sources.items()}
+
+
+def _conditioning() -> list:
+    return [[{"tensor": [1, 77, 8]}, {"pooled_output": {"tensor": [1, 8]}, "strength": 0.5}]]
 
 
 def _document() -> dict:
@@ -96,7 +102,7 @@ def _good(name: str, type_: object, options: dict) -> object:
     if isinstance(type_, list) or type_ == "COMBO":
         choices = type_ if isinstance(type_, list) else options["options"]
         return "here.psd" if name == "file" else DEMO if name == "autoencoder" else choices[0]
-    sockets = {"IMAGE": "image", "MASK": "mask", "LATENT": "latent", "LAYERS": "layers"}
+    sockets = {"IMAGE": "image", "MASK": "mask", "LATENT": "latent", "LAYERS": "layers", "CONDITIONING": "conditioning"}
     if type_ in sockets:
         return [f"good_{sockets[type_]}", TYPES.index(type_)]
     return ["load", 0] if type_ == "T2L_AUTOENCODER" else options.get("default")
@@ -108,7 +114,7 @@ def _strange(graph: dict, name: str, type_: object, options: dict, chance: rando
     if type_ not in TYPES:
         return chance.choice(STRANGE)
     recipe = _recipe(name, type_, options, chance)
-    if type_ in TYPES[6:] and chance.random() < 0.35 and not isinstance(recipe, (dict, list)):
+    if type_ in WIDGETS and chance.random() < 0.35 and not isinstance(recipe, (dict, list)):
         return recipe
     makes_list = chance.random() < 0.15
     recipe = (
@@ -127,6 +133,8 @@ def _recipe(name: str, type_: str, options: dict, chance: random.Random) -> obje
         return _latent(chance)
     if type_ == "LAYERS":
         return _strange_document(chance)
+    if type_ == "CONDITIONING":
+        return _strange_conditioning(chance)
     if type_ in ("FLOAT", "INT"):
         low, high = options.get("min", 0), options.get("max", 1)
         numbers = [
@@ -177,6 +185,11 @@ def _latent(chance: random.Random) -> object:
     if chance.random() < 0.2:
         latent["t2l_size"] = chance.choice([*STRANGE, [24, 16], {"tuple": [24, 16]}])
     return latent if chance.random() < 0.9 else strange_json(latent, chance)
+
+
+def _strange_conditioning(chance: random.Random) -> object:
+    entry = [tensor([1, 77, 8], chance), {chance.choice(("pooled_output", "t2l_kept", "area")): chance.choice(STRANGE)}]
+    return chance.choice([[], [entry], [entry] * 3, entry, [entry[:1]], [[*entry, 1]], [entry, chance.choice(STRANGE)]])
 
 
 def _strange_document(chance: random.Random) -> object:

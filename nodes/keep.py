@@ -12,7 +12,7 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..t2l.keep import Kept, keep_condition, layers_to_encode, mask_on_grid, put_back
+from ..t2l.keep import Kept, check_kept_mask, keep_condition, layers_to_encode, mask_on_grid, put_back
 from ..t2l.layers import Layers
 from ..t2l.model.window import Window
 from .hints import hint, hint_at_size
@@ -24,7 +24,6 @@ from .types import POLARITY, image_to_alpha, list_output, read_together, schema
 if TYPE_CHECKING:
     from .autoencoder import ManagedAutoencoder
 
-SHOWS, COVERS = 0.1, 0.9  # a mask that nowhere shows more is empty, one that nowhere shows less covers all
 ONE_OF_BOTH = (
     "connect foreground (with its mask) to keep it and have another background painted, or background to have another "
     "foreground painted"
@@ -195,19 +194,5 @@ def read_kept(foreground: Any, mask: Any, background: Any) -> tuple[Kept, Layers
     found = read_together(foreground=foreground, mask=mask)
     pixels = found["foreground"]
     shown = found["mask"] if mask is not None else image_to_alpha(foreground, "foreground")
-    check_shown(shown)
+    check_kept_mask(shown, "mask", "put Invert Mask before it")
     return "foreground", Layers(pixels, torch.zeros_like(pixels), shown.to(pixels))
-
-
-def check_shown(mask: Tensor) -> None:
-    """Raises ValueError for a mask that shows nothing of the foreground, or hides nothing behind it."""
-    if float(mask.amax(dim=(1, 2, 3)).min()) <= SHOWS:
-        raise ValueError(
-            "mask shows nothing of the foreground, so that there is nothing to keep: it must be 1 where the foreground "
-            "shows; put Invert Mask before it if it is the other way round"
-        )
-    if float(mask.amin(dim=(1, 2, 3)).max()) >= COVERS:
-        raise ValueError(
-            "mask covers all of the picture, so that no background would be seen: connect a mask that is 0 where the "
-            "background shows, or a foreground with transparency"
-        )

@@ -38,15 +38,15 @@ def layers_to_encode(layers: Layers, kept: Kept) -> Layers:
     return Layers(layers.background, layers.background, torch.zeros_like(layers.mask))
 
 
-def check_kept_mask(mask: Tensor, source: str) -> None:
+def check_kept_mask(mask: Tensor, source: str, invert: str = "turn it round") -> None:
     """Raises ValueError for a kept foreground's mask (N, 1, H, W) that shows nothing, or hides all that lies behind.
 
-    source: what it came from, which begins the sentence.
+    source: what it came from, which begins the sentence. invert: how a mask is turned round.
     """
     if float(mask.amax(dim=(1, 2, 3)).min()) <= SHOWS:
         raise ValueError(
             f"{source} shows nothing of the foreground, so that there is nothing to keep: a mask must be 1 (white) "
-            "where the foreground shows; turn it round if it is the other way"
+            f"where the foreground shows; {invert} if it is the other way"
         )
     if float(mask.amin(dim=(1, 2, 3)).max()) >= COVERS:
         raise ValueError(

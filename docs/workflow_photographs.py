@@ -58,8 +58,8 @@ PHOTOGRAPHS = [
     Workflow(
         "keep-a-layer",
         "## Keep a layer\nOnce the cup stays and another place is painted around it; once the photographed meadow "
-        "stays and another thing is painted into it. What is kept keeps every pixel. Say the whole picture, thing and place; "
-        "leave *denoise* at 1.",
+        "stays and another thing is painted into it. What is kept keeps every pixel. Say the whole picture, thing and "
+        "place; leave *denoise* at 1.",
         [
             Group(
                 "1  Two layers, and words",

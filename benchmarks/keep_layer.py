@@ -1,6 +1,6 @@
 """One layer kept and the other painted, against free generation: are words followed, does it fit, is there a seam.
 
-    python benchmarks/keep_layer.py DATA [--checkpoint FILE] [--count 64] [--steps 50] [--split validation] [--sheet PNG]
+    python benchmarks/keep_layer.py DATA [--checkpoint FILE] [--count 64] [--steps 50] [--sheet PNG]
 
 For each kind of kept layer and each way (free: nothing kept; told: the UNet has channels for it, if it does; put back:
 at every step through the autoencoder): top-1 of the painted layer's word by a probe on real pictures, with its standard

@@ -34,7 +34,9 @@ def test_the_recipe_scaled_down_goes_from_the_archive_to_figures(packed, tmp_pat
     assert figures["checkpoint"] == "text2layer-gpu.safetensors" and figures["split"] == "validation"
     model = Text2Layer.load(tmp_path / "text2layer-gpu.safetensors")
     assert model.autoencoder.config.base_channels == 64
-    assert model.unet.config.in_channels == 12 + keep_channels(12) == 27
+    channels = model.autoencoder.config.latent_channels
+    assert model.unet.config.out_channels == channels
+    assert model.unet.config.in_channels == channels + keep_channels(channels)
     assert main([str(tmp_path), "autoencoder=60", "unet=60"]) == 0
     assert "autoencoder.num_steps=" in (said := capsys.readouterr().out) and "unet.num_steps=" in said
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 def add_options(add: Callable[..., None]) -> None:
     """Put the options into the command's."""
-
     add("--keep-background", type=Path, metavar="FILE", help="a picture: the prompts paint only what stands before it")
     add("--keep-foreground", type=Path, metavar="FILE", help="a cut-out: the prompts paint only what lies behind it")
     add("--keep-mask", type=Path, metavar="FILE", help="white = the foreground (default: its own transparency)")
@@ -78,7 +77,7 @@ def fit_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def fit_cutout(colours: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The same of a cut-out; every colour counts as much as it shows, and goes on where nothing shows."""
+    """The same of a cut-out; its colours go on where nothing shows, so that none that was hidden comes into an edge."""
     import torch
 
     from ..compositing.bleed import extend_colours

@@ -18,7 +18,7 @@ PSD_FILES := $(COMFY)/psd-files
 PORT ?= 8188
 
 .DEFAULT_GOAL := help
-.PHONY: help demo comfy test test-tools test-library test-lowest test-gpu test-comfy fuzz lint format bench train-demo train-gpu train-gpu-archive train-gpu-speed train-systems clean
+.PHONY: help demo comfy test test-tools test-library test-lowest test-gpu test-comfy fuzz lint format bench train-demo train-gpu train-gpu-archive train-gpu-speed tables clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -137,45 +137,12 @@ train-gpu-speed: $(GPU_NEEDS) ## how fast a card is at it, in some minutes: how 
 	$(GPU_RECIPE) --run $(GPU_RUN)-speed --until unet $(SPEED) $(CHANGES)
 	$(GPU_PYTHON) -m recipes.speed $(GPU_RUN)-speed autoencoder=320 unet=620
 
-# A small world, in which every system learns something in a few hours (LOG.md). In the demo's own: SYSTEM_WORLD=
-# SYSTEM_SIZE=128 SYSTEM_AUTOENCODER= SYSTEM_UNET=. The ordinary autoencoder and the text-to-image model trained here play Stable
-# Diffusion's part in SD-AE-UNet and SD-AE-UNet (ft).
-SYSTEMS := $(RUNS)/systems
-SYSTEM_THINGS := "tiger", "penguin", "owl", "frog", "sunflower", "mushroom", "watermelon", "teapot", "rocket", "castle", "guitar", "pumpkin"
-SYSTEM_PLACES := "forest", "desert", "wooden table", "beach", "snow", "space", "blue wall", "yellow wall"
-SYSTEM_WORLD ?= size=128 train=4000 test=256 held_out=0 validation=0 recoloured=0 resized=0 lit=0 shard_size=500 'things=[$(SYSTEM_THINGS)]' 'places=[$(SYSTEM_PLACES)]'
-SYSTEM_SIZE ?= 64
-SYSTEM_AUTOENCODER ?= data.crop=$(SYSTEM_SIZE)
-SYSTEM_UNET ?= num_steps=800
-SYSTEM_EVALUATE ?= --limit 256 prompts=128 probe_examples=2000
-AUTOENCODERS := $(SYSTEMS)/autoencoder
-LATENTS := $(SYSTEMS)/latents
-CACHE = $(BIN)/t2l cache-latents
-TRAIN = $(BIN)/t2l train-unet
-train-systems: $(FULL) ## every system of the paper in a small world, and a table of their figures
-	$(BIN)/python -m recipes.demo --out $(SYSTEMS)/data $(SYSTEM_WORLD)
-	$(BIN)/python -m recipes.demo --out $(SYSTEMS)/data-unfiltered $(SYSTEM_WORLD) faulty=0.5 test=0 held_out=0 validation=0
-	$(BIN)/t2l train-autoencoder configs/demo-autoencoder.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)
-	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-no-sup.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)-no-sup
-	$(BIN)/t2l train-autoencoder configs/demo-autoencoder-separate.json $(SYSTEM_AUTOENCODER) --data $(SYSTEMS)/data/train --run $(AUTOENCODERS)-separate
-	$(BIN)/t2l export $(AUTOENCODERS)-separate/snapshot.safetensors layout=composite latent_channels=4 --out $(AUTOENCODERS)-composite.safetensors
-	$(CACHE) --data $(SYSTEMS)/data/train --size $(SYSTEM_SIZE) --checkpoint $(AUTOENCODERS)/snapshot.safetensors --out $(LATENTS)
-	$(CACHE) --data $(SYSTEMS)/data-unfiltered/train --size $(SYSTEM_SIZE) --checkpoint $(AUTOENCODERS)/snapshot.safetensors --out $(LATENTS)-unfiltered
-	$(CACHE) --data $(SYSTEMS)/data/train --size $$((2 * $(SYSTEM_SIZE))) --checkpoint $(AUTOENCODERS)/snapshot.safetensors --out $(LATENTS)-doubled
-	$(CACHE) --data $(SYSTEMS)/data/train --size $(SYSTEM_SIZE) --checkpoint $(AUTOENCODERS)-no-sup/snapshot.safetensors --out $(LATENTS)-no-sup
-	$(CACHE) --data $(SYSTEMS)/data/train --size $(SYSTEM_SIZE) --checkpoint $(AUTOENCODERS)-separate/snapshot.safetensors --out $(LATENTS)-separate
-	$(CACHE) --data $(SYSTEMS)/data/train --size $(SYSTEM_SIZE) --checkpoint $(AUTOENCODERS)-composite.safetensors --out $(LATENTS)-composite
-	$(TRAIN) configs/demo-unet.json $(SYSTEM_UNET) --latents $(LATENTS) --run $(SYSTEMS)/unet-joint
-	$(TRAIN) configs/demo-unet-no-sup.json $(SYSTEM_UNET) --latents $(LATENTS)-no-sup --run $(SYSTEMS)/unet-no-sup
-	$(TRAIN) configs/demo-unet-unfiltered.json $(SYSTEM_UNET) --latents $(LATENTS)-unfiltered --run $(SYSTEMS)/unet-unfiltered
-	$(TRAIN) configs/demo-unet-512.json $(SYSTEM_UNET) --latents $(LATENTS)-doubled --run $(SYSTEMS)/unet-512 --init $(SYSTEMS)/unet-joint/snapshot.safetensors
-	$(TRAIN) configs/demo-unet-separate.json $(SYSTEM_UNET) --latents $(LATENTS)-separate --run $(SYSTEMS)/unet-separate
-	$(TRAIN) configs/demo-unet-composite.json $(SYSTEM_UNET) --latents $(LATENTS)-composite --run $(SYSTEMS)/unet-composite
-	$(TRAIN) configs/demo-unet-separate-ft.json $(SYSTEM_UNET) --latents $(LATENTS)-separate --run $(SYSTEMS)/unet-separate-ft --init $(SYSTEMS)/unet-composite/snapshot.safetensors
-	for run in $(SYSTEMS)/unet-*; do \
-	    $(BIN)/t2l evaluate --checkpoint $$run/snapshot.safetensors --data $(SYSTEMS)/data --json $$run/figures.json $(SYSTEM_EVALUATE) || exit 1; \
-	done
-	$(BIN)/python docs/systems_table.py $(SYSTEMS)/unet-*
+# Every system of the paper in a world where it converges on one core: recipes/tables.toml. About ten core-hours; goes on where
+# it was stopped. PROCESSES=1 where there is one core, SEEDS=4 for narrower errors, CHANGES='train-unet.num_steps=30000' for a card.
+PROCESSES ?= 2
+SEEDS ?= 2
+tables: $(FULL) ## the paper's table in a small world, two seeds each: docs/tables.md
+	$(BIN)/python -m recipes.tables --run $(RUNS)/tables --seeds $(SEEDS) --processes $(PROCESSES) $(CHANGES)
 
 clean: ## remove the environment, ComfyUI and what the demo wrote; keeps data and training runs
 	rm -rf $(VENV) $(OTHER) $(LOWEST) $(COMFY) $(OUT) *.egg-info build dist

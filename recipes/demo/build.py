@@ -1,6 +1,6 @@
 """Build the demo data set: fetch the sources, plan who stands where, draw, write shards.
 
-    OUT/train, OUT/test, OUT/held_out, OUT/validation    shards
+    OUT/train, OUT/test, OUT/held_out, OUT/validation, OUT/unfiltered    shards
     OUT/config.json                      what the folder was begun with; another config is refused
     OUT/dataset.json                     config, things, places, counts, words
     OUT/ledger.csv                       every source file with its licence and author
@@ -36,7 +36,7 @@ from .pictures import LEDGER, ArchivePictures, PackagePictures, Pictures
 from .places import Place, PlaceArtist, in_light, load_places
 from .sources import fetch_sources, read_source, write_ledger
 
-SPLITS = ("train", "test", "held_out", "validation")  # new ones last: their places seed what is drawn
+SPLITS = ("train", "test", "held_out", "validation", "unfiltered")  # new ones last: their places seed what is drawn
 SHARED_LIGHT = 0.35  # of a place's light that falls on the thing too
 FLOATING = {"sea", "space", "underwater"}  # places without ground to stand on
 
@@ -51,6 +51,7 @@ class DemoConfig:
     test: int = 512  # samples of (thing, place) pairs that train never shows: for the figures, once
     validation: int = 512  # samples of other pairs that train never shows: for every choice
     held_out: int = 128  # samples of things that train never shows
+    unfiltered: int = 0  # samples as train's, the same ones where there are as many, a share of them `faulty`
     things: tuple[str, ...] = ()  # the only ones that are drawn, by their usual names; () = all
     places: tuple[str, ...] = ()
     test_pairs: int = 2  # places per thing that only test shows, and as many that only validation shows
@@ -58,7 +59,7 @@ class DemoConfig:
     resized: float = 0.25  # share of the samples that are drawn, and called, small or large
     lit: float = 0.3  # share of the samples at a place that can be graded, which are at night, in fog, ...
     usual: float = 0.6  # share of the first name and phrase in captions; near words share the rest
-    faulty: float = 0.0  # share of train with a fault that the paper's filters find (see `with_fault`)
+    faulty: float = 0.0  # share of unfiltered with a fault that the paper's filters find (see `with_fault`)
     fluent: float = 0.6  # least share of the glossy emoji among a thing's pictures, where it has one
     shard_size: int = 1000  # samples a shard
     processes: int = 2
@@ -193,7 +194,7 @@ def hidden_pairs(config: DemoConfig, split: str) -> dict[str, tuple[str, ...]]:
 @cache
 def plan(config: DemoConfig, split: str) -> list[Pair]:
     """Who stands where, for every sample of a split: every thing equally often, places by their weights."""
-    rng = np.random.default_rng([config.seed, 100 + SPLITS.index(split)])
+    rng = np.random.default_rng([config.seed, 100 + _seed(split)])
     things = _things(config, held_out=split == "held_out")
     hidden = {name: hidden_pairs(config, name) for name in SPLITS}
     rounds = -(-config.count(split) // len(things))
@@ -207,6 +208,11 @@ def plan(config: DemoConfig, split: str) -> list[Pair]:
         weights = np.array([place.weight for place in places])
         pairs.append((thing, places[int(rng.choice(len(places), p=weights / weights.sum()))]))
     return pairs
+
+
+def _seed(split: str) -> int:
+    """What the samples of a split are drawn from."""
+    return SPLITS.index("train" if split == "unfiltered" else split)
 
 
 def _things(config: DemoConfig, held_out: bool) -> list[Thing]:
@@ -230,7 +236,7 @@ class Artist:
     def draw(self, split: str, index: int, thing: Thing, place: Place) -> Example:
         """The sample `index` of a split, a pure function of the config's seed and the arguments."""
         config = self.config
-        rng = np.random.default_rng([config.seed, SPLITS.index(split), index])
+        rng = np.random.default_rng([config.seed, _seed(split), index])
         source = self._choose(thing, rng)
         labels = {"thing": thing.name, "place": place.name} | self._looks(thing, place, source, rng)
         looks = {name: labels.get(name, "") for name in ("colour", "size", "light")}
@@ -244,8 +250,8 @@ class Artist:
         texts: dict[str, Any] = describe(thing, place, rng, config.usual, **looks)
         sources = (source, plate) if plate else (source,)
         layers = Layers(foreground[None], background[None], mask[None])
-        faults = np.random.default_rng([config.seed, SPLITS.index(split), index, 1])
-        if split == "train" and faults.random() < config.faulty:
+        faults = np.random.default_rng([config.seed, _seed(split), index, 1])
+        if split == "unfiltered" and faults.random() < config.faulty:
             layers = with_fault(layers, faults)
         key = f"{split}-{index:06d}"
         return Example(key, layers, labels=labels, sources=sources, **texts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from t2l.compositing.edges import box_mean
 from t2l.config import override
 from t2l.model.efficientnet import load_lite0
-from t2l.model.salient import SalientNet, save_salient, working_size
+from t2l.model.salient import SalientConfig, SalientNet, save_salient, working_size
 
 from .compose import Composer
 
@@ -66,7 +67,10 @@ def salient_loss(logits: list[Tensor], mask: Tensor) -> Tensor:
     return total
 
 
-def batches(composer: Composer, seed: int, batch_size: int, side: int):
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+def batches(composer: Composer, seed: int, batch_size: int, side: int) -> Batches:
     """Endless (pictures, masks), (N, 3, H, W) and (N, 1, H, W)."""
     rng = np.random.default_rng(seed)
     while True:
@@ -78,9 +82,9 @@ def batches(composer: Composer, seed: int, batch_size: int, side: int):
         yield pictures.contiguous(memory_format=torch.channels_last), masks
 
 
-def start(config: TrainConfig, initial: Path | None) -> SalientNet:
+def start(config: TrainConfig, initial: Path | None, network: SalientConfig | None = None) -> SalientNet:
     """The network with the encoder's ImageNet weights, or with those of an earlier run."""
-    net = SalientNet()
+    net = SalientNet(network)
     if initial is not None:
         fold(net.encoder)
         net.load_state_dict(torch.load(initial, weights_only=True)["net"])
@@ -131,9 +135,17 @@ def in_training(net: SalientNet) -> SalientNet:
     return net
 
 
-def train(config: TrainConfig, composer: Composer, run: Path, initial: Path | None, seed: int) -> None:
+def train(
+    config: TrainConfig,
+    source: Batches,
+    run: Path,
+    initial: Path | None,
+    seed: int,
+    network: SalientConfig | None = None,
+) -> None:
+    """Train on batches as `batches` gives them; writes state.pt and salient.safetensors into the folder `run`."""
     torch.manual_seed(seed)
-    net = in_training(start(config, initial))
+    net = in_training(start(config, initial, network))
     encoder = [p for p in net.encoder.parameters() if p.requires_grad]
     decoder = [p for name, p in net.named_parameters() if not name.startswith("encoder.")]
     groups = [{"params": encoder, "lr": config.encoder_lr}, {"params": decoder, "lr": config.lr}]
@@ -143,7 +155,6 @@ def train(config: TrainConfig, composer: Composer, run: Path, initial: Path | No
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema), use_buffers=True
     )
     begun, losses, waited = time.time(), [], 0.0
-    source = batches(composer, seed, config.batch_size, config.side)
     for step in range(config.steps):
         asked = time.time()
         pictures, masks = next(source)
@@ -191,7 +202,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.run.mkdir(parents=True, exist_ok=True)
     config = override(TrainConfig(), arguments.values)
-    train(config, Composer(arguments.cache), arguments.run, arguments.initial, arguments.seed)
+    source = batches(Composer(arguments.cache), arguments.seed, config.batch_size, config.side)
+    train(config, source, arguments.run, arguments.initial, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,9 @@ def _add_evaluation(command: Command) -> None:
     add("--checkpoint", type=Path, metavar="FILE", help="default: the one in models/")
     add("--split", choices=("test", "validation"), help="which pictures to measure (default: test where there is one)")
     add("--limit", type=whole("limit", 2, 10**9), metavar="N", help="score at most so many pictures and prompts")
-    add("--saliency", type=Path, metavar="PATH", help="a salient-object .onnx file, or ISNet's folder, for mask IOU")
+    saliency = "a salient-object .onnx or .safetensors file, or ISNet's folder, for mask IOU"
+    add("--saliency", type=Path, metavar="PATH", help=saliency)
+    add("--segmenter", type=Path, metavar="FILE", help="the same, taught by true masks of pictures of this kind")
     add("--features", type=Path, metavar="FILE", help="InceptionV3, .safetensors or .onnx, for Clean-FID's features")
     add("--clip", type=Path, metavar="PATH", help="CLIP in transformers' names, .safetensors or folder, for CLIP score")
     add("--masks", type=Path, metavar="DIR", help="KEY.mask.png that people drew on exported composites, for mask IOU")
@@ -254,7 +256,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from ..evaluation.table import markdown_table
 
     config = config_of(EvaluateConfig, args, limit=args.limit)
-    given = {name: getattr(args, name) for name in ("saliency", "features", "clip", "masks", "samples")}
+    given = {name: getattr(args, name) for name in ("saliency", "segmenter", "features", "clip", "masks", "samples")}
     files = EvaluateFiles(**given, export=args.export_composites)
     metrics = report(checkpoint, args.data, args.json, config, files, say, args.split, args.device, args.dtype)
     print_once(markdown_table(metrics))

@@ -39,7 +39,8 @@ Scores = dict[str, Tensor]  # what the judges say of some pictures, one row each
 class EvaluateFiles:
     """The files beside checkpoint, data and metrics: the user's own judges and masks, and pictures to be written."""
 
-    saliency: Path | None = None  # a salient-object network as `saliency_model` takes it
+    saliency: Path | None = None  # a salient-object network as `saliency_model` takes it, or as `load_salient` does
+    segmenter: Path | None = None  # the same, taught by true masks of pictures of this kind
     features: Path | None = None  # InceptionV3 as `open_inception` takes it
     clip: Path | None = None  # CLIP as `open_clip` takes it
     masks: Path | None = None  # a folder of people's masks as `find_masks` reads it

@@ -5,8 +5,8 @@ A file comes from a path, as .safetensors or .onnx: a pickle or TorchScript can 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from ..layers import Layers
 from ..model.efficientnet import load_lite0
 from ..model.onnx import OnnxNetwork
 from ..model.saliency import Preset, SaliencyModel, saliency_model
+from ..model.salient import load_salient
 from ..model.tokenizer import Tokenizer
 from .clip import build_clip, clip_score
 from .inception import FEATURES, INPUT_SIZE, InceptionV3, clean_input, inception_weights
@@ -41,7 +42,7 @@ class Judges:
     network: Features  # Lite0
     size: int  # pixels along a side
     device: torch.device
-    saliency: SaliencyModel | None = None
+    masks: Mapping[str, SaliencyModel] = field(default_factory=dict)  # what finds a subject: "saliency", "segmenter"
     inception: Features | None = None  # composites -> Clean-FID's features (N, 2048)
     clip: Score | None = None
 
@@ -62,10 +63,9 @@ class Judges:
         assert self.inception is not None, "clean is asked for only with an InceptionV3"
         return self.inception(self._shown(layers)).cpu()
 
-    def saliency_iou(self, layers: Layers) -> Tensor:
-        """IOU of each mask with the salient object of its composite, (N,)."""
-        assert self.saliency is not None, "saliency_iou is asked for only with a saliency network"
-        return mask_iou(layers.mask.float().cpu(), self.saliency(layers.composite()))
+    def mask_iou(self, name: str, layers: Layers) -> Tensor:
+        """IOU of each mask with the subject that one of `masks` finds in its composite, (N,)."""
+        return mask_iou(layers.mask.float().cpu(), self.masks[name](layers.composite()))
 
     def _shown(self, layers: Layers) -> Tensor:
         composites = layers.composite().to(self.device, torch.float32)
@@ -82,21 +82,30 @@ def open_judges(
     clip: Path | None = None,
     threads: int = 1,
     preset: Preset = "isnet",
+    segmenter: Path | None = None,
 ) -> Judges:
-    """Every network that a path was given for, and Lite0, on a device.
+    """Every network that a path was given for, and Lite0, on a device. preset: of a saliency network in ONNX.
 
     Raises FileNotFoundError, ValueError or ModuleNotFoundError with one sentence.
     """
-    for path in filter(None, (saliency, features, clip)):
+    for path in filter(None, (saliency, features, clip, segmenter)):
         check_no_pickle(path)
+    finders = {"saliency": saliency, "segmenter": segmenter}
     return Judges(
         load_lite0(device),
         size,
         device,
-        None if saliency is None else saliency_model(saliency, threads, preset, device),
+        {name: _open_finder(path, threads, preset, device) for name, path in finders.items() if path is not None},
         None if features is None else open_inception(features, device, threads),
         None if clip is None else open_clip(clip, device),
     )
+
+
+def _open_finder(path: Path, threads: int, preset: Preset, device: torch.device) -> SaliencyModel:
+    """What finds a subject: a SalientNet in a .safetensors file, or a network of others' in ONNX."""
+    if path.suffix == ".safetensors":
+        return load_salient(path, device)
+    return saliency_model(path, threads, preset, device)
 
 
 def open_inception(path: Path, device: torch.device, threads: int = 1) -> Features:

@@ -70,10 +70,13 @@ class EvaluateConfig:
     saliency_range: Preset = "isnet"  # which network the file holds: model/saliency.py, CONTRACTS
     threads: int = 1  # of the networks that onnxruntime runs on the CPU
     batch_size: int = 16
+    judged_size: int | None = None  # pixels along a side of what the judges see; None = what the model was trained on
     generation: GenerateConfig = GenerateConfig()  # how pictures are drawn; the size is what the model was trained on
 
     def __post_init__(self) -> None:
         check_ranges(self, **dict.fromkeys(("probe_examples", "batch_size", "threads"), (1, 10**12)))
+        if self.judged_size is not None and self.judged_size < 8:
+            raise ValueError(f"EvaluateConfig.judged_size must be at least 8 pixels, got {self.judged_size}")
         for name in ("limit", "prompts"):
             if (value := getattr(self, name)) is not None and value < 2:
                 raise ValueError(f"EvaluateConfig.{name} must be at least 2, as a covariance needs, got {value}")
@@ -171,8 +174,9 @@ def open_whole_model(
         layer for layer in WORDS if shards is not None and _can_train_probe(layer, task, shards, learnt, notes)
     )
     device = device if device.type != "mps" else torch.device("cpu")  # it has no antialiased bicubic kernel
-    networks = (files.saliency if has_layers else None, files.features, files.clip)
-    judges = open_judges(model.trained_size, device, *networks, config.threads, config.saliency_range)
+    saliency, segmenter = (path if has_layers else None for path in (files.saliency, files.segmenter))
+    networks = (saliency, files.features, files.clip, config.threads, config.saliency_range, segmenter)
+    judges = open_judges(config.judged_size or model.trained_size, device, *networks)
     settings = (model, judges, task.test, config.generation, config.batch_size, task.group, task.tell, files)
     drawing = DrawingTask(*settings, hash_file(checkpoint) if files.export or files.masks else "")
     if files.masks is not None:
@@ -317,27 +321,29 @@ def measure_by_own_networks(drawing: DrawingTask, drawn: Drawn, others: Others) 
 
 
 def measure_saliency(task: Task, drawing: DrawingTask, drawn: Drawn) -> tuple[dict[str, float | None], dict[str, int]]:
-    """Mean IOU of masks with the salient object, of drawn pictures and of real ones, and how many there were.
+    """Mean IOU of masks with the subject that a network finds, of drawn pictures and of real ones, and how many there
+    were.
 
     The figure of real pictures, with their true masks, is what a perfect model would reach with this judge.
     """
-    if drawing.judges.saliency is None:
+    if not drawing.judges.masks:
         return {}, {"saliency": 0, "saliency_real": 0}
     chosen = [task.indices[i] for i in evenly_spaced(len(task.indices), task.config.saliency_real_count)]
     real = task.group.local_part(list(batches(chosen, task.config.batch_size)))
-    sets = {"saliency": drawn.kept, "saliency_real": [Layers.cat([_picture(task, i) for i in part]) for part in real]}
+    sets = {"": drawn.kept, "_real": [Layers.cat([_picture(task, i) for i in part]) for part in real]}
     found: dict[str, float | None] = {}
     counts = {}
-    for name, parts in sets.items():
-        iou: list[Tensor] = []
-        for layers in parts:
-            looked = [drawing.judges.saliency_iou(layers[i : i + 1]) for i in range(len(layers))]
-            iou.append(torch.cat([torch.zeros(0), *looked]))
-            if looked:
-                task.tell(f"{name}: looked at {sum(map(len, iou))} of {sum(map(len, parts))} pictures")
-        values = torch.cat([torch.zeros(0), *task.group.gather(iou)])
-        found |= with_errors({f"mask_iou_{name}": values})
-        counts[name] = len(values)
+    for network in drawing.judges.masks:
+        for ending, parts in sets.items():
+            name, iou = f"{network}{ending}", [torch.zeros(0)]
+            for layers in parts:
+                looked = [drawing.judges.mask_iou(network, layers[i : i + 1]) for i in range(len(layers))]
+                iou.append(torch.cat([torch.zeros(0), *looked]))
+                if looked:
+                    task.tell(f"{name}: looked at {sum(map(len, iou))} of {sum(map(len, parts))} pictures")
+            values = torch.cat(task.group.gather(iou))
+            found |= with_errors({f"mask_iou_{name}": values})
+            counts[name] = len(values)
     return found, counts
 
 

@@ -41,6 +41,8 @@ FID_METRICS = {  # by Lite0; n = generated pictures
 }
 OWN_METRICS = {  # by what the user brought
     "mask_iou_human": ">= 0.799 (the paper)",
+    "mask_iou_segmenter": "up to mask_iou_segmenter_real",
+    "mask_iou_segmenter_real": "",
     "clean_fid": "down to clean_fid_real",  # n against n
     "clean_fid_real": "",
     "clip": ">= 0.251 (the paper)",

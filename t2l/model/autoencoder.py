@@ -38,6 +38,8 @@ class AutoencoderConfig:
     num_res_blocks: int = 2  # per encoder level; a decoder level has one more
     head_channels: int = 64  # width inside the conv-bn-relu-conv heads of the layout "joint"
     auxiliary: bool = True  # the composed head of the layout "joint"; False is the paper's "no-sup"
+    auxiliary_reach: Literal["trunk", "block"] = "trunk"  # where its gradient ends: nowhere, or before the last block
+    mask_block: bool = False  # the mask's head reads a last block of its own, which the pictures do not train
     norm: Literal["group", "none"] = "group"
     patch: int = 1  # pixel-unshuffle before the first convolution, pixel-shuffle after the last
     latent_scale: float = 0.18215  # latents * latent_scale has unit variance over the training set
@@ -301,14 +303,23 @@ class DecoderTrunk(nn.Module):
         self.width = width
 
     def features(self, x: Tensor) -> Tensor:
+        return self.last(self.trunk(x))
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """All but the last block, (N, width, H / patch, W / patch)."""
         x = self.mid(self.conv_in(x))
         stage: Any  # a plain nn.Module that holds the blocks of one level
-        for stage in reversed(self.up):
-            for block in stage.block:
+        for level, stage in reversed([*enumerate(self.up)]):
+            for block in stage.block if level else stage.block[:-1]:
                 x = block(x)
-            if hasattr(stage, "upsample"):
+            if level:
                 x = stage.upsample(x)
-        return _activated(self.norm_out, x)
+        return x
+
+    def last(self, x: Tensor) -> Tensor:
+        """The last block, of the shape that it takes."""
+        stage: Any = self.up[0]
+        return _activated(self.norm_out, stage.block[-1](x))
 
 
 class Decoder(DecoderTrunk):
@@ -317,19 +328,25 @@ class Decoder(DecoderTrunk):
     def __init__(self, config: AutoencoderConfig, operations: Any) -> None:
         super().__init__(config, operations)
         width, repeat = self.width, config.patch**2
+        self.auxiliary_reach = config.auxiliary_reach
         self.conv_out = operations.Conv2d(width, 3 * repeat, 3, padding=1) if config.auxiliary else None
         self.head_foreground = Head(width, config.head_channels, 3 * repeat, operations)
         self.head_background = Head(width, config.head_channels, 3 * repeat, operations)
-        self.head_mask = Head(width, config.head_channels, repeat, operations)
+        mask = (width, config.head_channels, repeat, operations)
+        self.head_mask = BlockHead(*mask, config.norm) if config.mask_block else Head(*mask)
 
     def heads(self) -> dict[str, Head]:
         """The three prediction heads by the layer they predict."""
         return {"foreground": self.head_foreground, "background": self.head_background, "mask": self.head_mask}
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        x = self.features(x)
-        foreground, background, mask = (F.pixel_shuffle(head(x), self.patch) for head in self.heads().values())
-        return foreground, background, mask, F.pixel_shuffle(self.conv_out(x), self.patch) if self.conv_out else None
+        trunk = self.trunk(x)
+        features = self.last(trunk)
+        outputs = [head(trunk if isinstance(head, BlockHead) else features) for head in self.heads().values()]
+        if self.conv_out is not None:
+            outputs.append(self.conv_out(features if self.auxiliary_reach == "trunk" else self.last(trunk.detach())))
+        foreground, background, mask, *auxiliary = (F.pixel_shuffle(x, self.patch) for x in outputs)
+        return foreground, background, mask, auxiliary[0] if auxiliary else None
 
 
 class Head(nn.Module):
@@ -354,6 +371,18 @@ class Head(nn.Module):
         self.conv1.bias.copy_((self.conv1.bias - bn.running_mean) * gain + bn.bias)
         self.conv1.weight.mul_(gain.view(-1, 1, 1, 1))
         self.bn = nn.Identity()
+
+
+class BlockHead(Head):
+    """A head with a last block of its own: it reads what the trunk's last block reads. Ours, a labelled deviation."""
+
+    def __init__(self, in_channels: int, hidden: int, out_channels: int, operations: Any, norm: str) -> None:
+        super().__init__(in_channels, hidden, out_channels, operations)
+        self.block = ResBlock(in_channels, in_channels, norm, operations)
+        self.norm_out = _norm(in_channels, norm, operations)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(_activated(self.norm_out, self.block(x)))
 
 
 class ResBlock(nn.Module):

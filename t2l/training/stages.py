@@ -19,7 +19,7 @@ from ..evaluation.table import markdown_table
 from ..generate import GenerateConfig, generate
 from ..io.atomic import write_whole
 from ..io.image import contact_sheet, save_png
-from ..model.convert import export_snapshot
+from ..model.convert import convert_model, export_snapshot
 from ..model.text2layer import Text2Layer
 from .configs import AutoencoderTrainConfig, UNetTrainConfig
 from .fit import Tell
@@ -87,6 +87,7 @@ class ExportConfig:
     """How a checkpoint is written."""
 
     dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
+    autoencoder: dict[str, Any] = field(default_factory=dict)  # values of its config; then it is written alone
 
 
 def check_data(config: DataConfig, out: Path) -> None:
@@ -151,7 +152,10 @@ def _train_unet(config: UNetTrainConfig, place: Place) -> None:
 
 
 def _export(config: ExportConfig, place: Place) -> None:
-    if rounded := export_snapshot(place.taken["checkpoint"], place.path, config.dtype):
+    source = place.taken["checkpoint"]
+    if changes := [f"{name}={json.dumps(value)}" for name, value in config.autoencoder.items()]:
+        convert_model(source, place.path, config.dtype, overrides=changes)
+    elif rounded := export_snapshot(source, place.path, config.dtype):
         place.tell(rounded)
 
 
@@ -159,7 +163,8 @@ def _evaluate(config: EvaluateConfig, place: Place) -> None:
     """figures.json, the same as a table in figures.md, and some pictures in samples.png."""
     taken, split = place.taken, place.taken["data"]
     files = EvaluateFiles(
-        **{name: taken.get(name) for name in ("saliency", "features", "clip")}, samples=place.path / "samples.png"
+        **{name: taken.get(name) for name in ("saliency", "segmenter", "features", "clip")},
+        samples=place.path / "samples.png",
     )
     figures = place.path / "figures.json"
     metrics = evaluate(
@@ -201,7 +206,8 @@ COMMANDS = {
     "evaluate": Command(
         EvaluateConfig,
         _evaluate,
-        {"checkpoint": Takes(AUTOENCODERS), "data": Takes((DATA,)), "saliency": FILE, "features": FILE, "clip": FILE},
+        {"checkpoint": Takes(AUTOENCODERS), "data": Takes((DATA,))}
+        | dict.fromkeys(("saliency", "segmenter", "features", "clip"), FILE),
         product="figures.json",
     ),
 }

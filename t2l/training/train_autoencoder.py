@@ -348,7 +348,7 @@ def _compiled(network: Reconstruction, config: AutoencoderTrainConfig) -> nn.Mod
         return torch.compile(network)  # type: ignore[return-value]
     network.autoencoder.encoder.compile()
     decoder = network.autoencoder.decoder
-    decoder.features = torch.compile(decoder.features)
+    decoder.trunk, decoder.last = torch.compile(decoder.trunk), torch.compile(decoder.last)
     return network
 
 

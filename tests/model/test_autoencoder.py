@@ -156,6 +156,51 @@ def test_without_the_auxiliary_head_there_is_no_last_layer_and_the_layers_stay()
     assert decoded.auxiliary is None
 
 
+def reached(model, part):
+    """The parts of the decoder that a gradient of "mask", "layers" or "auxiliary" reaches."""
+    model.zero_grad()
+    decoded = model.decode(torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0)), clamp=False)
+    outputs = {
+        "mask": decoded.layers.mask,
+        "colours": torch.cat([decoded.layers.foreground, decoded.layers.background]),
+        "auxiliary": decoded.auxiliary,
+    }
+    outputs[part].square().sum().backward()
+    trained = [name for name, x in model.decoder.named_parameters() if x.grad is not None and x.grad.abs().max() > 0]
+    last = f"up.0.block.{model.config.num_res_blocks}."
+    parts = {"trunk": ("conv_in.", "mid.", "up.1."), "last block": (last,), "mask's block": ("head_mask.block.",)}
+    return {name for name, starts in parts.items() if any(one.startswith(starts) for one in trained)}
+
+
+def test_how_far_the_gradients_of_mask_and_pictures_reach():
+    for part in ("mask", "colours", "auxiliary"):
+        assert reached(small(), part) == {"trunk", "last block"}
+    assert reached(small(auxiliary_reach="block"), "auxiliary") == {"last block"}
+    own = small(mask_block=True)
+    assert reached(own, "mask") == {"trunk", "mask's block"}
+    assert reached(own, "colours") == reached(own, "auxiliary") == {"trunk", "last block"}
+
+
+@torch.no_grad()
+def test_where_the_gradient_ends_changes_no_picture():
+    whole, ended = small(), small(auxiliary_reach="block")
+    ended.load_state_dict(whole.state_dict())
+    latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    ours, theirs = whole.decode(latents), ended.decode(latents)
+    assert torch.equal(ours.layers.stacked, theirs.layers.stacked) and torch.equal(ours.auxiliary, theirs.auxiliary)
+
+
+@torch.no_grad()
+def test_a_block_of_the_masks_own_that_is_the_trunks_gives_the_same_mask():
+    shared, own = small(), small(mask_block=True)
+    weights, last = shared.state_dict(), f"decoder.up.0.block.{shared.config.num_res_blocks}."
+    names = {last: "decoder.head_mask.block.", "decoder.norm_out.": "decoder.head_mask.norm_out."}
+    copies = {name.replace(a, b): x for a, b in names.items() for name, x in weights.items() if name.startswith(a)}
+    own.load_state_dict(weights | copies)
+    latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(own.decode(latents).layers.stacked, shared.decode(latents).layers.stacked)
+
+
 def test_pictures_are_clamped_unless_training_asks_for_the_gradient():
     model, latents = small(), torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     for head in model.decoder.heads().values():

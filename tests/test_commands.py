@@ -303,10 +303,9 @@ def test_every_config_that_ships_can_be_read(path):
     load_config(UNetTrainConfig if "unet" in path.stem else AutoencoderTrainConfig, path)
 
 
-def test_the_makefile_names_only_configs_that_exist():
-    words = (ROOT / "Makefile").read_text().split()
-    named = {word for word in words if word.startswith("configs/")}
-    assert named and all((ROOT / name).is_file() for name in named)
+def test_the_makefile_names_only_recipes_that_exist():
+    named = set(re.findall(r"\b(?:recipes|configs)/[\w-]+\.(?:toml|json)", (ROOT / "Makefile").read_text()))
+    assert {"recipes/demo.toml", "recipes/gpu.toml"} <= named and all((ROOT / name).is_file() for name in named)
 
 
 def lines_for_a_newcomer():

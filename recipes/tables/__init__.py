@@ -1,1 +1,1 @@
-"""The paper's tables in miniature: every system in a world where it converges on one core."""
+"""The paper's tables in miniature: every system in a small world, and its figures beside the paper's."""

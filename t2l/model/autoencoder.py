@@ -344,7 +344,8 @@ class Decoder(DecoderTrunk):
         features = self.last(trunk)
         outputs = [head(trunk if isinstance(head, BlockHead) else features) for head in self.heads().values()]
         if self.conv_out is not None:
-            outputs.append(self.conv_out(features if self.auxiliary_reach == "trunk" else self.last(trunk.detach())))
+            ends = self.auxiliary_reach == "block" and torch.is_grad_enabled()
+            outputs.append(self.conv_out(self.last(trunk.detach()) if ends else features))
         foreground, background, mask, *auxiliary = (F.pixel_shuffle(x, self.patch) for x in outputs)
         return foreground, background, mask, auxiliary[0] if auxiliary else None
 

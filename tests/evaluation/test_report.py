@@ -93,6 +93,24 @@ def test_every_figure_is_measured_and_written(data, stand_ins, tmp_path):
     assert metrics["counts"] == {"test": 10, "generated": 6, "train": 16, "saliency": 5, "saliency_real": 2}
 
 
+def test_our_own_networks_find_the_subject_at_the_size_that_is_judged(data, stand_ins, tmp_path, monkeypatch):
+    seen = []
+
+    def subject(path, device):
+        return lambda x: (
+            seen.append((path.name, x.shape[-1])) or picture("leaf", "snow", 0).mask.expand(len(x), 1, -1, -1)
+        )
+
+    monkeypatch.setattr(judges, "load_salient", subject)
+    files = EvaluateFiles(saliency="ours.safetensors", segmenter="judge.safetensors")
+    metrics = evaluate("m", data, tmp_path / "a.json", replace(SMALL, judged_size=64), files)
+    names = [f"mask_iou_{network}{ending}" for network in ("saliency", "segmenter") for ending in ("", "_real")]
+    assert [metrics["generation"][name] for name in names] == [1, 1, 1, 1]
+    assert {*seen} == {("ours.safetensors", 64), ("judge.safetensors", 64)} and metrics["counts"]["segmenter"] == 5
+    with pytest.raises(ValueError, match="judged_size must be at least 8 pixels, got 4"):
+        EvaluateConfig(judged_size=4)
+
+
 def test_a_model_that_draws_what_is_asked_scores_as_the_real_pictures_do(data, stand_ins, tmp_path):
     metrics = evaluate("model.safetensors", data, tmp_path / "a.json", SMALL, ISNET)["generation"]
     for layer in ("foreground", "background"):

@@ -181,7 +181,6 @@ def test_how_far_the_gradients_of_mask_and_pictures_reach():
     assert reached(own, "colours") == reached(own, "auxiliary") == {"trunk", "last block"}
 
 
-@torch.no_grad()
 def test_where_the_gradient_ends_changes_no_picture():
     whole, ended = small(), small(auxiliary_reach="block")
     ended.load_state_dict(whole.state_dict())

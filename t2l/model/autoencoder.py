@@ -318,8 +318,7 @@ class DecoderTrunk(nn.Module):
 
     def last(self, x: Tensor) -> Tensor:
         """The last block, of the shape that it takes."""
-        stage: Any = self.up[0]
-        return _activated(self.norm_out, stage.block[-1](x))
+        return _activated(self.norm_out, self.up[0].block[-1](x))  # type: ignore[index, union-attr]
 
 
 class Decoder(DecoderTrunk):

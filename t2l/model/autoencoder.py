@@ -318,7 +318,7 @@ class DecoderTrunk(nn.Module):
 
     def last(self, x: Tensor) -> Tensor:
         """The last block, of the shape that it takes."""
-        return _activated(self.norm_out, self.up[0].block[-1](x))  # type: ignore[index, union-attr]
+        return _activated(self.norm_out, self.up[0].block[-1](x))  # type: ignore[index, operator]
 
 
 class Decoder(DecoderTrunk):

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from ..budget import shown_path
 from ..io.checkpoint import check_finite, check_fits, load_exactly, read_metadata, read_names, read_tensors
 from .about import PICTURE_AUTOENCODER, SD, describe
-from .autoencoder import Autoencoder, AutoencoderConfig, Head
+from .autoencoder import Autoencoder, AutoencoderConfig
+from .blocks import Head
 from .systems import CompositeAutoencoder, build_autoencoder
 from .text2layer import AUTOENCODER, FORMAT, TEXT_ENCODER, UNET
 from .text_encoder import TextEncoder, TextEncoderConfig

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config import differences
 from ..keep import keep_channels
-from .autoencoder import add_identity
+from .blocks import add_identity
 from .from_sd import with_channels
 from .unet import UNetConfig, build_unet, config_of_unet
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -61,28 +62,15 @@ def learn(judges: Judges, train: Shards, count: int) -> dict[str, Probe]:
     return {word: train_probe(features, [train.metadata(i)[word] for i in indices]) for word in WORDS.values()}
 
 
-def paint(model: Text2Layer, test: Shards, kind: Kept | None, config: GenerateConfig) -> list[Layers]:
-    """A picture for each caption, with the layer of its own real picture kept."""
+def paint(
+    model: Text2Layer, true: list[Layers], prompts: list[str], kind: Kept | None, config: GenerateConfig
+) -> list[Layers]:
+    """A picture for each prompt, with the layer of its own real picture kept."""
     painted = []
-    for i in range(len(test)):
-        keep = None if kind is None else KeptLayer(test[i].layers, kind)
-        seeded = GenerateConfig(**vars(config) | {"seed": i})
-        painted.append(generate(model, [test.metadata(i)["caption"]], seeded, keep=keep).layers)
+    for seed, (layers, prompt) in enumerate(zip(true, prompts, strict=True)):
+        keep = None if kind is None else KeptLayer(layers, kind)
+        painted.append(generate(model, [prompt], replace(config, seed=seed), keep=keep).layers)
     return painted
-
-
-class First:
-    """The first pictures of shards."""
-
-    def __init__(self, shards: Shards, count: int) -> None:
-        self.shards, self.count = shards, min(count, len(shards))
-        self.metadata = shards.metadata
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, i: int):  # noqa: ANN204
-        return self.shards[i]
 
 
 def describe(name: str, pictures: list[Layers], words: list[str], labels, judges: Judges, probes, real: Tensor) -> None:
@@ -110,26 +98,26 @@ def main() -> None:
     model = Text2Layer.load(args.checkpoint)
     size = model.trained_size
     judges = open_judges(size, torch.device("cpu"))
-    test, train = First(Shards(args.data / args.split), args.count), Shards(args.data / "train")
+    test, train = Shards(args.data / args.split), Shards(args.data / "train")
+    indices = range(min(args.count, len(test)))
     probes = learn(judges, train, args.probe)
-    labels = {word: [test.metadata(i)[word] for i in range(len(test))] for word in WORDS.values()}
-    true = [test[i].layers for i in range(len(test))]
+    labels = {word: [test.metadata(i)[word] for i in indices] for word in WORDS.values()}
+    prompts, true = [test.metadata(i)["caption"] for i in indices], [test[i].layers for i in indices]
     real = torch.cat([judges.features(layers) for layers in true])
     config = GenerateConfig(height=size, width=size, num_steps=args.steps)
     describe("real", true, ["thing", "place"], labels, judges, probes, real)
-    free = paint(model, test, None, config)
+    free = paint(model, true, prompts, None, config)
     describe("free", free, ["thing", "place"], labels, judges, probes, real)
     shown = [*free[:6]]
     ways = {"told": model} if model.keeps else {}
     ways["put back"] = without_channels(model) if model.keeps else model
     for kind in KINDS:
         for way, drawing in ways.items():
-            pictures = paint(drawing, test, kind, config)
+            pictures = paint(drawing, true, prompts, kind, config)
             describe(f"{kind} kept, {way}", pictures, [WORDS[kind]], labels, judges, probes, real)
             shown += pictures[:6]
     if args.sheet:
-        prompts = [test.metadata(i)["caption"] for i in range(6)] * (len(shown) // 6)
-        save_png(contact_sheet(Layers.cat(shown), prompts, True), args.sheet)
+        save_png(contact_sheet(Layers.cat(shown), prompts[:6] * (len(shown) // 6), True), args.sheet)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ ONE_OF_BOTH = (
 
 
 @dataclass(eq=False, repr=False)
-class KeptLayer:
+class CarriedLayer:
     """What conditioning and LATENT carry of a layer that is kept: n pictures."""
 
     kind: Kept
@@ -40,7 +40,7 @@ class KeptLayer:
     managed: ManagedAutoencoder
     told: bool = False  # whether a model of ours has met it among its conditions
 
-    def __deepcopy__(self, memo: dict) -> KeptLayer:
+    def __deepcopy__(self, memo: dict) -> CarriedLayer:
         """Itself: other packs copy conditioning in depth, and the autoencoder would come along."""
         return self
 
@@ -74,7 +74,7 @@ class KeptLayer:
         """Whether decoded pictures lie where the kept layer does."""
         return window == self.window and painted.size == self.layers.size and len(painted) % len(self.layers) == 0
 
-    def cropped(self, area: Sequence[int]) -> KeptLayer:
+    def cropped(self, area: Sequence[int]) -> CarriedLayer:
         """The part in an area of the grid: height, width, top and left in latents."""
         latents = self.latents[_rectangle(area)]
         pixels = self.layers.stacked[_rectangle([length * self.managed.downscale for length in area])]
@@ -155,7 +155,7 @@ class KeepLayer(io.ComfyNode):
         prompts = [check_conditioning(x, name) for x, name in ((positive, "positive"), (negative, "negative"))]
         kind, layers = read_kept(foreground, mask, background)
         hint_at_size("Keep Layer", managed, layers.size, FIT_LAYERS)
-        kept = KeptLayer(kind, layers, managed.encode(layers_to_encode(layers, kind)), managed)
+        kept = CarriedLayer(kind, layers, managed.encode(layers_to_encode(layers, kind)), managed)
         told = ([node_helpers.conditioning_set_values(prompt, {KEPT: kept})] for prompt in prompts)
         latent = FollowedLatent({"samples": torch.zeros_like(kept.latents), SIZE: kept.window, KEPT: kept})
         return io.NodeOutput(*told, latent)

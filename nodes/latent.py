@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..t2l.model.autoencoder import Decoded
     from .autoencoder import ManagedAutoencoder
 
-KEPT = "t2l_kept"  # in a LATENT and in conditioning: the layer that Keep Layer keeps (KeptLayer)
+KEPT = "t2l_kept"  # in a LATENT and in conditioning: the layer that Keep Layer keeps (CarriedLayer)
 SIZE = "t2l_size"  # in a LATENT: where the pictures lie on the latent grid, which rounds their size up; None = unknown
 AUTOENCODER_INPUT = AUTOENCODER.Input(
     "autoencoder", tooltip="From Load Text2Layer Checkpoint or Load Layered Autoencoder."
@@ -205,7 +205,7 @@ def with_kept(node: str, layers: Layers, latent: dict[str, Any]) -> Layers:
 
 
 def kept_in(values: dict[str, Any]) -> Any:
-    """The layer that is kept (KeptLayer), in a LATENT or in what comes beside a prompt; None without one."""
+    """The layer that is kept (CarriedLayer), in a LATENT or in what comes beside a prompt; None without one."""
     kept = values.get(KEPT)
     return kept if hasattr(kept, "put_back_into") else None
 

@@ -55,7 +55,7 @@ def run_jobs(
             report(running[future], done)
     except BrokenProcessPool as error:
         raise RuntimeError(
-            "a process that writes shards died, perhaps for want of memory; run the same command again to go on, "
+            "a process of this command died, perhaps for want of memory; run the same command again to go on, "
             "with processes=1 if it happens again"
         ) from error
     finally:

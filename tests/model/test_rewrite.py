@@ -95,6 +95,9 @@ def test_a_checkpoint_with_all_of_clips_words_is_never_rewritten():
         ("fruit", "an apple", "an apple"),
         ("a flower", "a rose", "a rose"),
         ("a bird in the rain", "a parrot in the mountains", "a parrot in fog"),
+        ("a hen in a barnyard", "a rooster in a meadow", "a hen in a meadow"),
+        ("a fort at the seashore", "a castle on a beach", "a castle on a beach"),
+        ("an emerald in a waiting room", "a crown in a lobby", "a diamond in a lobby"),
     ],
 )
 def test_words_are_read_as_the_nearest(prompt, shipped, demo):
@@ -229,6 +232,6 @@ def test_every_name_of_the_tables_is_known_to_a_checkpoint_of_recipes_demo_or_ha
 
 
 def test_the_generated_table_is_small_and_its_licence_lies_beside_it():
-    assert GENERATED.stat().st_size + HAND_MADE.stat().st_size < 60_000
+    assert GENERATED.stat().st_size + HAND_MADE.stat().st_size < 64_000
     assert GENERATED.with_suffix(".LICENSE.txt").is_file()
     assert all(line.words for lines in read_sections(GENERATED).values() for line in lines)

@@ -323,7 +323,7 @@ class Rewriter:
     def mend(self, chunk: Chunk) -> None:
         """Read the words beside a head as qualities, or leave them out, and an `of` that joins nothing any more."""
         for unit in chunk.units:
-            if unit.known or unit is chunk.head:
+            if unit.known or unit is chunk.head or not unit.stands:
                 continue
             names = unit.reads.get("words", [])
             if names and unit.word not in BESIDES:

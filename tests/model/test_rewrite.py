@@ -95,6 +95,7 @@ def test_a_checkpoint_with_all_of_clips_words_is_never_rewritten():
         ("fruit", "an apple", "an apple"),
         ("a flower", "a rose", "a rose"),
         ("a bird in the rain", "a parrot in the mountains", "a parrot in fog"),
+        ("a spacecraft near a nebula", "a rocket in space", "a spacecraft in space"),
         ("a hen in a barnyard", "a rooster in a meadow", "a hen in a meadow"),
         ("a fort at the seashore", "a castle on a beach", "a castle on a beach"),
         ("an emerald in a waiting room", "a crown in a lobby", "a diamond in a lobby"),

@@ -30,4 +30,4 @@ def test_the_demos_recipe_scaled_down_goes_from_pictures_to_figures(downloads, t
     figures = json.loads(Path(capsys.readouterr().out.splitlines()[-1]).read_text())
     assert figures["checkpoint"] == "text2layer-demo.safetensors" and figures["split"] == "validation"
     model = Text2Layer.load(tmp_path / "run" / "text2layer-demo.safetensors")
-    assert model.trained_size == 128 and model.unet.config.block_out_channels == (96, 192, 192)
+    assert model.trained_size == 128 and model.unet.config.block_out_channels == (96, 96, 192, 192)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from t2l import cli
-from t2l.config import config_to_dict
+from t2l.model.grow import grown_config
 from t2l.model.text2layer import Text2Layer
 from t2l.training.configs import AutoencoderTrainConfig, UNetTrainConfig
 from t2l.training.recipe import load_recipe
@@ -385,8 +385,8 @@ def test_the_recipe_that_ships_can_be_read_from_anywhere_and_ends_in_figures(tmp
     assert [stage.command for stage in recipe.stages][-2:] == ["export", "evaluate"]
     kinds = {"train-autoencoder": AutoencoderTrainConfig, "train-unet": UNetTrainConfig}
     assert all(isinstance(stage.config, kinds.get(stage.command, object)) for stage in recipe.stages)
-    unets = [config_to_dict(stage.config.unet) for stage in recipe.stages if stage.command == "train-unet"]
-    assert len(unets) == 2 and unets[0] == unets[1]
+    small, large = (stage.config.unet for stage in recipe.stages if stage.command == "train-unet")
+    assert large == grown_config(small)
     command = [sys.executable, "-m", "t2l", "train", ROOT / "recipes" / "demo.toml", "--list", "--run", "run"]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     listed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout

@@ -329,7 +329,8 @@ class DecoderTrunk(nn.Module):
 
     def last(self, x: Tensor) -> Tensor:
         """The last block, of the shape that it takes."""
-        return activated(self.norm_out, self.up[0].block[-1](x))  # type: ignore[index, operator]
+        stage: Any = self.up[0]
+        return activated(self.norm_out, stage.block[-1](x))
 
 
 class Decoder(DecoderTrunk):

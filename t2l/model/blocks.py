@@ -133,6 +133,7 @@ def activated(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def make_norm(channels: int, norm: str, operations: Any) -> nn.Module:
+    """GroupNorm of 32 groups for "group", nothing for "none" (`AutoencoderConfig.norm`)."""
     return operations.GroupNorm(32, channels, eps=1e-6) if norm == "group" else nn.Identity()
 
 

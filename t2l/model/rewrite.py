@@ -27,6 +27,7 @@ from .near_words import ENDINGS, NAMING, PLURALS, SECTIONS, misspellings, stems,
 from .tokenizer import vocabulary as clip_vocabulary
 from .vocabulary import LONGEST, MOST_NAMED, SHORTEST, Vocabulary
 
+SEPARATORS = re.compile(r"[\x1c-\x1f]")  # space to Python, tokens to CLIP
 PIECES = re.compile(r"\w+(?:['’-]\w+)*|\s+|[^\w\s]+")  # words, space, signs
 PLACING = frozenset(
     "in on at under above over by near among against behind inside outside beside beneath below within through across "
@@ -133,9 +134,9 @@ def rewrite(
 
 
 def take_apart(texts: Sequence[str], vocabulary: Vocabulary, keep: re.Pattern[str] | None) -> list[Piece]:
-    """Words, spaces and signs; joined, they are the texts."""
+    """Words, spaces and signs; joined, they are the texts, with a space for a separator."""
     pieces = []
-    for part, text in enumerate(texts):
+    for part, text in enumerate(SEPARATORS.sub(" ", text) for text in texts):
         at = 0
         for kept in keep.finditer(text) if keep else ():
             pieces += [Piece(found, part) for found in PIECES.findall(text[at : kept.start()])]

@@ -189,6 +189,8 @@ TEXTS = st.one_of(
 @example(["e\u0301 zorbl e\u0301"], "shipped", False)
 @example(["İSTANBUL zorbl"], "shipped", False)
 @example(["<|endoftext|> zorbl"], "shipped", False)
+@example(["0", "\x1f"], "demo", False)
+@example(["a dog\x1czorbl\x1d"], "shipped", True)
 def test_what_was_rewritten_holds_no_unknown_word_and_stays_so(texts, name, unwanted):
     known = VOCABULARIES[name]
     once = rewrite(texts, known, EMBEDDING, unwanted)

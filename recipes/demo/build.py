@@ -80,13 +80,13 @@ class DemoConfig:
                 f"archive must be a file that python -m recipes.demo.archive packed, and {self.archive} is none"
             )
         hidden = self.test_pairs * (2 if self.validation else 1)
-        if len(_places(self)) <= hidden:
+        if len(places_of(self)) <= hidden:
             raise ValueError(
                 f"places must be more than the {hidden} of each thing that only test and validation show, got "
-                f"{len(_places(self))}"
+                f"{len(places_of(self))}"
             )
         for split in SPLITS:
-            if self.count(split) and not _things(self, split == "held_out"):
+            if self.count(split) and not things_of(self, split == "held_out"):
                 raise ValueError(f"{split} must be 0: none of the things is drawn there, got {self.count(split)}")
 
     def count(self, split: str) -> int:
@@ -109,8 +109,8 @@ def build_demo(config: DemoConfig, out: Path, progress: Callable[[str], None] = 
     """
     out = Path(out)
     _claim(out, config)
-    used = [source for held_out in (False, True) for thing in _things(config, held_out) for source in thing.pictures]
-    used += [source for place in _places(config) for source in place.files]
+    used = [source for held_out in (False, True) for thing in things_of(config, held_out) for source in thing.pictures]
+    used += [source for place in places_of(config) for source in place.files]
     if config.archive:
         write_whole(out / LEDGER, ArchivePictures(Path(config.archive)).ledger(used))
     else:
@@ -182,9 +182,9 @@ def hidden_pairs(config: DemoConfig, split: str) -> dict[str, tuple[str, ...]]:
         return {}
     taken = hidden_pairs(config, "test") if split == "validation" else {}
     rng = np.random.default_rng([config.seed, 99, 1] if taken else [config.seed, 99])
-    names = [place.name for place in _places(config)]
+    names = [place.name for place in places_of(config)]
     pairs = {}
-    for thing in _things(config, held_out=False):
+    for thing in things_of(config, held_out=False):
         others = {*taken.get(thing.name, ()), *(["wooden table"] if thing.name == "teapot" else [])}
         allowed = [name for name in names if name not in others]
         pairs[thing.name] = tuple(str(name) for name in rng.choice(allowed, config.test_pairs, replace=False))
@@ -195,7 +195,7 @@ def hidden_pairs(config: DemoConfig, split: str) -> dict[str, tuple[str, ...]]:
 def plan(config: DemoConfig, split: str) -> list[Pair]:
     """Who stands where, for every sample of a split: every thing equally often, places by their weights."""
     rng = np.random.default_rng([config.seed, 100 + _seed(split)])
-    things = _things(config, held_out=split == "held_out")
+    things = things_of(config, held_out=split == "held_out")
     hidden = {name: hidden_pairs(config, name) for name in SPLITS}
     rounds = -(-config.count(split) // len(things))
     order = np.concatenate([rng.permutation(len(things)) for _ in range(max(rounds, 1))])
@@ -204,7 +204,7 @@ def plan(config: DemoConfig, split: str) -> list[Pair]:
         thing = things[number]
         shown = {name: of.get(thing.name, ()) for name, of in hidden.items()}
         others = {place for name, of in shown.items() if name != split for place in of}
-        places = [place for place in _places(config) if place.name in (shown.get(split) or {place.name} - others)]
+        places = [place for place in places_of(config) if place.name in (shown.get(split) or {place.name} - others)]
         weights = np.array([place.weight for place in places])
         pairs.append((thing, places[int(rng.choice(len(places), p=weights / weights.sum()))]))
     return pairs
@@ -215,11 +215,13 @@ def _seed(split: str) -> int:
     return SPLITS.index("train" if split == "unfiltered" else split)
 
 
-def _things(config: DemoConfig, held_out: bool) -> list[Thing]:
+def things_of(config: DemoConfig, held_out: bool) -> list[Thing]:
+    """The things that are drawn: those of train, or those that it never shows."""
     return [t for t in load_things() if t.held_out == held_out and (not config.things or t.name in config.things)]
 
 
-def _places(config: DemoConfig) -> list[Place]:
+def places_of(config: DemoConfig) -> list[Place]:
+    """The places that are drawn."""
     return [place for place in load_places() if not config.places or place.name in config.places]
 
 
@@ -303,9 +305,9 @@ def _describe(config: DemoConfig, out: Path) -> None:
     summary = {
         "config": _identity(config),
         "counts": counts,
-        "things": {thing.name: len(thing.pictures) for thing in _things(config, held_out=False)},
-        "held_out_things": {thing.name: len(thing.pictures) for thing in _things(config, held_out=True)},
-        "places": {place.name: list(place.phrases) for place in _places(config)},
+        "things": {thing.name: len(thing.pictures) for thing in things_of(config, held_out=False)},
+        "held_out_things": {thing.name: len(thing.pictures) for thing in things_of(config, held_out=True)},
+        "places": {place.name: list(place.phrases) for place in places_of(config)},
         "test_only_pairs": hidden_pairs(config, "test"),
         "validation_only_pairs": hidden_pairs(config, "validation"),
         "words": sorted(words),

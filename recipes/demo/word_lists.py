@@ -7,11 +7,12 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
+from t2l.config import config_from_dict
 from t2l.training.recipe import load_recipe
 
-from .captions import LIGHTS, SIZES, load_things
+from .build import DemoConfig, places_of, things_of
+from .captions import LIGHTS, SIZES
 from .cutouts import COLOURS
-from .places import load_places
 
 
 def word_lists(recipe: str | Path) -> str:
@@ -19,16 +20,14 @@ def word_lists(recipe: str | Path) -> str:
 
     Raises ValueError, FileNotFoundError or OSError with a sentence for a recipe that cannot be read.
     """
-    config = load_recipe(Path(recipe)).stage("data").config.config
-    things, places = (config.get(name) for name in ("things", "places"))
-    shown = [thing for thing in load_things() if not thing.held_out and (not things or thing.name in things)]
-    behind = [place for place in load_places() if not places or place.name in places]
+    config = config_from_dict(DemoConfig, load_recipe(Path(recipe)).stage("data").config.config)
+    things, places = things_of(config, held_out=False), places_of(config)
     lists = {
-        f"{len(shown)} things": _names(thing.names for thing in shown),
-        f"{len(behind)} places": _names(place.phrases for place in behind),
-        "Light": _names(LIGHTS.values()) if config.get("lit", True) else "",
-        "Sizes": _names(SIZES.values()) if config.get("resized", True) else "",
-        "Colours": ", ".join(COLOURS) + "; of these things: " + ", ".join(x.name for x in shown if x.recolour),
+        f"{len(things)} things": _names(thing.names for thing in things),
+        f"{len(places)} places": _names(place.phrases for place in places),
+        "Light": _names(LIGHTS.values()) if config.lit else "",
+        "Sizes": _names(SIZES.values()) if config.resized else "",
+        "Colours": ", ".join(COLOURS) + "; of these things: " + ", ".join(x.name for x in things if x.recolour),
     }
     written = (f"- {name}: {text}." for name, text in lists.items() if text)
     return "\n".join(textwrap.fill(text, 120, subsequent_indent="  ", break_on_hyphens=False) for text in written)

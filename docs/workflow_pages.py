@@ -139,6 +139,7 @@ WORKFLOWS = [
             ),
         ],
         thumbnail=["save", "composite", "background", "mask"],
+        note_height=170,
         number=1,
     ),
     Workflow(

@@ -99,7 +99,6 @@ PHOTOGRAPHS = [
             ),
         ],
         thumbnail=["save", "new"],
-        note_height=115,
     ),
     Workflow(
         "picture-to-layers",
@@ -112,7 +111,7 @@ PHOTOGRAPHS = [
             kept(),
         ],
         thumbnail=["save", "background"],
-        note_height=170,
+        note_height=236,
     ),
     Workflow(
         "picture-to-layers-with-core-models",

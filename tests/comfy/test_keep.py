@@ -1,24 +1,18 @@
 """Keep Layer in a real ComfyUI: the kept layer comes out bit for bit, the other is painted to it, bad input is a
 sentence.
 
-With the shipped checkpoint, and with one whose UNet has channels for a kept layer.
+With the shipped checkpoint, whose UNet has channels for a kept layer, and with the same one without them.
 """
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from benchmarks.keep_layer import without_channels
 from t2l.cli.options import default_checkpoint
-from t2l.diffusion import scaled_linear_schedule
-from t2l.keep import keep_channels
-from t2l.model.grow import grow_to
 from t2l.model.text2layer import Text2Layer
-from t2l.model.unet import config_of_unet
 
-SHIPPED, KEEPING = "text2layer-demo.safetensors", "keeping.safetensors"
+KEEPING, PLAIN = "text2layer-demo.safetensors", "plain.safetensors"
 PARTS = {"foreground": 0, "background": 1, "composite": 3}
 
 
@@ -28,7 +22,7 @@ def node(kind, **inputs):
 
 @pytest.fixture(scope="module", autouse=True)
 def files(server):
-    """Two photographs, a mask and a checkpoint that can be told a kept layer."""
+    """Two photographs, a mask and a checkpoint that cannot be told a kept layer."""
     generator = np.random.default_rng(0)
     for name, size in (("photo", (96, 72)), ("other", (96, 72)), ("large", (128, 128))):
         picture = Image.fromarray(generator.integers(0, 255, (9, 12, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
@@ -37,19 +31,15 @@ def files(server):
     mask.paste(255, (30, 20, 60, 60))
     for name, value in (("mask", mask), ("nothing", Image.new("L", (96, 72))), ("all", Image.new("L", (96, 72), 255))):
         value.convert("RGB").save(server.folder / "input" / f"{name}.png")
-    model = Text2Layer.load(default_checkpoint())
-    config, channels = config_of_unet(model.unet), model.autoencoder.config.latent_channels
-    wanted = replace(config, in_channels=channels + keep_channels(channels))
-    model.unet = grow_to(wanted, model.unet, scaled_linear_schedule(model.diffusion), "it")
-    torch.nn.init.normal_(model.unet.conv_in.weight[:, channels:], std=0.05, generator=torch.Generator().manual_seed(0))
-    path = server.folder / "models" / "text2layer" / KEEPING
+    model = without_channels(Text2Layer.load(default_checkpoint()))
+    path = server.folder / "models" / "text2layer" / PLAIN
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)
     yield
     path.unlink()
 
 
-def graph(checkpoint=SHIPPED, kept="background", photo="photo", mask="mask", custom=False, seed=1, steps=2):
+def graph(checkpoint=KEEPING, kept="background", photo="photo", mask="mask", custom=False, seed=1, steps=2):
     """A kept layer, sampled and decoded; every part shown."""
     wires = {kept: ["photo", 0]} | ({"mask": ["mask", 0]} if kept == "foreground" else {})
     nodes = {
@@ -102,7 +92,7 @@ def source(server, name="photo"):
 
 @pytest.mark.parametrize("custom", [False, True], ids=["KSampler", "SamplerCustomAdvanced"])
 @pytest.mark.parametrize("kept", ["foreground", "background"])
-@pytest.mark.parametrize("checkpoint", [SHIPPED, KEEPING])
+@pytest.mark.parametrize("checkpoint", [PLAIN, KEEPING])
 def test_the_kept_layer_comes_out_bit_for_bit_and_the_other_is_painted(server, checkpoint, kept, custom):
     (first, second) = (drawn(server, graph(checkpoint, kept, custom=custom, seed=seed)) for seed in (1, 2))
     other = "background" if kept == "foreground" else "foreground"
@@ -111,7 +101,7 @@ def test_the_kept_layer_comes_out_bit_for_bit_and_the_other_is_painted(server, c
 
 
 @pytest.mark.parametrize("kept", ["foreground", "background"])
-@pytest.mark.parametrize("checkpoint", [SHIPPED, KEEPING])
+@pytest.mark.parametrize("checkpoint", [PLAIN, KEEPING])
 def test_the_kept_layer_has_a_say_in_the_other(server, checkpoint, kept):
     one, other = (drawn(server, graph(checkpoint, kept, photo=photo)) for photo in ("photo", "other"))
     painted = "background" if kept == "foreground" else "foreground"
@@ -133,11 +123,11 @@ def test_a_checkpoint_with_channels_paints_from_nothing_as_before(server):
     nodes["canvas"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
     plain = {"positive": ["prompt", 0], "negative": ["empty", 0], "latent_image": ["canvas", 0]}
     pictures = {}
-    for checkpoint in (SHIPPED, KEEPING):
+    for checkpoint in (PLAIN, KEEPING):
         nodes["load"]["inputs"]["checkpoint"] = checkpoint
         nodes["sample"]["inputs"] |= plain
         pictures[checkpoint] = drawn(server, nodes)["composite"][0]
-    assert np.abs(pictures[SHIPPED].astype(int) - pictures[KEEPING]).max() <= 1
+    assert np.abs(pictures[PLAIN].astype(int) - pictures[KEEPING]).max() <= 1
 
 
 def test_a_latent_that_is_turned_is_decoded_without_the_kept_layer(server):
@@ -168,7 +158,7 @@ def test_what_cannot_be_kept_is_said(server, wires, sentence):
     assert error.startswith("Keep Layer: ") and sentence in error
 
 
-@pytest.mark.parametrize("checkpoint", [SHIPPED, KEEPING])
+@pytest.mark.parametrize("checkpoint", [PLAIN, KEEPING])
 def test_a_latent_of_another_size_is_said(server, checkpoint):
     nodes = graph(checkpoint)
     nodes["canvas"] = node("EmptyLatentImage", width=128, height=128, batch_size=1)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tests.comfy.test_files import largest_difference
-from tests.comfy.test_keep import KEEPING, SHIPPED, drawn, graph, node, source
+from tests.comfy.test_keep import KEEPING, PLAIN, drawn, graph, node, source
 from tests.comfy.test_keep import files as files  # a fixture
 from tests.comfy.test_live import watch
 from tests.comfy.test_sizes import hints
 
-BOTH = pytest.mark.parametrize("checkpoint", [SHIPPED, KEEPING])
+BOTH = pytest.mark.parametrize("checkpoint", [PLAIN, KEEPING])
 AREA = {"width": 64, "height": 64, "x": 24, "y": 8, "strength": 1.0}
 NOT_TOLD = "was not trained to be told a kept layer"
 
@@ -225,7 +225,7 @@ def sentences(server, nodes):
 
 
 def test_a_layer_that_is_put_back_is_told_on_the_sampler_and_not_at_every_step(server):
-    said = sentences(server, graph(seed=21, steps=6))
+    said = sentences(server, graph(PLAIN, seed=21, steps=6))
     assert {where for where, _ in said} == {"sample"} and all(NOT_TOLD in sentence for _, sentence in said)
     assert len(said) == 2  # once for each prompt; the node shows it once
     assert sentences(server, graph(KEEPING, seed=21)) == []
@@ -247,7 +247,7 @@ def test_a_mask_beside_a_background_is_told(server):
 
 def test_the_bar_of_ksampler_goes_by_steps_while_a_layer_is_put_back(server):
     """The autoencoder's own bar ran to its end at every step."""
-    said, _ = asyncio.run(watch(server.url, graph(seed=24, steps=4)))
+    said, _ = asyncio.run(watch(server.url, graph(PLAIN, seed=24, steps=4)))
     steps = [x["data"] for x in said if x["type"] == "progress" and x["data"]["node"] == "sample"]
     assert [step["max"] for step in steps] == [4] * len(steps) and len(steps) >= 4
 
@@ -256,10 +256,10 @@ def test_cancel_ends_a_layer_that_is_put_back(server):
     async def cancel(session):
         await session.post(f"{server.url}/interrupt")
 
-    said, _ = asyncio.run(watch(server.url, graph(seed=25, steps=500), cancel))
+    said, _ = asyncio.run(watch(server.url, graph(PLAIN, seed=25, steps=500), cancel))
     assert said[-1]["type"] == "execution_interrupted"
     assert max(x["data"]["value"] for x in said if x["type"] == "progress") < 20
-    kept(server, graph(seed=26))
+    kept(server, graph(PLAIN, seed=26))
 
 
 # --- Missing inputs --------------------------------------------------------------------------------------------------

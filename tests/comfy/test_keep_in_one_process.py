@@ -9,9 +9,13 @@ import sys
 
 import pytest
 
+from benchmarks.keep_layer import without_channels
+from t2l.cli.options import default_checkpoint
+from t2l.model.text2layer import Text2Layer
+
 TRY = """
 import copy, importlib, json, sys
-comfyui, custom_nodes, unet = sys.argv[1:4]
+comfyui, custom_nodes, checkpoint, unet = sys.argv[1:5]
 sys.path[:0] = [comfyui, custom_nodes]
 import comfy.cli_args
 comfy.cli_args.args.cpu = True
@@ -19,11 +23,13 @@ if unet:
     setattr(comfy.cli_args.args, f"{unet}_unet", True)
 import comfy.sd
 import torch
+import folder_paths
 load = importlib.import_module("text2layer.nodes.load")
 keep = importlib.import_module("text2layer.nodes.keep")
 diffusion_model = importlib.import_module("text2layer.nodes.diffusion_model")
 KEPT = keep.KEPT
-model, clip, autoencoder, vae = load.LoadCheckpoint.execute("text2layer-demo.safetensors").args
+folder_paths.add_model_folder_path("text2layer", checkpoint.rpartition("/")[0])
+model, clip, autoencoder, vae = load.LoadCheckpoint.execute(checkpoint.rpartition("/")[2]).args
 model = model.model
 generator = torch.Generator().manual_seed(0)
 coarse = torch.rand(1, 3, 5, 6, generator=generator)
@@ -73,8 +79,10 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module", params=["", "bf16", "fp16"])
-def found(request, comfyui, base):
-    command = [sys.executable, "-c", TRY, str(comfyui), str(base / "custom_nodes"), request.param]
+def found(request, comfyui, base, tmp_path_factory):
+    checkpoint = tmp_path_factory.mktemp("plain") / "plain.safetensors"
+    without_channels(Text2Layer.load(default_checkpoint())).save(checkpoint)
+    command = [sys.executable, "-c", TRY, str(comfyui), str(base / "custom_nodes"), str(checkpoint), request.param]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
     assert result.returncode == 0, result.stderr
     names = {"": "torch.float32", "bf16": "torch.bfloat16", "fp16": "torch.float16"}

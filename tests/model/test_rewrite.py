@@ -76,27 +76,27 @@ def test_a_checkpoint_with_all_of_clips_words_is_never_rewritten():
     ("prompt", "shipped", "demo"),
     [
         ("a poodle in a cathedral", "a dog in a town square", "a dog in a town square"),
-        ("a crimson automobile", "a red car", "a red automobile"),
-        ("a limousine at midnight", "a car at sunset", "a car at midnight"),
-        ("a gigantic teapot on a desk", "a teapot on a wooden table", "a large teapot on a desk"),
+        ("a crimson automobile", "a red automobile", "a red automobile"),
+        ("a limousine at midnight", "a car at midnight", "a car at midnight"),
+        ("a gigantic teapot on a desk", "a teapot on a desk", "a large teapot on a desk"),
         ("dogs on the beach", "a dog on the beach", "a dog on the beach"),
         ("two grey mice in the woods", "a gray mouse in the woods", "a gray mouse in the woods"),
         ("peaches", "an apple", "an apple"),
         ("an eagle", "an owl", "an eagle"),
         ("a golden retriever in Paris", "a dog in a city street", "a dog in a city street"),
         ("a herd of elephants", "an elephant", "an elephant"),
-        ("a cup of tea", "a cup of coffee", "a cup of tea"),
+        ("a cup of tea", "a cup of tea", "a cup of tea"),
         ("a wodden castle", "a wooden castle", "a wooden castle"),
         ("a portrait of a fox", "a picture of a fox", "a picture of a fox"),
         ("a poodle and a sparrow near the mountains", "a dog by the mountains", "a dog by the mountains"),
-        ("under the ocean, a squid", "under water, an octopus", "under the ocean, a squid"),
+        ("under the ocean, a squid", "under the ocean, a squid", "under the ocean, a squid"),
         ("a fox in a forest in the style of monet, 4k", "a fox in a forest", "a fox in a forest"),
         ("a vehicle", "a car", "a car"),
         ("fruit", "an apple", "an apple"),
         ("a flower", "a rose", "a rose"),
-        ("a bird in the rain", "a parrot in the mountains", "a parrot in fog"),
-        ("a spacecraft near a nebula", "a rocket in space", "a spacecraft in space"),
-        ("a hen in a barnyard", "a rooster in a meadow", "a hen in a meadow"),
+        ("a bird in the rain", "a parrot in fog", "a parrot in fog"),
+        ("a spacecraft near a nebula", "a spacecraft in space", "a spacecraft in space"),
+        ("a hen in a barnyard", "a hen in a meadow", "a hen in a meadow"),
         ("a fort at the seashore", "a castle on a beach", "a castle on a beach"),
         ("an emerald in a waiting room", "a crown in a lobby", "a diamond in a lobby"),
     ],
@@ -153,9 +153,9 @@ def test_signs_of_a_bad_picture_become_nothing_where_a_prompt_may_be_of_what_is_
 
 
 def test_the_parts_of_a_prompt_are_read_together():
-    assert rewrite(["a photo of a ", "golden", " poodle in a ", "cathedral"], SHIPPED).texts == [
+    assert rewrite(["a photo of a ", "crimson", " poodle in a ", "cathedral"], SHIPPED).texts == [
         "a photo of a ",
-        "yellow",
+        "red",
         "dog",
         "in a town square",
     ]

@@ -30,7 +30,7 @@ with torch.inference_mode():
     prompts = ["a red teapot on a wooden table", "a tiger in a forest, "]
     cond = torch.cat([clip.encode_from_tokens(clip.tokenize(p)) for p in prompts])
     expected_cond = generate.encode_prompts(ours, prompts)
-    x = torch.randn(2, 8, 16, 16, generator=generator)
+    x = torch.randn(2, ours.unet.config.in_channels, 16, 16, generator=generator)
     t = torch.tensor([10, 700])
     network = model.model.diffusion_model
     predicted = network(x, t, context=expected_cond)

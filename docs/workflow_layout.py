@@ -25,24 +25,24 @@ BLUE, PURPLE, GREEN, YELLOW = "#7db4e0", "#cf95d6", "#a3d3a3", "#e3c46e"
 # Width and height that a node needs with Vue nodes, the larger; KSampler's and Load Layers' with the picture they come
 # to show.
 SIZES = {
-    "T2L_LoadCheckpoint": (230, 166),
+    "T2L_LoadCheckpoint": (230, 156),
     "T2L_LoadAutoencoder": (230, 110),
-    "EmptyLatentImage": (230, 134),
+    "EmptyLatentImage": (230, 124),
     "CLIPTextEncode": (230, 110),
     "KSampler": (230, 500),
-    "T2L_EncodeLayers": (230, 134),
-    "T2L_DecodeLayers": (230, 206),
-    "T2L_KeepLayer": (230, 182),
+    "T2L_EncodeLayers": (230, 124),
+    "T2L_DecodeLayers": (230, 196),
+    "T2L_KeepLayer": (230, 172),
     "PreviewImage": (240, 266),
     "MaskPreview": (240, 266),
     "SaveImage": (240, 306),
-    "T2L_CompositeLayers": (230, 486),
+    "T2L_CompositeLayers": (230, 476),
     "T2L_SaveLayers": (230, 400),
-    "T2L_LoadLayers": (230, 556),
+    "T2L_LoadLayers": (230, 530),
     "T2L_CleanEdges": (230, 460),
-    "T2L_SplitLayers": (230, 226),
+    "T2L_SplitLayers": (230, 216),
     "T2L_UpscaleLayers": (230, 400),
-    "T2L_FitLayers": (230, 206),
+    "T2L_FitLayers": (230, 196),
     "T2L_BestLayers": (230, 170),
     "PreviewAny": (230, 150),
     "SetLatentNoiseMask": (230, 60),
@@ -50,7 +50,7 @@ SIZES = {
     "T2L_PictureToLayers": (230, 170),
     "LoadBackgroundRemovalModel": (230, 90),
     "RemoveBackground": (230, 80),
-    "CheckpointLoaderSimple": (230, 146),
+    "CheckpointLoaderSimple": (230, 136),
     "InpaintModelConditioning": (230, 160),
     "VAEDecode": (230, 60),
 }
@@ -89,7 +89,7 @@ class Workflow:
     note: str
     groups: list[Group]
     thumbnail: list[str]  # nodes whose pictures stand for it: four pictures, or a large one and a small one
-    note_height: int = 140
+    note_height: int = 130
     under_note: int = 1
     picture_of: str = ""  # the workflow whose picture stands for it, where its own models are not at hand to run it
     number: int = 0  # before the file's name, where a list in order of names should begin with it

@@ -139,7 +139,7 @@ WORKFLOWS = [
             ),
         ],
         thumbnail=["save", "composite", "background", "mask"],
-        note_height=170,
+        note_height=160,
         number=1,
     ),
     Workflow(

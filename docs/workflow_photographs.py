@@ -57,9 +57,8 @@ def painter(name: str, seed: int, kept: str) -> Node:
 PHOTOGRAPHS = [
     Workflow(
         "keep-a-layer",
-        "## Keep a layer\nOnce the cup stays and another place is painted around it; once the photographed meadow "
-        "stays and another thing is painted into it. What is kept keeps every pixel. Say the whole picture, thing and "
-        "place; leave *denoise* at 1.",
+        "## Keep a layer\nOne KSampler keeps the cup and paints another place, the other keeps the meadow and paints "
+        "another thing. What is kept keeps every pixel. Say thing and place, and leave *denoise* at 1.",
         [
             Group(
                 "1  Two layers, and words",
@@ -99,6 +98,7 @@ PHOTOGRAPHS = [
             ),
         ],
         thumbnail=["save", "new"],
+        note_height=115,
     ),
     Workflow(
         "picture-to-layers",
@@ -111,7 +111,7 @@ PHOTOGRAPHS = [
             kept(),
         ],
         thumbnail=["save", "background"],
-        note_height=236,
+        note_height=226,
     ),
     Workflow(
         "picture-to-layers-with-core-models",

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from datetime import date
 from pathlib import Path
 
@@ -316,7 +317,7 @@ def test_a_template_whose_checkpoint_is_missing_says_what_to_do(page):
     with page.expect_response("**/prompt") as refusal:
         page.evaluate("() => { app.queuePrompt(0, 1); }")
     assert sentence in refusal.value.text()
-    details = page.get_by_role("button", name="View details")  # newer frontends keep the sentence behind it
+    details = page.get_by_role("button", name=re.compile("View details|See Errors"))  # newer ones keep it behind
     page.get_by_text(sentence).or_(details).first.wait_for()
     page.keyboard.press("Escape")
 

@@ -8,7 +8,7 @@ from workflow_layout import BLUE, GREEN, PURPLE, YELLOW, Group, Node, Workflow
 
 DEMO = "text2layer-demo.safetensors"
 OWN = "cup-and-meadow.ora [example]"  # a cut-out with a mask over a photograph
-SAMPLING = {"steps": 50, "cfg": 4.0, "sampler_name": "dpmpp_2m_sde", "scheduler": "sgm_uniform"}
+SAMPLING = {"steps": 50, "cfg": 3.0, "sampler_name": "dpmpp_2m_sde", "scheduler": "sgm_uniform"}
 PLACEMENT = {
     "x": 0.0,
     "y": 0.0,

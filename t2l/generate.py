@@ -36,7 +36,7 @@ class GenerateConfig:
     height: int = 256
     width: int = 256
     num_steps: int = 50
-    guidance_scale: float = 4.0  # 1 = none
+    guidance_scale: float = 3.0  # 1 = none
     seed: int = 0  # picture i is drawn from seed + i
     sampler: Sampler = "sde"  # adds fresh noise at every step, which mends what a small model got wrong before (LOG.md)
     batch_size: int = 8  # pictures at once

@@ -294,7 +294,7 @@ def test_masks_drawn_on_other_pictures_are_refused_before_the_work(data, stand_i
     monkeypatch.setattr(report, "reconstruct", fail)
     other = replace(SMALL, generation=replace(SMALL.generation, guidance_scale=2.0))
     with pytest.raises(
-        ValueError, match="'0021' was drawn with guidance_scale 4.0, now it is 2.0; masks count for the pictures"
+        ValueError, match="'0021' was drawn with guidance_scale 3.0, now it is 2.0; masks count for the pictures"
     ):
         evaluate(checkpoint, data, tmp_path / "a.json", other, EvaluateFiles(masks=tmp_path / "c"))
 

@@ -54,7 +54,7 @@ def add_commands(command: Command) -> None:
         dest="guidance_scale",
         type=number("guidance", 0, 100),
         metavar="X",
-        help="pull of the prompt, 1 = none (default: 4)",
+        help="pull of the prompt, 1 = none (default: 3)",
     )
     add("--size", type=size, metavar="N|WxH", help="pixels, from 64 up (default: what it was trained on)")
     add("--count", type=whole("count", 1, 64), default=1, metavar="N", help="pictures per prompt (default: 1)")

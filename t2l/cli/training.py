@@ -165,17 +165,20 @@ def train_autoencoder(args: argparse.Namespace) -> None:
     """Train the layered autoencoder; the same command resumes."""
     from ..data.several import as_data
     from ..training.configs import AutoencoderTrainConfig
+    from ..training.processes import leave_processes
     from ..training.train_autoencoder import train_autoencoder as train
 
     config = config_of(AutoencoderTrainConfig, args)
     validation = None if args.validation is None else as_data(args.validation)
     print_once(train(config, as_data(args.data), args.run, args.init, validation, **_run_options(args)))
+    leave_processes()
 
 
 def cache_latents(args: argparse.Namespace) -> None:
     """Encode a data set once, so that the UNet never waits for pictures; the same command resumes."""
     from ..data.several import as_data
     from ..training.latent_cache import CacheConfig, write_cache
+    from ..training.processes import leave_processes
 
     given = {
         "size": args.size,
@@ -190,16 +193,19 @@ def cache_latents(args: argparse.Namespace) -> None:
     for sentence in write_cache(args.checkpoint, data, args.out, config, args.text_encoder, args.check, **where):
         say(sentence)
     print_once(args.out)
+    leave_processes()
 
 
 def train_unet(args: argparse.Namespace) -> None:
     """Train the diffusion UNet on cached latents; the same command resumes."""
     from ..training.configs import UNetTrainConfig
+    from ..training.processes import leave_processes
     from ..training.stages import draw_samples
     from ..training.train_unet import train_unet as train
 
     config = config_of(UNetTrainConfig, args)
     print_once(train(config, args.latents, args.run, args.init, draw_samples, args.validation, **_run_options(args)))
+    leave_processes()
 
 
 def export(args: argparse.Namespace) -> None:

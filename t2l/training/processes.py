@@ -99,6 +99,12 @@ class Processes:
             make_batchnorm_global(module)
 
 
+def leave_processes() -> None:
+    """Part from the others at the end of a command: a process that is connected still may be aborted when it exits."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 @contextmanager
 def skip_gradient_sync(module: nn.Module) -> Iterator[None]:
     """Gradients of what runs inside stay in this process, for all but the last part of a step."""

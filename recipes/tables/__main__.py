@@ -105,5 +105,7 @@ def say(line: str) -> None:
     print(time.strftime("%H:%M"), line, file=sys.stderr, flush=True)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # by its own name: a data module that has run in this process has taken __main__'s place
+    from recipes.tables.__main__ import main as named_main
+
+    sys.exit(named_main())

@@ -138,7 +138,7 @@ train-gpu-speed: $(GPU_NEEDS) ## how fast a card is at it, in some minutes: how 
 	$(GPU_PYTHON) -m recipes.speed $(GPU_RUN)-speed autoencoder=320 unet=620
 
 # Every system of the paper in a small world: recipes/tables.toml, planned for ten core-hours (not yet run whole). Goes on where it
-# was stopped. PROCESSES=1 where there is one core, SEEDS=4 for narrower errors, CHANGES='train-unet.num_steps=30000' for a card.
+# was stopped. PROCESSES=1 where there is one core, SEEDS=4 for narrower errors. On a card ten times the steps: CHANGES='--times 1' for fewer.
 PROCESSES ?= 2
 SEEDS ?= 2
 tables: $(FULL) ## the paper's table in a small world, two seeds each: docs/tables.md

@@ -28,12 +28,18 @@ NOISES = (0.0, 0.2, 0.4)  # beside unit variance
 COUNT, SIZE = 256, 64
 
 
-def score_heads(run: RecipeRun, judge: Path, out: Path) -> None:
-    """Write {head: {noise: figures}}; NAME_se is a standard error. The same pictures and noise for every head."""
+def score_heads(run: RecipeRun, judge: Path, out: Path, prompts: int) -> None:
+    """Write {head: {noise: figures}}; NAME_se is a standard error. The same pictures and noise for every head.
+
+    The pictures are of those that no system draws: a head is chosen here, and the systems are compared with the others.
+    prompts: how many the systems draw.
+    """
     if out.exists():
         return
     shards, finder, found = Shards(run.data / "test"), load_salient(judge), {}
-    pictures = [center_crop(shards[i].layers, (SIZE, SIZE)) for i in evenly_spaced(len(shards), COUNT)]
+    others = sorted({*range(len(shards))} - {*evenly_spaced(len(shards), prompts)})
+    chosen = [others[i] for i in evenly_spaced(len(others), COUNT)]
+    pictures = [center_crop(shards[i].layers, (SIZE, SIZE)) for i in chosen]
     for name in HEADS:
         autoencoder = load_autoencoder(run.product(run.recipe.stage(name)))
         found[name] = {str(noise): _score(autoencoder, pictures, noise, finder) for noise in NOISES}

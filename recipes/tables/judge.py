@@ -17,13 +17,14 @@ from recipes.salient.train import TrainConfig, train
 from t2l.data.shards import Shards
 from t2l.model.salient import SalientConfig
 
+FILE = "judge.safetensors"
 SIZE = 128  # pixels along a side of what it looks at
 CONFIG = TrainConfig(steps=800, batch_size=16, side=SIZE, minutes=60)
 
 
 def train_judge(pictures: Path, run: Path, config: TrainConfig = CONFIG, seed: int = 0) -> Path:
     """Teach the judge with a folder of shards; returns its file, which is there once it has learnt all."""
-    done, learnt = run / "judge.safetensors", run / "salient.safetensors"
+    done, learnt = run / FILE, run / "salient.safetensors"
     if not done.exists():
         run.mkdir(parents=True, exist_ok=True)
         network = SalientConfig(sizes=(config.side,))

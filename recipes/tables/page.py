@@ -12,6 +12,8 @@ from typing import Any
 
 from t2l.training.recipe import Recipe
 
+from .cost import operations
+
 PAPER = {  # Table 1 and 3: FID on LL2I-E, CLIP, mask IOU by ICON, by people
     "CaT2I-AE-SD": (10.51, 0.251, 0.885, 0.799),
     "CaT2I-AE-SD-no-sup": (13.84, 0.241, 0.904, 0.851),
@@ -59,9 +61,14 @@ def write_page(run: Path, recipe: Recipe, systems: Sequence[str], seeds: int) ->
     }
     generated = {system: [figures["generation"] for figures in each] for system, each in found.items()}
     names = {stage.name: stage.config.system for stage in recipe.stages if stage.command == "train-unet"}
-    parts = [INTRODUCTION.format(seeds=seeds), main_table(generated, names), orderings(generated), conflict(generated)]
-    if (heads := run / "heads.json").exists():
-        parts.append(heads_table(_read(heads)))
+    parts = [
+        INTRODUCTION.format(seeds=seeds),
+        main_table(generated, names),
+        orderings(generated),
+        conflict(generated),
+        heads_table(_read(run / "heads.json")),
+        cost_table(run / "seed-0", recipe, systems),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -130,6 +137,20 @@ def heads_table(heads: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
             cells = [_with_error(figures[name], figures.get(f"{name}_se")) for name in names]
             rows.append([head, noise, *cells])
     return "### Every head that was tried, on latents with noise\n\n" + _table(["head", "noise", *names.values()], rows)
+
+
+def cost_table(run: Path, recipe: Recipe, systems: Sequence[str]) -> str:
+    """What each UNet was trained with. An initial checkpoint's own training is not in it."""
+    headings = ["system", "parameters, M", "steps", "pictures a step", "GFLOP a picture", "TFLOP in all"]
+    rows = []
+    for stage in map(recipe.stage, systems):
+        parameters, flop = operations(run / stage.name / "snapshot.safetensors")
+        steps, batch = stage.config.num_steps, stage.config.batch_size
+        total = f"{flop * steps * batch / 1e12:.3g}"
+        rows.append(
+            [stage.config.system, f"{parameters / 1e6:.2f}", f"{steps:,}", str(batch), f"{flop / 1e9:.3g}", total]
+        )
+    return "## What each UNet was trained with\n\n" + _table(headings, rows)
 
 
 def compare(found: Found, one: str, other: str, figure: str) -> tuple[float, float]:

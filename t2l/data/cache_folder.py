@@ -111,8 +111,9 @@ def write_files(
     if not own:
         return  # what `make` needs is not begun
     writing: Future[None] | None = None
+    shown = tqdm(own, unit="file", desc=what, **({"disable": True} if process else {}))
     with ThreadPoolExecutor(1) as pool:  # one is written while the next is made
-        for number, content in zip(tqdm(own, unit="file", desc=what, disable=process > 0), make(own), strict=True):
+        for number, content in zip(shown, make(own), strict=True):
             if writing is not None:
                 writing.result()
             writing = pool.submit(write_tensors, folder / names[number], *content)

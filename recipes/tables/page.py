@@ -27,7 +27,6 @@ FIGURES = {  # in figures.json -> in the table
     "fid_equal": "FID",
     "foreground_top1": "things",
     "background_top1": "places",
-    "mask_iou_saliency": "IOU, saliency",
     "mask_iou_segmenter": "IOU, judge",
 }
 
@@ -92,7 +91,6 @@ def main_table(found: Found, names: Mapping[str, str]) -> str:
         "fid_equal_real",
         "foreground_top1_real",
         "background_top1_real",
-        "mask_iou_saliency_real",
         "mask_iou_segmenter_real",
     )
     rows.append(["real pictures", *["-"] * 4, *(_cell([figures.get(name) for figures in any_seeds]) for name in real)])
@@ -201,6 +199,7 @@ between them.
 
 FID is by EfficientNet-Lite0 on pictures scaled to 128 pixels, 768 drawn against the 768 real ones of their captions.
 *Things* and *places* are the share of drawn pictures in which a classifier that learnt from real ones sees what was
-asked for. *IOU, saliency* compares masks with what the shipped saliency network finds in the composite. *IOU, judge*
-compares them with a small network that learnt from this world's true masks, in place of the paper's people; the row of
-real pictures says how well it knows them."""
+asked for. *IOU, judge* compares masks with those of a small network that learnt from this world's true masks, in place
+of the paper's people; the row of real pictures says how well it knows them. In place of ICON there is nothing: the
+shipped saliency network is blind to pictures this soft. On real ones its IOU with the true mask is 0.98 at 128 pixels,
+and 0.12 once they were scaled to 64 and back (16 pictures)."""

@@ -34,6 +34,7 @@ from .page import write_page
 RECIPE = Path(__file__).resolve().parents[1] / "tables.toml"
 LAST = "CaT2I-AE-SD-head"  # of what is trained with every seed; the other heads are tried with the first alone
 JUDGED_SIZE = 128  # pixels along a side of what the judges see
+SOFT = (1.0, 0.5, 0.25, 0.1875)  # the drawn pictures have 64 pixels and less detail: soft is not to mean another thing
 DRAWN = GenerateConfig(num_steps=25, guidance_scale=3.0)
 TRAININGS = ("train-autoencoder", "train-unet")
 Job = tuple[str, int]  # judge, train, a system or heads; the seed
@@ -139,6 +140,7 @@ def _score(tables: Tables, system: Path, seed: int) -> None:
         saliency_count=tables.prompts,  # that the judge looks at
         saliency_real_count=tables.prompts,
         judged_size=JUDGED_SIZE,
+        probe_scales=SOFT,
         generation=replace(DRAWN, seed=100_000 * seed),
     )
     evaluate(system / "snapshot.safetensors", tables.data, part, config, files, split="test", device=tables.device)

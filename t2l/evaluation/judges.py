@@ -47,9 +47,9 @@ class Judges:
     clip: Score | None = None
 
     @torch.no_grad()
-    def features(self, layers: Layers) -> Tensor:
-        """Lite0 features of the composites at `size`, (N, 1280)."""
-        return self.network(self._shown(layers)).cpu()
+    def features(self, layers: Layers, scale: float = 1.0) -> Tensor:
+        """Lite0 features of the composites at `size`, (N, 1280). scale: by which they are scaled before, so soft."""
+        return self.network(self._shown(layers, scale)).cpu()
 
     @torch.no_grad()
     def others(self, layers: Layers, captions: Sequence[str]) -> dict[str, Tensor]:
@@ -67,10 +67,12 @@ class Judges:
         """IOU of each mask with the subject that one of `masks` finds in its composite, (N,)."""
         return mask_iou(layers.mask.float().cpu(), self.masks[name](layers.composite()))
 
-    def _shown(self, layers: Layers) -> Tensor:
+    def _shown(self, layers: Layers, scale: float = 1.0) -> Tensor:
         composites = layers.composite().to(self.device, torch.float32)
-        if layers.size != (self.size, self.size):
-            composites = F.interpolate(composites, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
+        soft = tuple(max(1, round(scale * side)) for side in layers.size)
+        for size in (soft, (self.size, self.size)):
+            if composites.shape[-2:] != size:
+                composites = F.interpolate(composites, size, mode="bicubic", antialias=True).clamp(0, 1)
         return composites
 
 

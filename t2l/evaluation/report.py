@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ from .drawing import (
     judge_pictures,
 )
 from .features import Probe, train_probe
-from .judges import open_judges
+from .judges import Judges, open_judges
 from .metrics import batches, frechet_distance, reconstruct, share_error
 from .sharing import ProcessGroup, join_processes
 from .table import MASK_METRICS, with_errors
@@ -65,6 +66,7 @@ class EvaluateConfig:
     limit: int | None = None  # at most so many real pictures and prompts; None = all of them
     prompts: int = 256  # captions to draw
     probe_examples: int = 4000  # train pictures that teach the probes
+    probe_scales: tuple[float, ...] = (1.0,)  # they are scaled by these in turn, and back: 0.5 teaches soft ones too
     saliency_count: int = 256  # generated pictures shown to the saliency network, 5 s each on one core
     saliency_real_count: int = 64  # real pictures shown to it, for an anchor
     saliency_range: Preset = "isnet"  # which network the file holds: model/saliency.py, CONTRACTS
@@ -75,6 +77,10 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, **dict.fromkeys(("probe_examples", "batch_size", "threads"), (1, 10**12)))
+        if not self.probe_scales or not all(0 < scale <= 1 for scale in self.probe_scales):
+            raise ValueError(
+                f"EvaluateConfig.probe_scales must be numbers above 0, up to 1, got {list(self.probe_scales)}"
+            )
         if self.judged_size is not None and self.judged_size < 8:
             raise ValueError(f"EvaluateConfig.judged_size must be at least 8 pixels, got {self.judged_size}")
         for name in ("limit", "prompts"):
@@ -281,14 +287,28 @@ def judge_others(task: Task, drawing: DrawingTask, count: int) -> Others:
         shards, chosen = task.test, [rest[i] for i in evenly_spaced(len(rest), count)]
     task.tell(f"looking at {len(chosen)} other real pictures")
     judges, few, clean = drawing.judges, evenly_spaced(len(chosen), count), None
-    scores = judge_pictures(drawing, shards, chosen, lambda layers, _: {"lite0": judges.features(layers)})
+    scores = judge_pictures(drawing, shards, chosen, partial(_lite0, judges, 1.0))
     features = scores.get("lite0", torch.zeros(0, 1))
     if judges.inception is not None:
         compared = [chosen[i] for i in few]
         clean = judge_pictures(drawing, shards, compared, lambda layers, _: {"clean": judges.clean(layers)}).get(
             "clean"
         )
-    return Others(features, features[few], clean)
+    return Others(_softened(task, drawing, shards, chosen, features), features[few], clean)
+
+
+def _softened(task: Task, drawing: DrawingTask, shards: Shards, chosen: Sequence[int], sharp: Tensor) -> Tensor:
+    """The features of the chosen pictures, scaled by config.probe_scales in turn and back. sharp: those at scale 1."""
+    found, scales = sharp.clone(), task.config.probe_scales
+    for turn, scale in enumerate(scales if task.words else ()):
+        if scale < 1 and (part := chosen[turn :: len(scales)]):
+            say = partial(_lite0, drawing.judges, scale)
+            found[turn :: len(scales)] = judge_pictures(drawing, shards, part, say)["lite0"]
+    return found
+
+
+def _lite0(judges: Judges, scale: float, layers: Layers, captions: Sequence[str]) -> Scores:
+    return {"lite0": judges.features(layers, scale)}
 
 
 def measure_probes(task: Task, drawn: Drawn, seen: Scores, learnt: Tensor) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from t2l.evaluation.clip import build_clip, clip_input
 from t2l.evaluation.inception import InceptionV3, clean_input
-from t2l.evaluation.judges import check_no_pickle, open_clip, open_inception
+from t2l.evaluation.judges import Judges, check_no_pickle, open_clip, open_inception
 from t2l.layers import Layers
 from t2l.model.saliency import saliency_model
 from tests.evaluation.onnx_file import network, node
@@ -38,6 +38,15 @@ def clip_file(tmp_path):
     model = CLIPModel(config).eval()
     save_file({name: x.contiguous() for name, x in model.state_dict().items()}, tmp_path / "model.safetensors")
     return tmp_path / "model.safetensors", model
+
+
+def test_what_is_shown_at_a_scale_has_lost_its_detail_and_keeps_its_mean():
+    pixels = pictures(1, 64, 64)
+    layers = Layers(pixels, pixels, torch.ones(1, 1, 64, 64))
+    judges = Judges(lambda x: x, 64, CPU)
+    sharp, soft = judges.features(layers), judges.features(layers, 0.25)
+    assert torch.equal(sharp, pixels) and soft.shape == sharp.shape
+    assert soft.std() < 0.5 * sharp.std() and abs(soft.mean() - sharp.mean()) < 0.01
 
 
 def test_a_safetensors_file_under_pytorch_fids_names_gives_clean_fids_features(inception, tmp_path):

@@ -85,7 +85,7 @@ def stand_ins(monkeypatch):
 def test_every_figure_is_measured_and_written(data, stand_ins, tmp_path):
     path = tmp_path / "figures.json"
     metrics = evaluate("model.safetensors", data, path, SMALL, ISNET)
-    assert json.loads(path.read_text()) == metrics
+    assert json.loads(path.read_text()) == json.loads(json.dumps(metrics))
     assert values_of(metrics["autoencoder"]) == AUTOENCODER_METRICS.keys()
     assert values_of(metrics["generation"]) == (PROBE_METRICS | MASK_METRICS | FID_METRICS).keys()
     values = [*metrics["autoencoder"].values(), *metrics["generation"].values()]
@@ -109,6 +109,24 @@ def test_our_own_networks_find_the_subject_at_the_size_that_is_judged(data, stan
     assert {*seen} == {("ours.safetensors", 64), ("judge.safetensors", 64)} and metrics["counts"]["segmenter"] == 5
     with pytest.raises(ValueError, match="judged_size must be at least 8 pixels, got 4"):
         EvaluateConfig(judged_size=4)
+
+
+def test_probes_learn_from_train_pictures_that_are_softened_in_turn(data, stand_ins, tmp_path, monkeypatch):
+    shown, learnt, look, learn = [], [], judges.Judges.features, report.train_probe
+    monkeypatch.setattr(
+        judges.Judges, "features", lambda self, x, scale=1.0: shown.append((scale, len(x))) or look(self, x, scale)
+    )
+    monkeypatch.setattr(report, "train_probe", lambda x, labels: learnt.append((x, labels)) or learn(x, labels))
+    evaluate("m", data, tmp_path / "a.json", SMALL)
+    before, sharp = sum(count for scale, count in shown), learnt[0][0]
+    assert {scale for scale, _ in shown} == {1.0}
+    evaluate("m", data, tmp_path / "b.json", replace(SMALL, probe_scales=(1.0, 0.5, 0.25)))
+    soft, labels = learnt[2]
+    counts = {size: sum(count for scale, count in shown if scale == size) for size in (1.0, 0.5, 0.25)}
+    assert counts == {1.0: 2 * before, 0.5: 5, 0.25: 5}  # of 16
+    assert torch.equal(soft[::3], sharp[::3]) and not torch.equal(soft[1::3], sharp[1::3]) and labels == learnt[0][1]
+    with pytest.raises(ValueError, match=r"probe_scales must be numbers above 0, up to 1, got \[1.0, 2.0\]"):
+        EvaluateConfig(probe_scales=(1.0, 2.0))
 
 
 def test_a_model_that_draws_what_is_asked_scores_as_the_real_pictures_do(data, stand_ins, tmp_path):

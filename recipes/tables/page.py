@@ -198,9 +198,9 @@ page. Every figure is the mean over {seeds} seeds of data order, weights and dra
 between them.
 
 FID is by EfficientNet-Lite0 on pictures scaled to 128 pixels, 768 drawn against the 768 real ones of their captions.
-*Things* and *places* are the share of drawn pictures in which a classifier sees what was asked for. It learnt from real
-ones, three quarters of them scaled to 64, 32 or 24 pixels and back: one that knows sharp pictures alone takes softness
-for another thing (LOG.md). *IOU, judge* compares masks with those of a small network that learnt from this world's true masks, in place
-of the paper's people; the row of real pictures says how well it knows them. In place of ICON there is nothing: the
-shipped saliency network is blind to pictures this soft. On real ones its IOU with the true mask is 0.98 at 128 pixels,
-and 0.12 once they were scaled to 64 and back (16 pictures)."""
+*Things* and *places* are the share of drawn pictures in which a classifier sees what was asked for. It learnt from
+real ones, three quarters of them scaled to 64, 32 or 24 pixels and back: one that knows sharp pictures alone takes
+softness for another thing (LOG.md). *IOU, judge* compares masks with those of a small network that learnt from this
+world's true masks, in place of the paper's people; the row of real pictures says how well it knows them. In place of
+ICON there is nothing: the shipped saliency network is blind to pictures this soft. On real ones its IOU with the true
+mask is 0.98 at 128 pixels, and 0.12 once they were scaled to 64 and back (16 pictures)."""

@@ -32,7 +32,7 @@ from .judge import train_judge
 from .page import write_page
 
 RECIPE = Path(__file__).resolve().parents[1] / "tables.toml"
-LAST = "CaT2I-AE-SD-head"  # of what is trained with every seed; the other heads are tried with the first alone
+LAST = "CaT2I-AE-SD-head"  # of what is trained with every seed; the first seed goes on with the other heads
 JUDGED_SIZE = 128  # pixels along a side of what the judges see
 SOFT = (1.0, 0.5, 0.25, 0.1875)  # the drawn pictures have 64 pixels and less detail: soft is not to mean another thing
 DRAWN = GenerateConfig(num_steps=25, guidance_scale=3.0)
@@ -106,7 +106,7 @@ def make_tables(tables: Tables, page: Path) -> None:
     run_recipe(recipe, tables.folder(0), tables.data, last="data", device=tables.device, tell=say)
     systems = [stage.name for stage in recipe.stages if stage.command == "train-unet"]
     train = [("judge", 0), *(("train", seed) for seed in seeds)]
-    score = [(system, seed) for seed in seeds for system in systems] + [("heads", 0)]
+    score = [("heads", 0), *((system, seed) for seed in seeds for system in systems)]  # the longest first
     for jobs in (train, score):
         run_jobs(partial(_work, tables), jobs, tables.processes, lambda job, done: None, say)
     write_whole(page, write_page(tables.run, recipe, systems, tables.seeds))
@@ -119,14 +119,20 @@ def _work(tables: Tables, job: Job) -> None:
     if what == "judge":
         train_judge(tables.data / "train", tables.judge)
     elif what == "train":
-        last, say_seed = None if seed == 0 else LAST, lambda line: tell(f"seed {seed}, {line}")
-        run_recipe(tables.recipe(seed), tables.folder(seed), tables.data, None, last, tables.device, say_seed)
+        _train(tables, seed, LAST)
     elif what == "heads":
+        _train(tables, seed, None)
         run = RecipeRun(tables.recipe(seed), tables.folder(seed), tables.data)
         score_heads(run, tables.judge / JUDGE, tables.run / "heads.json", tables.prompts)
     else:
         _score(tables, tables.folder(seed) / what, seed)
     tell(f"seed {seed}, {what} is done after {(time.monotonic() - begun) / 60:.0f} min")
+
+
+def _train(tables: Tables, seed: int, last: str | None) -> None:
+    """Every stage of the recipe up to one of them."""
+    recipe, folder = tables.recipe(seed), tables.folder(seed)
+    run_recipe(recipe, folder, tables.data, None, last, tables.device, lambda line: tell(f"seed {seed}, {line}"))
 
 
 def _score(tables: Tables, system: Path, seed: int) -> None:

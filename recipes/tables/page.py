@@ -107,7 +107,7 @@ def orderings(found: Found) -> str:
         figure = f"{'lower' if ordering.lower else 'higher'} {FIGURES[ordering.figure]}"
         says = f"{ordering.better} has the {figure} than {ordering.worse}"
         rows.append([says, f"{difference:+.3g}", f"{error:.2g}", verdict(better, error, len(found[ordering.better]))])
-    return "## The paper's orderings\n\n" + _table(headings, rows)
+    return f"## The paper's orderings\n\n{DECIDED}\n\n" + _table(headings, rows)
 
 
 def conflict(found: Found) -> str:
@@ -123,7 +123,7 @@ def conflict(found: Found) -> str:
         rows.append(
             [f"{FIGURES[figure]} beside {other}", f"{difference:+.3g}", f"{error:.2g}", "yes" if worse else "no"]
         )
-    return "## The conflict of picture and mask\n\n" + _table(headings, rows)
+    return f"## The conflict of picture and mask\n\n{CONFLICT}\n\n" + _table(headings, rows)
 
 
 def heads_table(heads: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
@@ -134,7 +134,8 @@ def heads_table(heads: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         for noise, figures in noises.items():
             cells = [_with_error(figures[name], figures.get(f"{name}_se")) for name in names]
             rows.append([head, noise, *cells])
-    return "### Every head that was tried, on latents with noise\n\n" + _table(["head", "noise", *names.values()], rows)
+    title = "### Every head that was tried, on latents with noise"
+    return f"{title}\n\n{TRIED}\n\n" + _table(["head", "noise", *names.values()], rows)
 
 
 def cost_table(run: Path, recipe: Recipe, systems: Sequence[str]) -> str:
@@ -204,3 +205,17 @@ softness for another thing (LOG.md). *IOU, judge* compares masks with those of a
 world's true masks, in place of the paper's people; the row of real pictures says how well it knows them. In place of
 ICON there is nothing: the shipped saliency network is blind to pictures this soft. On real ones its IOU with the true
 mask is 0.98 at 128 pixels, and 0.12 once they were scaled to 64 and back (16 pictures)."""
+DECIDED = """A difference is decided where it is more than two standard errors. The error comes from the spread between
+seeds, which is taken to be the same for every system."""
+CONFLICT = """The paper's auxiliary head predicts the whole picture beside the layers; it says that pictures gain by it and
+masks lose. The new head gives the mask a last block of its own (`mask_block`), which no picture's gradient reaches."""
+TRIED = """Autoencoders of the first seed decode 256 real pictures that no system draws, with noise of so many standard
+deviations on their latents. *Mask IOU* is with the true mask, *IOU, judge* with what the judge finds in the decoded
+picture. All have as many steps.
+
+- `joint`: the paper's auxiliary head. `no-sup`: none.
+- `head`: the mask's own last block, and the auxiliary head.
+- `head-stop`: the auxiliary head's gradient trains the last block and nothing before it.
+- `head-recompose`: no auxiliary head; the layers are asked to give the picture. `head-both`: that beside the auxiliary
+  head.
+- `head-decay`: the auxiliary head for the first half of the steps, and none for the second."""

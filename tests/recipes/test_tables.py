@@ -40,7 +40,7 @@ def test_a_difference_comes_with_the_standard_error_of_all_systems_spread():
 
 
 def test_each_ordering_of_the_paper_is_reproduced_reversed_or_not_decided():
-    lines = orderings(FOUND).splitlines()[4:]
+    lines = orderings(FOUND).splitlines()[-len(ORDERINGS) :]
     verdicts = [line.split(" | ")[-1].removesuffix(" |") for line in lines]
     undecided = "not decided; a difference of this size needs"
     assert verdicts == [
@@ -61,7 +61,7 @@ def test_as_many_seeds_as_it_says_decide_it():
 
 
 def test_the_new_head_is_worse_where_two_standard_errors_say_so():
-    lines = conflict(FOUND).splitlines()[4:]
+    lines = conflict(FOUND).splitlines()[-2:]
     assert lines[0].endswith("| yes |") and lines[1].endswith("| no |")
 
 

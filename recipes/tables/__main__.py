@@ -109,7 +109,7 @@ def make_tables(tables: Tables, page: Path) -> None:
     score = [("heads", 0), *((system, seed) for seed in seeds for system in systems)]  # the longest first
     for jobs in (train, score):
         run_jobs(partial(_work, tables), jobs, tables.processes, lambda job, done: None, say)
-    write_whole(page, write_page(tables.run, recipe, systems, tables.seeds))
+    write_whole(page, write_page(tables.run, recipe, systems, tables.seeds, tables.prompts))
 
 
 def _work(tables: Tables, job: Job) -> None:

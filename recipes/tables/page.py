@@ -53,7 +53,7 @@ HEAD = "CaT2I-AE-SD-head"
 Found = Mapping[str, Sequence[Mapping[str, Any]]]  # system -> its generation figures, one for each seed
 
 
-def write_page(run: Path, recipe: Recipe, systems: Sequence[str], seeds: int) -> str:
+def write_page(run: Path, recipe: Recipe, systems: Sequence[str], seeds: int, prompts: int) -> str:
     """The page as Markdown, from the figures.json of every system and seed under the run folder."""
     found = {
         system: [_read(run / f"seed-{seed}" / system / "figures.json") for seed in range(seeds)] for system in systems
@@ -61,7 +61,7 @@ def write_page(run: Path, recipe: Recipe, systems: Sequence[str], seeds: int) ->
     generated = {system: [figures["generation"] for figures in each] for system, each in found.items()}
     names = {stage.name: stage.config.system for stage in recipe.stages if stage.command == "train-unet"}
     parts = [
-        INTRODUCTION.format(seeds=seeds),
+        INTRODUCTION.format(seeds=seeds, prompts=prompts),
         main_table(generated, names),
         orderings(generated),
         conflict(generated),
@@ -198,17 +198,18 @@ enough that they converge on one core each ([recipes/tables.toml](../recipes/tab
 page. Every figure is the mean over {seeds} seeds of data order, weights and drawn noise, with the standard deviation
 between them.
 
-FID is by EfficientNet-Lite0 on pictures scaled to 128 pixels, 768 drawn against the 768 real ones of their captions.
-*Things* and *places* are the share of drawn pictures in which a classifier sees what was asked for. It learnt from
-real ones, three quarters of them scaled to 64, 32 or 24 pixels and back: one that knows sharp pictures alone takes
-softness for another thing (LOG.md). *IOU, judge* compares masks with those of a small network that learnt from this
-world's true masks, in place of the paper's people; the row of real pictures says how well it knows them. In place of
-ICON there is nothing: the shipped saliency network is blind to pictures this soft. On real ones its IOU with the true
-mask is 0.98 at 128 pixels, and 0.12 once they were scaled to 64 and back (16 pictures)."""
+FID is by EfficientNet-Lite0 on pictures scaled to 128 pixels, {prompts} drawn against the real ones of their
+captions. *Things* and *places* are the share of drawn pictures in which a classifier sees what was asked for. It
+learnt from real ones, three quarters of them scaled to 64, 32 or 24 pixels and back: one that knows sharp pictures
+alone takes softness for another thing (LOG.md). *IOU, judge* compares masks with those of a small network that learnt
+from this world's true masks, in place of the paper's people; the row of real pictures says how well it knows them. In
+place of ICON there is nothing: the shipped saliency network is blind to pictures this soft. On real ones its IOU with
+the true mask is 0.98 at 128 pixels, and 0.12 once they were scaled to 64 and back (16 pictures)."""
 DECIDED = """A difference is decided where it is more than two standard errors. The error comes from the spread between
 seeds, which is taken to be the same for every system."""
-CONFLICT = """The paper's auxiliary head predicts the whole picture beside the layers; it says that pictures gain by it and
-masks lose. The new head gives the mask a last block of its own (`mask_block`), which no picture's gradient reaches."""
+CONFLICT = """The paper's auxiliary head predicts the whole picture beside the layers; it says that pictures gain by
+it and masks lose. The new head gives the mask a last block of its own (`mask_block`), which no picture's gradient
+reaches."""
 TRIED = """Autoencoders of the first seed decode 256 real pictures that no system draws, with noise of so many standard
 deviations on their latents. *Mask IOU* is with the true mask, *IOU, judge* with what the judge finds in the decoded
 picture. All have as many steps.

@@ -208,8 +208,8 @@ the true mask is 0.98 at 128 pixels, and 0.12 once they were scaled to 64 and ba
 DECIDED = """A difference is decided where it is more than two standard errors. The error comes from the spread between
 seeds, which is taken to be the same for every system."""
 CONFLICT = """The paper's auxiliary head predicts the whole picture beside the layers; it says that pictures gain by
-it and masks lose. The new head gives the mask a last block of its own (`mask_block`), which no picture's gradient
-reaches."""
+it and masks lose. The new head gives the mask a last block of its own (`mask_block`), which the colours do not
+share."""
 TRIED = """Autoencoders of the first seed decode 256 real pictures that no system draws, with noise of so many standard
 deviations on their latents. *Mask IOU* is with the true mask, *IOU, judge* with what the judge finds in the decoded
 picture. All have as many steps.

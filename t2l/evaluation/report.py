@@ -287,23 +287,27 @@ def judge_others(task: Task, drawing: DrawingTask, count: int) -> Others:
         shards, chosen = task.test, [rest[i] for i in evenly_spaced(len(rest), count)]
     task.tell(f"looking at {len(chosen)} other real pictures")
     judges, few, clean = drawing.judges, evenly_spaced(len(chosen), count), None
-    scores = judge_pictures(drawing, shards, chosen, partial(_lite0, judges, 1.0))
-    features = scores.get("lite0", torch.zeros(0, 1))
+    scales = task.config.probe_scales if task.words else (1.0,)
+    learnt = _look(drawing, shards, chosen, scales)
+    soft = [i for i in few if scales[i % len(scales)] < 1]
+    lite0 = learnt.clone()
+    lite0[soft] = _look(drawing, shards, [chosen[i] for i in soft], (1.0,))
     if judges.inception is not None:
         compared = [chosen[i] for i in few]
         clean = judge_pictures(drawing, shards, compared, lambda layers, _: {"clean": judges.clean(layers)}).get(
             "clean"
         )
-    return Others(_softened(task, drawing, shards, chosen, features), features[few], clean)
+    return Others(learnt, lite0[few], clean)
 
 
-def _softened(task: Task, drawing: DrawingTask, shards: Shards, chosen: Sequence[int], sharp: Tensor) -> Tensor:
-    """The features of the chosen pictures, scaled by config.probe_scales in turn and back. sharp: those at scale 1."""
-    found, scales = sharp.clone(), task.config.probe_scales
-    for turn, scale in enumerate(scales if task.words else ()):
-        if scale < 1 and (part := chosen[turn :: len(scales)]):
-            say = partial(_lite0, drawing.judges, scale)
-            found[turn :: len(scales)] = judge_pictures(drawing, shards, part, say)["lite0"]
+def _look(drawing: DrawingTask, shards: Shards, chosen: Sequence[int], scales: Sequence[float]) -> Tensor:
+    """Lite0 features of the chosen pictures, scaled by the scales in turn and back; (0, 1) of none."""
+    found = torch.zeros(0, 1)
+    for turn, scale in enumerate(scales):
+        if part := chosen[turn :: len(scales)]:
+            features = judge_pictures(drawing, shards, part, partial(_lite0, drawing.judges, scale))["lite0"]
+            found = found if len(found) else features.new_zeros(len(chosen), features.shape[1])
+            found[turn :: len(scales)] = features
     return found
 
 

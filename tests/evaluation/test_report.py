@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from t2l.data.cache_folder import evenly_spaced
 from t2l.data.example import Example
 from t2l.data.shards import write_shard
 from t2l.evaluation import drawing, judges, report
@@ -117,13 +118,15 @@ def test_probes_learn_from_train_pictures_that_are_softened_in_turn(data, stand_
         judges.Judges, "features", lambda self, x, scale=1.0: shown.append((scale, len(x))) or look(self, x, scale)
     )
     monkeypatch.setattr(report, "train_probe", lambda x, labels: learnt.append((x, labels)) or learn(x, labels))
-    evaluate("m", data, tmp_path / "a.json", SMALL)
+    first = evaluate("m", data, tmp_path / "a.json", SMALL)["generation"]
     before, sharp = sum(count for scale, count in shown), learnt[0][0]
     assert {scale for scale, _ in shown} == {1.0}
-    evaluate("m", data, tmp_path / "b.json", replace(SMALL, probe_scales=(1.0, 0.5, 0.25)))
+    second = evaluate("m", data, tmp_path / "b.json", replace(SMALL, probe_scales=(1.0, 0.5, 0.25)))["generation"]
+    assert second["fid_equal_real"] == pytest.approx(first["fid_equal_real"], abs=1e-3)  # of sharp ones
     soft, labels = learnt[2]
     counts = {size: sum(count for scale, count in shown if scale == size) for size in (1.0, 0.5, 0.25)}
-    assert counts == {1.0: 2 * before, 0.5: 5, 0.25: 5}  # of 16
+    floor = [i for i in evenly_spaced(16, SMALL.prompts) if i % 3]  # which are sharp for the floor of FID besides
+    assert counts == {1.0: 2 * before - 16 + 6 + len(floor), 0.5: 5, 0.25: 5}  # of 16
     assert torch.equal(soft[::3], sharp[::3]) and not torch.equal(soft[1::3], sharp[1::3]) and labels == learnt[0][1]
     with pytest.raises(ValueError, match=r"probe_scales must be numbers above 0, up to 1, got \[1.0, 2.0\]"):
         EvaluateConfig(probe_scales=(1.0, 2.0))

@@ -137,9 +137,9 @@ train-gpu-speed: $(GPU_NEEDS) ## how fast a card is at it, in some minutes: how 
 	$(GPU_RECIPE) --run $(GPU_RUN)-speed --until unet $(SPEED) $(CHANGES)
 	$(GPU_PYTHON) -m recipes.speed $(GPU_RUN)-speed autoencoder=320 unet=620
 
-# Every system of the paper in a small world: recipes/tables.toml. Training takes 6.8 core-hours (LOG.md), scoring
-# 2.5 more as far as was seen; both go on where they were stopped. PROCESSES=1 where there is one core,
-# SEEDS=4 for narrower errors. A card takes ten times the steps; CHANGES='--times 1' for fewer.
+# Every system of the paper in a small world: recipes/tables.toml. Training takes 6.8 core-hours, scoring 2.0, all else
+# 0.3 (LOG.md); it goes on where it was stopped. PROCESSES=1 where there is one core, SEEDS=4 for narrower errors.
+# A card takes ten times the steps; CHANGES='--times 1' for fewer.
 PROCESSES ?= 2
 SEEDS ?= 2
 tables: $(FULL) ## the paper's table in a small world, two seeds each: docs/tables.md

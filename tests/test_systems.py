@@ -1,6 +1,7 @@
 """Every system of the paper: by the recipe of the paper's tables from a data set to figures, and as configs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,10 @@ def test_paper_scale_is_stable_diffusions_geometry_and_the_papers_steps():
     assert {name for name, c in unets.items() if not c.unet_from_scratch} == {"-512", "-separate-ft"}
     autoencoder = load_config(AutoencoderTrainConfig, CONFIGS / "paper-autoencoder.json")
     assert autoencoder.model == AutoencoderTrainConfig().model and autoencoder.loss == AutoencoderTrainConfig().loss
+
+
+def test_the_mask_block_is_all_that_its_config_changes():
+    papers, ours = (
+        load_config(AutoencoderTrainConfig, CONFIGS / f"paper-autoencoder{name}.json") for name in ("", "-mask-block")
+    )
+    assert ours.model.mask_block and replace(ours, model=replace(ours.model, mask_block=False)) == papers

@@ -37,6 +37,10 @@ FOUND = {  # two seeds each, two apart: every variance is 2, and a difference of
 def test_a_difference_comes_with_the_standard_error_of_all_systems_spread():
     difference, error = compare(FOUND, "CaT2I-AE-SD", "SD-AE-UNet", "fid_equal")
     assert difference == pytest.approx(-9) and error == pytest.approx(2**0.5)
+    third = FOUND | {"SD-AE-UNet": [figures(19, 0.7), figures(21, 0.72), figures(20, 0.71)]}  # of variance 1
+    assert compare(third, "CaT2I-AE-SD", "SD-AE-UNet", "fid_equal")[1] == pytest.approx(
+        (14 / 8 * (1 / 2 + 1 / 3)) ** 0.5
+    )
 
 
 def test_each_ordering_of_the_paper_is_reproduced_reversed_or_not_decided():
@@ -55,9 +59,11 @@ def test_each_ordering_of_the_paper_is_reproduced_reversed_or_not_decided():
 
 def test_as_many_seeds_as_it_says_decide_it():
     error, better = 1.7, 0.9
-    needed = int(verdict(better, error, 2).split()[-2])
-    assert "not decided" in verdict(better, error * (2 / (needed - 1)) ** 0.5, needed - 1)
-    assert verdict(better, error * (2 / needed) ** 0.5, needed) == "reproduced"
+    needed = int(verdict(better, error, 2, 2).split()[-2])
+    assert "not decided" in verdict(better, error * (2 / (needed - 1)) ** 0.5, needed - 1, needed - 1)
+    assert verdict(better, error * (2 / needed) ** 0.5, needed, needed) == "reproduced"
+    uneven = error * ((1 / 3 + 1 / 2) / (1 / 2 + 1 / 2)) ** 0.5  # the same spread, one system with a third seed
+    assert verdict(better, uneven, 3, 2) == verdict(better, error, 2, 2)
 
 
 def test_the_new_head_is_worse_where_two_standard_errors_say_so():

@@ -217,7 +217,7 @@ seeds, which is taken to be the same for every system. Where it is not decided, 
 of each would decide a difference of this size with this spread.
 
 Half of the unfiltered pictures have a planted fault: a mask that lacks a part of the thing, or the thing left in the
-background as well. The second changes no composite, so that FID says less of it than things and mask IOU do."""
+background as well. The second hardly changes the composite, so that FID says less of it than things and mask IOU do."""
 CONFLICT = """The paper's auxiliary head predicts the whole picture beside the layers; it says that pictures gain by
 it and masks lose. The new head gives the mask a last block of its own (`mask_block`), which the colours do not
 share."""

@@ -108,8 +108,8 @@ def orderings(found: Found) -> str:
         better = -difference if ordering.lower else difference
         figure = f"{'lower' if ordering.lower else 'higher'} {FIGURES[ordering.figure]}"
         says = f"{ordering.better} has the {figure} than {ordering.worse}"
-        seeds = [len(found[system]) for system in (ordering.better, ordering.worse)]
-        rows.append([says, f"{difference:+.3g}", f"{error:.2g}", verdict(better, error, *seeds)])
+        found_here = verdict(better, error, spread_of_seeds(found, ordering.figure))
+        rows.append([says, f"{difference:+.3g}", f"{error:.2g}", found_here])
     return f"## The paper's orderings\n\n{DECIDED}\n\n" + _table(headings, rows)
 
 
@@ -152,28 +152,30 @@ def cost_table(run: Path, recipe: Recipe, systems: Sequence[str]) -> str:
         rows.append(
             [stage.config.system, f"{parameters / 1e6:.2f}", f"{steps:,}", str(batch), f"{flop / 1e9:.3g}", total]
         )
-    return "## What each UNet was trained with\n\n" + _table(headings, rows)
+    return f"## What each UNet was trained with\n\n{COST}\n\n" + _table(headings, rows)
 
 
 def compare(found: Found, one: str, other: str, figure: str) -> tuple[float, float]:
     """The difference of two systems' means over seeds, and its standard error from the spread of all systems' seeds."""
-    values = {
-        system: [seed[figure] for seed in seeds] for system, seeds in found.items() if seeds[0].get(figure) is not None
-    }
-    squares = sum((len(each) - 1) * variance(each) for each in values.values())
-    spread = math.sqrt(squares / sum(len(each) - 1 for each in values.values()))
-    error = spread * math.sqrt(1 / len(values[one]) + 1 / len(values[other]))
-    return mean(values[one]) - mean(values[other]), error
+    values = [[seed[figure] for seed in found[system]] for system in (one, other)]
+    error = spread_of_seeds(found, figure) * math.sqrt(sum(1 / len(each) for each in values))
+    return mean(values[0]) - mean(values[1]), error
 
 
-def verdict(better: float, error: float, seeds: int, other_seeds: int) -> str:
-    """better: by how much the system that the paper prefers is better here, with an error from so many seeds of each.
-    Of n seeds each, the error's square is 2 / n of one seed's variance; that is to be a quarter of better's square.
+def spread_of_seeds(found: Found, figure: str) -> float:
+    """The standard deviation between seeds of one system, from all that have the figure."""
+    values = [[seed[figure] for seed in seeds] for seeds in found.values() if seeds[0].get(figure) is not None]
+    squares = sum((len(each) - 1) * variance(each) for each in values)
+    return math.sqrt(squares / sum(len(each) - 1 for each in values))
+
+
+def verdict(better: float, error: float, spread: float) -> str:
+    """better: by how much the system that the paper prefers is better here. Of n seeds each, the error's square would
+    be 2 / n of the spread's; that is to be a quarter of better's.
     """
     if abs(better) > 2 * error:
         return "reproduced" if better > 0 else "reversed"
-    variance_of_one = error**2 / (1 / seeds + 1 / other_seeds)
-    needed = math.inf if better == 0 else math.ceil(8 * variance_of_one / better**2)
+    needed = math.inf if better == 0 else math.ceil(8 * (spread / better) ** 2)
     return f"not decided; a difference of this size needs {needed} seeds"
 
 
@@ -181,12 +183,15 @@ def _cell(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    spread = f" ± {math.sqrt(variance(known)):.2g}" if len(known) > 1 else ""
-    return f"{mean(known):.3g}{spread}"
+    return _with_error(mean(known), math.sqrt(variance(known)) if len(known) > 1 else None, 2)
 
 
-def _with_error(value: float, error: float | None) -> str:
-    return f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.1g}"
+def _with_error(value: float, error: float | None, digits: int = 1) -> str:
+    """As many decimals as the error's digits need."""
+    if not error:
+        return f"{value:.4g}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -214,7 +219,8 @@ place of ICON there is nothing: the shipped saliency network is blind to picture
 the true mask is 0.98 at 128 pixels, and 0.12 once they were scaled to 64 and back (16 pictures)."""
 DECIDED = """A difference is decided where it is more than two standard errors. The error comes from the spread between
 seeds, which is taken to be the same for every system. Where it is not decided, the last column says how many seeds
-of each would decide a difference of this size with this spread.
+of each would decide a difference of this size with this spread. Where some systems have a seed more than the others,
+it was added for an ordering that was nearly decided (LOG.md), and that decides too easily.
 
 Half of the unfiltered pictures have a planted fault: a mask that lacks a part of the thing, or the thing left in the
 background as well. The second hardly changes the composite, so that FID says less of it than things and mask IOU do."""
@@ -231,3 +237,5 @@ picture. All have as many steps.
 - `head-recompose`: no auxiliary head; the layers are asked to give the picture. `head-both`: that beside the auxiliary
   head.
 - `head-decay`: the auxiliary head for the first half of the steps, and none for the second."""
+COST = """(512) went on from the UNet of CaT2I-AE-SD, (ft) from that of SD-LAION-L2I. What those took is not in the rows
+of what went on from them."""

@@ -13,7 +13,7 @@ import torch
 
 from recipes.salient.train import TrainConfig
 from recipes.tables.judge import train_judge
-from recipes.tables.page import ORDERINGS, PAPER, compare, conflict, orderings, verdict
+from recipes.tables.page import ORDERINGS, PAPER, _with_error, compare, conflict, orderings, verdict
 from t2l.data.shards import write_shard
 from t2l.model.salient import load_salient
 from tests.training.tiny_data import example
@@ -58,12 +58,15 @@ def test_each_ordering_of_the_paper_is_reproduced_reversed_or_not_decided():
 
 
 def test_as_many_seeds_as_it_says_decide_it():
-    error, better = 1.7, 0.9
-    needed = int(verdict(better, error, 2, 2).split()[-2])
-    assert "not decided" in verdict(better, error * (2 / (needed - 1)) ** 0.5, needed - 1, needed - 1)
-    assert verdict(better, error * (2 / needed) ** 0.5, needed, needed) == "reproduced"
-    uneven = error * ((1 / 3 + 1 / 2) / (1 / 2 + 1 / 2)) ** 0.5  # the same spread, one system with a third seed
-    assert verdict(better, uneven, 3, 2) == verdict(better, error, 2, 2)
+    spread, better = 1.7, 0.9
+    needed = int(verdict(better, spread, spread).split()[-2])
+    assert "not decided" in verdict(better, spread * (2 / (needed - 1)) ** 0.5, spread)
+    assert verdict(better, spread * (2 / needed) ** 0.5, spread) == "reproduced"
+
+
+def test_a_figure_has_the_decimals_that_its_error_needs():
+    assert _with_error(0.96764, 0.00123, 2) == "0.9676 ± 0.0012" and _with_error(199.61, 1.8) == "200 ± 2"
+    assert _with_error(0.97, 0.0, 2) == _with_error(0.97, None) == "0.97"
 
 
 def test_the_new_head_is_worse_where_two_standard_errors_say_so():

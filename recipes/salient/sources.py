@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from scipy import ndimage
 
 from t2l.compositing.edges import refine_mask
 from t2l.model.salient import load_salient
@@ -296,6 +295,8 @@ def scenery(extra: Path) -> Iterator[tuple[str, bool, np.ndarray]]:
 
 def real(extra: Path, first: Path) -> Iterator[tuple[str, bool, np.ndarray]]:
     """Photographs with a subject, (H, W, 4): colours and a first mask, where it looked right on a sheet."""
+    from scipy import ndimage  # in no extra of ours; training on pictures that are there needs it not
+
     predict = load_salient(first)
     for name, picture in gcompris(extra):
         if name not in REAL:

